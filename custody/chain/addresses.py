@@ -1,0 +1,39 @@
+"""EVM addresses as people and files give them: parsed once, kept with their EIP-55 checksum."""
+
+import re
+from typing import Final
+
+from eth_typing import ChecksumAddress
+from eth_utils.address import to_checksum_address
+
+ZERO_ADDRESS: Final = to_checksum_address(bytes(20))
+_FORM = re.compile(r"0x[0-9a-fA-F]{40}")
+
+
+class InvalidAddress(ValueError):
+    """A text that is not an address money may be tied to; the message says what is wrong and what to do."""
+
+
+def parse_address(
+    value: str, *, field: str = "address", require_checksum: bool = False, allow_zero: bool = False
+) -> ChecksumAddress:
+    """Return `value` with its EIP-55 checksum.
+
+    An address all in lower or all in upper case carries no checksum (EIP-55); it is accepted unless
+    `require_checksum`. Mixed case must be right. The zero address is refused unless `allow_zero`, because
+    coins sent there are gone. Raises InvalidAddress naming `field`.
+    """
+    # The declared type is not enough: values come from files and from JSON.
+    if not isinstance(value, str) or not _FORM.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidAddress(f"{field}: expected 0x and 40 hex digits, got {repr(value)[:80]}")
+    checksummed = to_checksum_address(value)
+    digits = value[2:]
+    carries_checksum = digits not in (digits.lower(), digits.upper())
+    if value != checksummed and (carries_checksum or require_checksum):
+        raise InvalidAddress(
+            f"{field}: {value} has a wrong EIP-55 checksum, a digit or a letter's case was changed; "
+            f"copy the address again from its source (this text would be {checksummed})"
+        )
+    if checksummed == ZERO_ADDRESS and not allow_zero:
+        raise InvalidAddress(f"{field}: the zero address is refused, coins sent there are lost")
+    return checksummed

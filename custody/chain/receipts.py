@@ -1,0 +1,187 @@
+"""Receipts, and what a transaction really brought to our addresses.
+
+The fact is the token's Transfer log; the payment proxy's event only says which payment it was for (L2). A
+receipt's status alone proves nothing (design §2.5), and the proxy's event can claim anything.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from eth_typing import ChecksumAddress
+
+from custody.chain import wire
+from custody.chain.logs import (
+    FEE_PROXY_TOPIC,
+    TRANSFER_TOPIC,
+    FeeProxyLog,
+    Log,
+    MalformedLog,
+    TransferLog,
+    decode_fee_proxy,
+    decode_transfer,
+    read_log,
+)
+
+SUCCESS = 1
+
+
+class MalformedReceipt(ValueError):
+    """A receipt whose fields are not as specified, or whose logs contradict it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A transaction's receipt. Gas in units of gas, prices and fees in wei.
+
+    `l1_fee` is what an OP-stack chain takes beside gas (its receipts' `l1Fee`), 0 elsewhere.
+    """
+
+    chain_id: int
+    transaction_hash: str
+    transaction_index: int
+    block_number: int
+    block_hash: str
+    status: int
+    sender: ChecksumAddress
+    to: ChecksumAddress | None
+    contract_address: ChecksumAddress | None
+    gas_used: int
+    effective_gas_price: int
+    l1_fee: int
+    logs: tuple[Log, ...]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether execution did not revert. No proof that money moved."""
+        return self.status == SUCCESS
+
+    @property
+    def fee(self) -> int:
+        """What the sender paid for gas, wei: gas used times effective price, plus the L1 fee (L6)."""
+        return self.gas_used * self.effective_gas_price + self.l1_fee
+
+
+@dataclass(frozen=True, slots=True)
+class InboundTransfer:
+    """One Transfer to a watched address.
+
+    `tx_ordinal` is the log's place inside its transaction, from 0: it survives a reorganisation that moves
+    the transaction, where the log index does not (L1). `reference_topic` is the proxy event's topic1, None
+    for a transfer that no proxy event speaks for.
+    """
+
+    transfer: TransferLog
+    tx_ordinal: int
+    reference_topic: str | None
+
+
+def read_receipt(raw: Mapping[str, object], chain_id: int) -> Receipt:
+    """Return a raw `eth_getTransactionReceipt` answer, each log checked against it.
+
+    Raises MalformedReceipt, also for a log that names another transaction or block, or is out of order.
+    """
+    try:
+        receipt = Receipt(
+            chain_id=chain_id,
+            transaction_hash=wire.hash32(raw.get("transactionHash"), "transactionHash"),
+            transaction_index=wire.quantity(raw.get("transactionIndex"), "transactionIndex"),
+            block_number=wire.quantity(raw.get("blockNumber"), "blockNumber"),
+            block_hash=wire.hash32(raw.get("blockHash"), "blockHash"),
+            status=wire.quantity(raw.get("status"), "status"),
+            sender=wire.address(raw.get("from"), "from"),
+            to=_optional_address(raw.get("to"), "to"),
+            contract_address=_optional_address(raw.get("contractAddress"), "contractAddress"),
+            gas_used=wire.quantity(raw.get("gasUsed"), "gasUsed"),
+            effective_gas_price=wire.quantity(raw.get("effectiveGasPrice"), "effectiveGasPrice"),
+            l1_fee=0 if raw.get("l1Fee") is None else wire.quantity(raw["l1Fee"], "l1Fee"),
+            logs=tuple(
+                read_log(wire.member(log, "logs[]"), chain_id) for log in wire.items(raw.get("logs"), "logs")
+            ),
+        )
+    except (wire.MalformedAnswer, MalformedLog) as error:
+        raise MalformedReceipt(str(error)) from error
+    _check_logs(receipt)
+    return receipt
+
+
+def inbound_transfers(
+    receipt: Receipt,
+    *,
+    tokens: Collection[str],
+    watched: Collection[str],
+    fee_proxies: Collection[str],
+) -> list[InboundTransfer]:
+    """Return what the transaction brought to `watched` addresses in allow-listed `tokens`, in log order.
+
+    All three collections hold checksum addresses on the receipt's chain. Left out: a transaction that
+    reverted, zero amounts, and transfers of an address to itself, which bring it nothing. An event of
+    another contract than `fee_proxies` attributes nothing, whatever it says.
+    Raises MalformedLog when an allow-listed token or proxy emits its event in a shape it cannot have.
+    """
+    if not receipt.succeeded:
+        return []
+    transfers: dict[int, TransferLog] = {}
+    references: dict[int, str] = {}
+    # Ordinal of the last proxy event: transfers before it belong to earlier payments.
+    previous_event = -1
+    for ordinal, log in enumerate(receipt.logs):
+        if log.event == TRANSFER_TOPIC and log.address in tokens:
+            transfer = decode_transfer(log)
+            if transfer.amount > 0 and transfer.sender != transfer.recipient:
+                transfers[ordinal] = transfer
+        elif log.event == FEE_PROXY_TOPIC and log.address in fee_proxies:
+            event = decode_fee_proxy(log)
+            spoken_for = _transfer_of(event, transfers, references, previous_event)
+            if spoken_for is not None:
+                references[spoken_for] = event.reference_topic
+            previous_event = ordinal
+    return [
+        InboundTransfer(transfer, ordinal, references.get(ordinal))
+        for ordinal, transfer in transfers.items()
+        if transfer.recipient in watched
+    ]
+
+
+def _transfer_of(
+    event: FeeProxyLog, transfers: Mapping[int, TransferLog], taken: Mapping[int, str], previous_event: int
+) -> int | None:
+    """Return the ordinal of the transfer an event speaks for, among the logs before it, or None.
+
+    The proxy emits after it moved the coins, so the nearest transfer before the event is its own. A token
+    that keeps a fee delivers less than the event says; then only the nearest one since the previous event
+    counts, and it must be smaller.
+    """
+    before = [
+        ordinal
+        for ordinal in reversed(list(transfers))
+        if transfers[ordinal].token == event.token and transfers[ordinal].recipient == event.recipient
+    ]
+    for ordinal in before:
+        if transfers[ordinal].amount == event.amount and ordinal not in taken:
+            return ordinal
+    if not before or before[0] in taken or before[0] < previous_event:
+        return None
+    return before[0] if transfers[before[0]].amount < event.amount else None
+
+
+def _optional_address(value: object, field: str) -> ChecksumAddress | None:
+    return None if value is None else wire.address(value, field)
+
+
+def _check_logs(receipt: Receipt) -> None:
+    last = -1
+    for log in receipt.logs:
+        place = (log.transaction_hash, log.block_hash, log.block_number, log.transaction_index)
+        expected = (
+            receipt.transaction_hash,
+            receipt.block_hash,
+            receipt.block_number,
+            receipt.transaction_index,
+        )
+        if place != expected:
+            raise MalformedReceipt(
+                f"receipt {receipt.transaction_hash}: log {log.log_index} is of another transaction or block"
+            )
+        if log.log_index <= last:
+            raise MalformedReceipt(f"receipt {receipt.transaction_hash}: log {log.log_index} is out of order")
+        last = log.log_index

@@ -1,0 +1,341 @@
+"""The fleet's client of one EVM node over web3's HTTPProvider.
+
+Reads are retried a few times, sends never. Answers are checked by `wire` before they are used. Nothing here
+may run inside a database transaction (L15).
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
+
+import structlog
+from eth_utils.crypto import keccak
+
+from custody.chain import erc20, node_errors, wire
+from custody.chain.connection import ChainConnection
+from custody.chain.errors import (
+    ChainUnavailable,
+    ExecutionReverted,
+    SendOutcomeUnknown,
+    WrongChain,
+)
+from custody.chain.logs import Log, MalformedLog, read_log
+from custody.chain.receipts import MalformedReceipt, Receipt, read_receipt
+
+if TYPE_CHECKING:
+    from custody.chain.transport import Answer, Call
+
+_logger = structlog.get_logger(__name__)
+_Value = TypeVar("_Value")
+_Nonce = Literal["latest", "pending"]
+_REVERTED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BlockHeader:
+    """A block's identity. `timestamp` in seconds since the epoch; `base_fee` in wei, None before EIP-1559."""
+
+    number: int
+    hash: str
+    parent_hash: str
+    timestamp: int
+    base_fee: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """A call or a transaction to estimate: `value` and fees in wei, `data` the calldata."""
+
+    to: str | None
+    data: bytes = b""
+    value: int = 0
+    sender: str | None = None
+
+    def as_json(self) -> dict[str, str]:
+        """Return the JSON-RPC transaction object."""
+        fields = {"data": "0x" + self.data.hex(), "value": hex(self.value)}
+        if self.to is not None:
+            fields["to"] = self.to
+        if self.sender is not None:
+            fields["from"] = self.sender
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptsAndHeaders:
+    """Receipts read together with the head and the headers of their blocks.
+
+    A transaction without receipt is in no block that this node follows and has no key in `receipts`.
+    """
+
+    head: BlockHeader
+    receipts: Mapping[str, Receipt]
+    headers: Mapping[int, BlockHeader]
+
+    def canonical(self, transaction_hash: str) -> Receipt | None:
+        """Return the receipt if its block is the one the node has at that height, else None.
+
+        Between the two requests a reorganisation may have replaced the block.
+        """
+        receipt = self.receipts.get(transaction_hash)
+        if receipt is None:
+            return None
+        header = self.headers.get(receipt.block_number)
+        return receipt if header is not None and header.hash == receipt.block_hash else None
+
+
+class ChainClient:
+    """Reads from and sends to one node. Safe to share between threads; build it after a fork.
+
+    Every read raises ChainUnavailable when no usable answer came.
+    """
+
+    def __init__(self, chain: ChainConnection) -> None:
+        from custody.chain.transport import Transport
+
+        self.chain = chain
+        self._transport = Transport(chain)
+
+    def close(self) -> None:
+        """Close the connections to the node."""
+        self._transport.close()
+
+    def chain_id(self) -> int:
+        """Return the id the node signs and accepts transactions for (EIP-155)."""
+        return self._read("eth_chainId", [], lambda value: wire.quantity(value, "chainId"))
+
+    def genesis_hash(self) -> str:
+        """Return block 0's hash, which with the id is the chain's identity (R17)."""
+        return self._read("eth_getBlockByNumber", ["0x0", False], _header).hash
+
+    def require_identity(self, chain_id: int, genesis_hash: str | None) -> None:
+        """Refuse a node of another chain: raises WrongChain (R17).
+
+        `genesis_hash` None checks the id alone, as for a chain whose genesis is not pinned yet.
+        """
+        found = self.chain_id()
+        if found != chain_id:
+            raise self._wrong_chain(f"it is chain {found}, expected {chain_id}; check this chain's RPC URL")
+        if genesis_hash is None:
+            return
+        genesis = self.genesis_hash()
+        if genesis != genesis_hash.lower():
+            raise self._wrong_chain(
+                f"its genesis block is {genesis}, expected {genesis_hash}; it is another chain of the same id"
+            )
+
+    def head(self) -> BlockHeader:
+        """Return the newest block."""
+        return self._read("eth_getBlockByNumber", ["latest", False], _header)
+
+    def header(self, number: int) -> BlockHeader | None:
+        """Return the block the node has at a height, None above its head."""
+        return self._read("eth_getBlockByNumber", [hex(number), False], _header_at(number))
+
+    def receipt(self, transaction_hash: str) -> Receipt | None:
+        """Return a transaction's receipt, None while no block of the node's chain holds it."""
+        return self._read("eth_getTransactionReceipt", [transaction_hash], self._receipt_of(transaction_hash))
+
+    def receipts_and_headers(self, transaction_hashes: Collection[str]) -> ReceiptsAndHeaders:
+        """Return head and receipts by one batched request, then their blocks' headers by a second one.
+
+        Requests are split at the connection's `max_batch` calls.
+        """
+        wanted = list(dict.fromkeys(transaction_hashes))
+        head_call: tuple[Call, Callable[[object], object]] = (
+            ("eth_getBlockByNumber", ["latest", False]),
+            _header,
+        )
+        first = self._read_batch(
+            [head_call, *((("eth_getTransactionReceipt", [tx]), self._receipt_of(tx)) for tx in wanted)]
+        )
+        head = cast(BlockHeader, first[0])
+        receipts = {
+            tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, first[1:], strict=True) if receipt
+        }
+        numbers = sorted({receipt.block_number for receipt in receipts.values()})
+        second = self._read_batch(
+            [(("eth_getBlockByNumber", [hex(number), False]), _header_at(number)) for number in numbers]
+        )
+        headers = {
+            number: cast(BlockHeader, header)
+            for number, header in zip(numbers, second, strict=True)
+            if header is not None
+        }
+        return ReceiptsAndHeaders(head, receipts, headers)
+
+    def block_logs(self, block_hash: str, addresses: Sequence[str], events: Sequence[str]) -> list[Log]:
+        """Return one block's logs of some contracts and topic0s, in log order, by the block's hash (EIP-234).
+
+        Raises ChainUnavailable also for a block that the node no longer has.
+        """
+        query = {"blockHash": block_hash, "address": list(addresses), "topics": [list(events)]}
+
+        def logs(value: object) -> list[Log]:
+            found = [
+                read_log(wire.member(raw, "log"), self.chain.chain_id) for raw in wire.items(value, "logs")
+            ]
+            if any(log.block_hash != block_hash for log in found):
+                raise wire.MalformedAnswer(f"logs: some are of another block than {block_hash}")
+            return sorted(found, key=lambda log: log.log_index)
+
+        return self._read("eth_getLogs", [query], logs)
+
+    def balance(self, address: str, block: int | None = None) -> int:
+        """Return an account's native coin, wei, after `block` (the newest when None)."""
+        return self._read(
+            "eth_getBalance", [address, _at(block)], lambda value: wire.quantity(value, "balance")
+        )
+
+    def token_balance(self, token: str, address: str, block: int | None = None) -> int:
+        """Return a token balance in its smallest unit, after `block` (the newest when None)."""
+        request = CallRequest(to=token, data=erc20.encode_balance_of(address))
+        return self._read(
+            "eth_call",
+            [request.as_json(), _at(block)],
+            lambda value: erc20.decode_uint256(wire.data(value, "balanceOf")),
+        )
+
+    def nonce(self, address: str, block: _Nonce = "latest") -> int:
+        """Return how many transactions an account has sent: mined ones, or with those in the node's pool."""
+        return self._read(
+            "eth_getTransactionCount", [address, block], lambda value: wire.quantity(value, "nonce")
+        )
+
+    def fees(self) -> tuple[int, int]:
+        """Return (the newest block's base fee, the priority fee the node suggests), wei per gas (EIP-1559).
+
+        Both are a node's word: the caller caps them.
+        """
+        head, priority = self._read_batch(
+            [
+                (("eth_getBlockByNumber", ["latest", False]), _header),
+                (("eth_maxPriorityFeePerGas", []), lambda value: wire.quantity(value, "priorityFee")),
+            ]
+        )
+        base_fee = cast(BlockHeader, head).base_fee
+        if base_fee is None:
+            raise self._unavailable("its blocks carry no baseFeePerGas; the fleet needs EIP-1559")
+        return base_fee, cast(int, priority)
+
+    def estimate_gas(self, request: CallRequest) -> int:
+        """Return the gas limit the node finds sufficient. Raises ExecutionReverted."""
+        return self._read("eth_estimateGas", [request.as_json()], lambda value: wire.quantity(value, "gas"))
+
+    def call(self, request: CallRequest, block: int | None = None) -> bytes:
+        """Return what a call answers after `block` (the newest when None). Raises ExecutionReverted."""
+        return self._read("eth_call", [request.as_json(), _at(block)], lambda value: wire.data(value, "call"))
+
+    def code(self, address: str, block: int | None = None) -> bytes:
+        """Return an account's code; 0xef0100 and 20 bytes for a delegated one (EIP-7702)."""
+        return self._read("eth_getCode", [address, _at(block)], lambda value: wire.data(value, "code"))
+
+    def send_raw(self, raw: bytes) -> str:
+        """Broadcast a signed transaction once and return its hash, which is computed here, not taken over.
+
+        Raises a SendRefused (AlreadyKnown, NonceTooLow, ReplacementUnderpriced, InsufficientFunds,
+        Rejected) by the node's words, SendOutcomeUnknown when there was no usable answer.
+        """
+        transaction_hash = "0x" + keccak(raw).hex()
+        try:
+            answer = self._transport.send("eth_sendRawTransaction", ["0x" + raw.hex()])
+            if answer.error is None and wire.hash32(answer.result, "transaction hash") != transaction_hash:
+                raise wire.MalformedAnswer("it answered the hash of another transaction")
+        except ChainUnavailable as error:
+            outcome = error.reason
+        except wire.MalformedAnswer as error:
+            outcome = str(error)
+        else:
+            if answer.error is None:
+                return transaction_hash
+            refusal = node_errors.classify(answer.error.words)
+            _logger.info(
+                "transaction_refused",
+                chain_id=self.chain.chain_id,
+                transaction_hash=transaction_hash,
+                refusal=refusal.__name__,
+                words=answer.error.words,
+            )
+            raise refusal(self.chain.chain_id, self.chain.masked_url, answer.error.words)
+        raise SendOutcomeUnknown(
+            self.chain.chain_id,
+            self.chain.masked_url,
+            f"{outcome}; transaction {transaction_hash} may have been sent, look for it before anything else",
+        )
+
+    def _receipt_of(self, transaction_hash: str) -> Callable[[object], Receipt | None]:
+        def read(value: object) -> Receipt | None:
+            if value is None:
+                return None
+            raw = wire.member(value, "receipt")
+            # Some nodes show a transaction of the pool as a receipt without block.
+            if raw.get("blockHash") is None:
+                return None
+            receipt = read_receipt(raw, self.chain.chain_id)
+            if receipt.transaction_hash != transaction_hash.lower():
+                raise wire.MalformedAnswer(
+                    f"receipt: asked for {transaction_hash}, got another transaction's"
+                )
+            return receipt
+
+        return read
+
+    def _read(self, method: str, params: list[object], read: Callable[[object], _Value]) -> _Value:
+        [answer] = self._transport.read([(method, params)])
+        return self._decode(method, answer, read)
+
+    def _read_batch(self, calls: Sequence[tuple["Call", Callable[[object], object]]]) -> list[object]:
+        values: list[object] = []
+        for start in range(0, len(calls), self.chain.max_batch):
+            part = calls[start : start + self.chain.max_batch]
+            answers = self._transport.read([call for call, _ in part])
+            for (call, read), answer in zip(part, answers, strict=True):
+                values.append(self._decode(call[0], answer, read))
+        return values
+
+    def _decode(self, method: str, answer: "Answer", read: Callable[[object], _Value]) -> _Value:
+        if answer.error is not None:
+            if answer.error.code == _REVERTED or "revert" in answer.error.words.lower():
+                raise ExecutionReverted(
+                    self.chain.chain_id, self.chain.masked_url, answer.error.words, answer.error.data
+                )
+            raise self._unavailable(f"{method}: {answer.error.words}")
+        try:
+            return read(answer.result)
+        except (wire.MalformedAnswer, MalformedLog, MalformedReceipt, ValueError) as error:
+            reason = f"{method}: {error}"
+        raise self._unavailable(reason)
+
+    def _unavailable(self, reason: str) -> ChainUnavailable:
+        return ChainUnavailable(self.chain.chain_id, self.chain.masked_url, reason)
+
+    def _wrong_chain(self, reason: str) -> WrongChain:
+        return WrongChain(self.chain.chain_id, self.chain.masked_url, reason)
+
+
+def _at(block: int | None) -> str:
+    return "latest" if block is None else hex(block)
+
+
+def _header(value: object) -> BlockHeader:
+    raw = wire.member(value, "block")
+    base_fee = raw.get("baseFeePerGas")
+    return BlockHeader(
+        number=wire.quantity(raw.get("number"), "number"),
+        hash=wire.hash32(raw.get("hash"), "hash"),
+        parent_hash=wire.hash32(raw.get("parentHash"), "parentHash"),
+        timestamp=wire.quantity(raw.get("timestamp"), "timestamp"),
+        base_fee=None if base_fee is None else wire.quantity(base_fee, "baseFeePerGas"),
+    )
+
+
+def _header_at(number: int) -> Callable[[object], BlockHeader | None]:
+    def read(value: object) -> BlockHeader | None:
+        if value is None:
+            return None
+        header = _header(value)
+        if header.number != number:
+            raise wire.MalformedAnswer(f"block: asked for {number}, got {header.number}")
+        return header
+
+    return read
