@@ -1,0 +1,106 @@
+-- The ledger's own columns and tables (design §4, ledger-rules "Movements").
+
+-- One row a legal movement. A reversal (adjustment : reorg) swaps debit and credit of the row it reverses.
+CREATE TABLE fleet.posting_rules (
+    book_kind text NOT NULL CHECK (book_kind IN ('payment', 'house')),
+    entry_type public.funds_ledger_entry_type NOT NULL,
+    reason text NOT NULL,
+    debit text NOT NULL,
+    credit text NOT NULL,
+    poster_role text NOT NULL,
+    needs_fact boolean NOT NULL DEFAULT false,          -- L2
+    needs_instruction boolean NOT NULL DEFAULT false,
+    reverses boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (book_kind, entry_type, reason, debit, credit, poster_role)
+);
+
+-- Nullable for rows that the backend wrote before the fleet joined; post_entry() fills every one.
+ALTER TABLE public.funds_ledger_entries
+    ADD COLUMN book_kind text,
+    ADD COLUMN book_id uuid,
+    ADD COLUMN chain_id bigint,
+    ADD COLUMN token text,
+    ADD COLUMN reason text,
+    ADD COLUMN debit text,
+    ADD COLUMN credit text,
+    ADD COLUMN debit_address text,
+    ADD COLUMN credit_address text,
+    ADD COLUMN poster_role text,
+    ADD COLUMN fact_id uuid REFERENCES fleet.chain_facts (id),
+    ADD COLUMN instruction_id uuid REFERENCES fleet.release_instructions (id),
+    ADD COLUMN reverses_entry_id uuid REFERENCES public.funds_ledger_entries (id),
+    ADD COLUMN book_seq bigint,
+    ADD COLUMN content_hash bytea,
+    ADD COLUMN prev_hash bytea,
+    ADD COLUMN entry_hash bytea,
+    ADD COLUMN tx_id bigint,
+    ADD CONSTRAINT funds_ledger_entries_posted CHECK (
+        book_id IS NULL OR (
+            num_nulls(book_kind, chain_id, token, reason, debit, credit, poster_role, book_seq, content_hash,
+                      prev_hash, entry_hash, tx_id, idempotency_key) = 0
+            AND amount > 0 AND debit <> credit)),
+    ADD CONSTRAINT funds_ledger_entries_rule FOREIGN KEY (book_kind, entry_type, reason, debit, credit, poster_role)
+        REFERENCES fleet.posting_rules (book_kind, entry_type, reason, debit, credit, poster_role),
+    ADD CONSTRAINT funds_ledger_entries_asset FOREIGN KEY (chain_id, token) REFERENCES fleet.tokens (chain_id, token);
+CREATE UNIQUE INDEX funds_ledger_entries_key ON public.funds_ledger_entries (book_id, idempotency_key);
+CREATE UNIQUE INDEX funds_ledger_entries_chain ON public.funds_ledger_entries (book_id, chain_id, token, book_seq);
+CREATE UNIQUE INDEX funds_ledger_entries_one_reversal
+    ON public.funds_ledger_entries (reverses_entry_id) WHERE reverses_entry_id IS NOT NULL;
+CREATE INDEX funds_ledger_entries_tx ON public.funds_ledger_entries USING brin (tx_id);
+CREATE INDEX funds_ledger_entries_fact ON public.funds_ledger_entries (fact_id) WHERE fact_id IS NOT NULL;
+CREATE INDEX funds_ledger_entries_instruction
+    ON public.funds_ledger_entries (instruction_id) WHERE instruction_id IS NOT NULL;
+
+ALTER TABLE public.funds_ledger_entries ENABLE ALWAYS TRIGGER funds_ledger_entries_no_update;
+ALTER TABLE public.funds_ledger_entries ENABLE ALWAYS TRIGGER funds_ledger_entries_no_delete;
+ALTER TABLE public.funds_ledger_entries ENABLE ALWAYS TRIGGER funds_ledger_entries_no_truncate;
+
+-- One row a (book, asset): the lock, the invariants and the chain head in one place (L10).
+-- The two totals, assets + expenses and liabilities + equity + overdraft, are equal by construction.
+CREATE TABLE fleet.ledger_balances (
+    book_kind text NOT NULL CHECK (book_kind IN ('payment', 'house')),
+    book_id uuid NOT NULL,
+    chain_id bigint NOT NULL,
+    token text NOT NULL,
+    is_primary boolean NOT NULL,
+    destination numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_destination CHECK (destination >= 0),
+    treasury numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_treasury CHECK (treasury >= 0),
+    transfer_cost numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_transfer_cost CHECK (transfer_cost >= 0),
+    loss numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_loss CHECK (loss >= 0),
+    gas_payer numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_gas_payer CHECK (gas_payer >= 0),
+    gas_float numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_gas_float CHECK (gas_float >= 0),
+    treasury_house numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_treasury_house CHECK (treasury_house >= 0),
+    gas_spent numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_gas_spent CHECK (gas_spent >= 0),
+    in_transit numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_in_transit CHECK (in_transit >= 0),
+    payer_paid numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_payer_paid CHECK (payer_paid >= 0),
+    detected numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_detected CHECK (detected >= 0),
+    held numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_held CHECK (held >= 0),
+    disputed numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_disputed CHECK (disputed >= 0),
+    releasing numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_releasing CHECK (releasing >= 0),
+    refunding numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_refunding CHECK (refunding >= 0),
+    paying_fees numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_paying_fees CHECK (paying_fees >= 0),
+    platform_fees numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_platform_fees CHECK (platform_fees >= 0),
+    provider_fees numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_provider_fees CHECK (provider_fees >= 0),
+    suspense numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_suspense CHECK (suspense >= 0),
+    overdraft numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_overdraft CHECK (overdraft >= 0),
+    gas_funding numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_gas_funding CHECK (gas_funding >= 0),
+    provider_received numeric(38, 18) NOT NULL DEFAULT 0 CONSTRAINT ledger_balances_provider_received CHECK (provider_received >= 0),
+    dispute_open integer NOT NULL DEFAULT 0 CHECK (dispute_open >= 0),
+    release_epoch bigint NOT NULL DEFAULT 0,
+    seq bigint NOT NULL DEFAULT 0,
+    head_hash bytea NOT NULL DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000',
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (book_id, chain_id, token),
+    -- L3: what is promised never exceeds what the treasury holds for this book.
+    CONSTRAINT ledger_balances_promises_covered
+        CHECK (releasing + refunding + paying_fees <= treasury),
+    -- L10: only the primary row of a payment carries escrow.
+    CONSTRAINT ledger_balances_primary_only CHECK (
+        is_primary OR (held = 0 AND disputed = 0 AND releasing = 0 AND paying_fees = 0
+                       AND platform_fees = 0 AND provider_fees = 0)),
+    CONSTRAINT ledger_balances_balanced CHECK (
+        destination + treasury + transfer_cost + loss + gas_payer + gas_float + treasury_house + gas_spent + in_transit
+        + payer_paid
+        = detected + held + disputed + releasing + refunding + paying_fees + platform_fees + provider_fees + suspense
+        + overdraft + gas_funding + provider_received)
+);

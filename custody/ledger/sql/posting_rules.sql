@@ -1,0 +1,49 @@
+-- The chart of legal movements: ledger-rules.md "Movements", with the role that may post each (R9, L20).
+-- Every role has exactly the movements of its own step.
+INSERT INTO fleet.posting_rules
+    (book_kind, entry_type, reason, debit, credit, poster_role, needs_fact, needs_instruction, reverses)
+VALUES
+    -- seen
+    ('payment', 'payment_detected', 'seen', 'destination', 'detected', 'fleet_watcher', true, false, false),
+    -- deep enough: due, or not due (L7)
+    ('payment', 'hold', 'deep', 'detected', 'held', 'fleet_confirmations', true, false, false),
+    ('payment', 'hold', 'deep', 'detected', 'disputed', 'fleet_confirmations', true, false, false),
+    ('payment', 'adjustment', 'surplus', 'detected', 'suspense', 'fleet_confirmations', true, false, false),
+    ('payment', 'adjustment', 'late', 'detected', 'suspense', 'fleet_confirmations', true, false, false),
+    ('payment', 'adjustment', 'wrong_token', 'detected', 'suspense', 'fleet_confirmations', true, false, false),
+    ('payment', 'provider_fee', 'deep', 'payer_paid', 'provider_received', 'fleet_confirmations', true, false, false),
+    -- swept
+    ('payment', 'adjustment', 'sweep', 'treasury', 'destination', 'fleet_sweeps', true, false, false),
+    ('payment', 'adjustment', 'token_fee', 'transfer_cost', 'destination', 'fleet_sweeps', true, false, false),
+    -- released, refunded
+    ('payment', 'release', 'reserve', 'held', 'releasing', 'fleet_releases', false, true, false),
+    ('payment', 'release', 'final', 'releasing', 'treasury', 'fleet_releases', true, true, false),
+    ('payment', 'release', 'void', 'releasing', 'held', 'fleet_releases', false, true, false),
+    ('payment', 'release', 'void', 'releasing', 'disputed', 'fleet_releases', false, true, false),
+    ('payment', 'refund', 'reserve', 'held', 'refunding', 'fleet_releases', false, true, false),
+    ('payment', 'refund', 'reserve', 'disputed', 'refunding', 'fleet_releases', false, true, false),
+    ('payment', 'refund', 'reserve', 'suspense', 'refunding', 'fleet_releases', false, true, false),
+    ('payment', 'refund', 'final', 'refunding', 'treasury', 'fleet_releases', true, true, false),
+    ('payment', 'refund', 'void', 'refunding', 'held', 'fleet_releases', false, true, false),
+    ('payment', 'refund', 'void', 'refunding', 'disputed', 'fleet_releases', false, true, false),
+    ('payment', 'refund', 'void', 'refunding', 'suspense', 'fleet_releases', false, true, false),
+    -- disputes
+    ('payment', 'dispute_hold', 'opened', 'held', 'disputed', 'fleet_releases', false, false, false),
+    ('payment', 'dispute_hold', 'lifted', 'disputed', 'held', 'fleet_releases', false, false, false),
+    -- reorganisation: the exact reverse (L1, L20: the watcher's, and only of a dead fact)
+    ('payment', 'adjustment', 'reorg', 'detected', 'destination', 'fleet_watcher', true, false, true),
+    ('payment', 'adjustment', 'reorg', 'held', 'detected', 'fleet_watcher', true, false, true),
+    ('payment', 'adjustment', 'reorg', 'disputed', 'detected', 'fleet_watcher', true, false, true),
+    ('payment', 'adjustment', 'reorg', 'suspense', 'detected', 'fleet_watcher', true, false, true),
+    ('payment', 'adjustment', 'reorg', 'provider_received', 'payer_paid', 'fleet_watcher', true, false, true),
+    ('payment', 'adjustment', 'reorg', 'destination', 'treasury', 'fleet_watcher', true, false, true),
+    ('payment', 'adjustment', 'reorg', 'treasury', 'releasing', 'fleet_watcher', true, false, true),
+    ('payment', 'adjustment', 'reorg', 'treasury', 'refunding', 'fleet_watcher', true, false, true),
+    -- house books (L6)
+    ('house', 'adjustment', 'funding', 'gas_payer', 'gas_funding', 'fleet_watcher', false, false, false),
+    ('house', 'adjustment', 'funding', 'treasury_house', 'gas_funding', 'fleet_watcher', false, false, false),
+    ('house', 'adjustment', 'topup', 'gas_float', 'gas_payer', 'fleet_sweeps', false, false, false),
+    ('house', 'adjustment', 'gas', 'gas_spent', 'gas_payer', 'fleet_sweeps', false, false, false),
+    ('house', 'adjustment', 'gas', 'gas_spent', 'gas_float', 'fleet_sweeps', false, false, false),
+    ('house', 'adjustment', 'gas', 'gas_spent', 'treasury_house', 'fleet_releases', false, false, false)
+ON CONFLICT DO NOTHING;

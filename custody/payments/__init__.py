@@ -1,0 +1,12 @@
+"""Payments: their states, their routes, their story."""
+
+from custody.payments.transitions import (
+    TRANSITIONS,
+    PaymentState,
+    TransitionRefused,
+    legal_moves,
+    lock_payment,
+    move_payment,
+)
+
+__all__ = ["TRANSITIONS", "PaymentState", "TransitionRefused", "legal_moves", "lock_payment", "move_payment"]

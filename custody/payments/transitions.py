@@ -1,0 +1,118 @@
+"""How payment_status and escrow_state may move (seed enums; amanat-facts §2.1, §2.2): one table, one door."""
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from custody.store.outbox import mirror
+
+STATUSES: Final = ("pending", "processing", "confirmed", "completed", "failed", "cancelled", "refunded")
+ESCROW_STATES: Final = (
+    "funded",
+    "releasable",
+    "released",
+    "refunded",
+    "releasing",
+    "failed",
+    "cancelled",
+    "partial",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentState:
+    """(payment_status, escrow_state or None while nothing is held)."""
+
+    status: str
+    escrow: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One legal move, and the ledger entry that is appended with it (None: no money moves)."""
+
+    name: str
+    sources: tuple[PaymentState, ...]
+    target: PaymentState
+    entry: str | None
+
+
+_PENDING = PaymentState("pending", None)
+_PROCESSING = PaymentState("processing", None)
+_PARTIAL = PaymentState("processing", "partial")
+_FUNDED = PaymentState("confirmed", "funded")
+_RELEASABLE = PaymentState("confirmed", "releasable")
+_RELEASING = PaymentState("confirmed", "releasing")
+_RELEASED = PaymentState("completed", "released")
+_REFUNDED = PaymentState("refunded", "refunded")
+
+TRANSITIONS: Final = {
+    item.name: item
+    for item in (
+        Transition("detected", (_PENDING,), _PROCESSING, "payment_detected"),
+        Transition("part_held", (_PROCESSING,), _PARTIAL, "hold"),
+        Transition("held", (_PROCESSING, _PARTIAL), _FUNDED, "hold"),
+        Transition("became_releasable", (_FUNDED,), _RELEASABLE, None),
+        Transition("release_reserved", (_RELEASABLE,), _RELEASING, "release"),
+        Transition("release_voided", (_RELEASING,), _RELEASABLE, "release"),
+        Transition("released", (_RELEASING,), _RELEASED, "release"),
+        Transition("refunded", (_FUNDED, _RELEASABLE, _PARTIAL), _REFUNDED, "refund"),
+        # Reorganisations take back what the chain took back (L1); the reverse entries are the watcher's.
+        Transition("undetected", (_PROCESSING,), _PENDING, "adjustment"),
+        Transition("unheld", (_FUNDED, _RELEASABLE, _PARTIAL), _PROCESSING, "adjustment"),
+        Transition("cancelled", (_PENDING,), PaymentState("cancelled", "cancelled"), None),
+    )
+}
+
+
+class TransitionRefused(Exception):
+    """The payment is in another state than the move starts from. The message says which moves are legal."""
+
+
+def legal_moves(state: PaymentState) -> tuple[str, ...]:
+    """The names of the moves that may start in ``state``."""
+    return tuple(name for name, item in TRANSITIONS.items() if state in item.sources)
+
+
+_LOCK = text("SELECT status::text, escrow_state::text FROM public.payments WHERE id = :id FOR NO KEY UPDATE")
+_MOVE = text(
+    """
+    UPDATE public.payments
+    SET status = CAST(:status AS public.payment_status),
+        escrow_state = CAST(:escrow AS public.escrow_state), updated_at = clock_timestamp()
+    WHERE id = :id
+    """
+)
+
+
+def lock_payment(connection: Connection, payment_id: UUID) -> PaymentState:
+    """Lock the payment's row (L17: before its balance rows) and return its state. Raises LookupError."""
+    row = connection.execute(_LOCK, {"id": payment_id}).one_or_none()
+    if row is None:
+        raise LookupError(f"there is no payment {payment_id}")
+    return PaymentState(row.status, row.escrow_state)
+
+
+def move_payment(connection: Connection, payment_id: UUID, move: str) -> PaymentState:
+    """Move a payment by the named transition and ask for its mirror; a move already made is no error.
+
+    The entry that ``TRANSITIONS`` names is posted by the caller in the same transaction.
+    Raises TransitionRefused, or KeyError for a move that does not exist.
+    """
+    transition = TRANSITIONS[move]
+    state = lock_payment(connection, payment_id)
+    if state == transition.target:
+        return state
+    if state not in transition.sources:
+        allowed = ", ".join(legal_moves(state)) or "none"
+        raise TransitionRefused(
+            f"payment {payment_id} is {state.status}/{state.escrow or 'no escrow'}: "
+            f"'{move}' is not legal there; legal: {allowed}"
+        )
+    connection.execute(
+        _MOVE, {"id": payment_id, "status": transition.target.status, "escrow": transition.target.escrow}
+    )
+    mirror(connection, "payments", payment_id)
+    return transition.target

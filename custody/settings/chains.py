@@ -1,0 +1,109 @@
+"""The chains file: which chains exist, how they are reached, which tokens count, where the treasury is (TOML).
+
+A chain is (id, genesis hash), never an id alone (R17). Addresses are EIP-55 checksummed. Amount units: whole tokens.
+"""
+
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from custody.settings.environment import SettingsError
+
+NATIVE: Final = "native"
+DEVELOPMENT_CHAINS: Final = frozenset({1337, 31337})
+
+_FILE_MAXIMUM_BYTES: Final = 1_048_576  # a chains file is a few kilobytes
+
+Address = Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
+Hash32 = Annotated[str, Field(pattern=r"^0x[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Token(_Strict):
+    """A token that the fleet accepts on one chain. ``address`` is ``native`` for the chain's own coin."""
+
+    symbol: Annotated[str, Field(min_length=1, max_length=12)]
+    address: Annotated[str, Field(pattern=r"^(0x[0-9a-fA-F]{40}|native)$")]
+    decimals: Annotated[int, Field(ge=0, le=18)]
+    treasury_maximum: Decimal = Field(Decimal(10_000), gt=0, description="whole tokens an EOA treasury may hold (R5)")
+
+
+class Chain(_Strict):
+    """One chain. ``rpc_urls`` may hold secrets: they are never logged whole."""
+
+    id: Annotated[int, Field(ge=1)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,24}$")]
+    genesis_hash: Hash32
+    rpc_urls: Annotated[tuple[str, ...], Field(min_length=1, max_length=8)]
+    treasury: Address
+    fee_proxy: Address
+    tokens: Annotated[tuple[Token, ...], Field(min_length=1, max_length=64)]
+    max_head_age_seconds: Annotated[int, Field(ge=5, le=3600)] = 120
+    rpc_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+
+    @property
+    def is_development(self) -> bool:
+        return self.id in DEVELOPMENT_CHAINS
+
+    def token(self, address: str) -> Token | None:
+        return next((token for token in self.tokens if token.address == address), None)
+
+    def token_by_symbol(self, symbol: str) -> Token | None:
+        return next((token for token in self.tokens if token.symbol == symbol), None)
+
+    @model_validator(mode="after")
+    def _tokens_differ(self) -> Self:
+        addresses = [token.address for token in self.tokens]
+        if len(set(addresses)) != len(addresses):
+            raise ValueError("two tokens share an address")
+        if NATIVE not in addresses:
+            raise ValueError("the chain's own coin is missing: add a token with address 'native'")
+        return self
+
+
+class Chains(_Strict):
+    """The whole file."""
+
+    chains: Annotated[tuple[Chain, ...], Field(min_length=1, max_length=32)]
+
+    def chain(self, chain_id: int) -> Chain:
+        """The chain with that id. Raises SettingsError naming the ids that exist."""
+        for chain in self.chains:
+            if chain.id == chain_id:
+                return chain
+        known = ", ".join(str(chain.id) for chain in self.chains)
+        raise SettingsError(f"chain {chain_id} is not in the chains file (it has {known})")
+
+    @model_validator(mode="after")
+    def _development_stands_alone(self) -> Self:
+        ids = [chain.id for chain in self.chains]
+        if len(set(ids)) != len(ids):
+            raise ValueError("two chains share an id")
+        # R17: a development chain's floor of 1 must never stand beside real money.
+        if len(ids) > 1 and any(chain.is_development for chain in self.chains):
+            raise ValueError("a development chain (1337, 31337) may not be configured beside another chain")
+        return self
+
+
+def load_chains(path: Path) -> Chains:
+    """Read and check the chains file. Raises SettingsError naming each wrong field and what was expected."""
+    if not path.is_file():
+        raise SettingsError(f"CHAINS_FILE names {path}, which does not exist")
+    if path.stat().st_size > _FILE_MAXIMUM_BYTES:
+        raise SettingsError(f"CHAINS_FILE {path} is over {_FILE_MAXIMUM_BYTES} bytes")
+    try:
+        return Chains.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"CHAINS_FILE {path} is no TOML: {error}") from None
+    except ValidationError as error:
+        lines = [
+            f"CHAINS_FILE {path}: {'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("\n".join(lines)) from None

@@ -1,0 +1,21 @@
+"""The outbox: what must happen after a commit, written in the same transaction as its cause."""
+
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+Queue = Literal["webhooks", "confirmations", "sweeps", "releases", "mirror", "housekeeping"]
+
+_RING = text("INSERT INTO fleet.outbox (queue) VALUES (:queue)")
+_MIRROR = text("INSERT INTO fleet.outbox (queue, collection, document_id) VALUES ('mirror', :collection, :id)")
+
+
+def ring(connection: Connection, queue: Queue) -> None:
+    """Ask the relay to ring ``queue`` once this transaction has committed. The message will carry no facts."""
+    connection.execute(_RING, {"queue": queue})
+
+
+def mirror(connection: Connection, collection: str, document_id: UUID) -> None:
+    """Ask the mirror to bring ``document_id``'s present state to Mongo's ``collection``."""
+    connection.execute(_MIRROR, {"collection": collection, "id": document_id})

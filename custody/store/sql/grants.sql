@@ -1,0 +1,109 @@
+-- Who may do what (custody-rules R9). Run at the end of every upgrade: first everything is taken away, then given.
+-- Nobody has INSERT, UPDATE or DELETE on funds_ledger_entries or ledger_balances: post_entry() is the only way in.
+
+DO $$
+DECLARE r text;
+BEGIN
+    FOREACH r IN ARRAY ARRAY['fleet_ingress', 'fleet_webhooks', 'fleet_watcher', 'fleet_confirmations', 'fleet_sweeps',
+                             'fleet_releases', 'fleet_signer_api', 'fleet_mirror', 'fleet_housekeeping', 'fleet_relay',
+                             'fleet_operator'] LOOP
+        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA fleet FROM %I', r);
+        EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA public FROM %I', r);
+        EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA fleet FROM %I', r);
+        EXECUTE format('GRANT USAGE ON SCHEMA fleet, public TO %I', r);
+    END LOOP;
+END $$;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA fleet FROM PUBLIC;
+
+-- The ingress journals; it can read nothing back but the key it just wrote.
+GRANT INSERT ON fleet.webhook_deliveries TO fleet_ingress;
+GRANT INSERT ON fleet.outbox TO fleet_ingress;
+
+-- Verification links a delivery and asks for a look; it posts nothing (L20).
+GRANT SELECT, UPDATE ON fleet.webhook_deliveries TO fleet_webhooks;
+GRANT SELECT ON public.payments, fleet.payment_routes, fleet.tokens, public.derived_destinations TO fleet_webhooks;
+GRANT SELECT, INSERT, UPDATE ON fleet.chain_looks TO fleet_webhooks;
+GRANT INSERT ON fleet.outbox TO fleet_webhooks;
+GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_webhooks;
+
+-- The watcher says what the chain holds.
+GRANT SELECT, INSERT, UPDATE ON fleet.chain_looks, fleet.chain_facts, fleet.chain_cursors, fleet.dead_work TO fleet_watcher;
+GRANT SELECT ON public.payments, public.derived_destinations, fleet.payment_routes, fleet.tokens, fleet.house_accounts,
+    fleet.chain_transactions, fleet.ledger_balances, public.funds_ledger_entries TO fleet_watcher;
+GRANT UPDATE (status, escrow_state, transaction_hash, sender, confirmations, updated_at) ON public.payments TO fleet_watcher;
+GRANT UPDATE (balance, status, updated_at) ON public.derived_destinations TO fleet_watcher;
+GRANT INSERT ON fleet.outbox TO fleet_watcher;
+
+-- Confirmations judge depth.
+GRANT SELECT ON fleet.chain_facts, fleet.chain_cursors, fleet.payment_routes, fleet.tokens, public.payments,
+    public.derived_destinations, public.config_settings, public.config_setting_history, fleet.ledger_balances,
+    public.funds_ledger_entries TO fleet_confirmations;
+GRANT UPDATE (judged_at) ON fleet.chain_facts TO fleet_confirmations;
+GRANT UPDATE (status, escrow_state, confirmations, updated_at) ON public.payments TO fleet_confirmations;
+GRANT SELECT, INSERT, UPDATE ON fleet.chain_looks, fleet.dead_work TO fleet_confirmations;
+GRANT INSERT ON fleet.outbox TO fleet_confirmations;
+
+-- Sweeps move coins to the treasury.
+GRANT SELECT ON fleet.chain_cursors, fleet.tokens, fleet.house_accounts, fleet.payment_routes, public.payments,
+    fleet.deposit_accounts, fleet.ledger_balances, public.funds_ledger_entries, public.config_settings,
+    public.config_setting_history TO fleet_sweeps;
+GRANT SELECT, INSERT, UPDATE ON fleet.sweep_jobs, fleet.nonce_lanes, fleet.chain_transactions, fleet.chain_facts,
+    fleet.dead_work TO fleet_sweeps;
+GRANT SELECT ON public.derived_destinations TO fleet_sweeps;
+GRANT UPDATE (status, balance, sweep_count, total_swept, quarantine_reason, updated_at)
+    ON public.derived_destinations TO fleet_sweeps;
+GRANT SELECT, INSERT ON public.derived_destination_sweeps TO fleet_sweeps;
+GRANT INSERT ON fleet.outbox TO fleet_sweeps;
+
+-- Releases promise, hand out, broadcast and book.
+GRANT SELECT ON fleet.chain_cursors, fleet.tokens, fleet.house_accounts, fleet.payment_routes, fleet.address_book,
+    fleet.ledger_balances, public.funds_ledger_entries, public.seller_offers, public.disputes,
+    public.derived_destinations, public.config_settings, public.config_setting_history, public.payments,
+    public.purchase_requests TO fleet_releases;
+GRANT SELECT (id, legacy_object_id, role, status) ON public.users TO fleet_releases;
+GRANT SELECT, INSERT, UPDATE ON fleet.release_instructions, fleet.nonce_lanes, fleet.chain_transactions, fleet.chain_facts,
+    fleet.dead_work TO fleet_releases;
+GRANT SELECT, UPDATE ON fleet.signature_submissions TO fleet_releases;
+GRANT UPDATE (status, escrow_state, updated_at) ON public.payments TO fleet_releases;
+GRANT UPDATE (status, updated_at) ON public.purchase_requests TO fleet_releases;
+GRANT INSERT ON fleet.outbox TO fleet_releases;
+
+-- The signer API reads open instructions and inserts submissions; hand-out is the releases worker's.
+GRANT SELECT ON fleet.release_instructions, fleet.tokens, fleet.chain_facts, fleet.address_book, fleet.payment_routes,
+    public.funds_ledger_entries, public.derived_destination_sweeps, public.derived_destinations TO fleet_signer_api;
+GRANT SELECT, INSERT ON fleet.signature_submissions TO fleet_signer_api;
+GRANT INSERT ON fleet.outbox TO fleet_signer_api;
+
+-- The mirror reads what it copies.
+GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_destinations, public.derived_destination_sweeps,
+    public.purchase_requests, public.trezor_accounts, public.trezor_derived_addresses, public.config_settings TO fleet_mirror;
+GRANT SELECT (id, legacy_object_id) ON public.users, public.seller_offers, public.disputes TO fleet_mirror;
+GRANT SELECT, UPDATE, DELETE ON fleet.outbox TO fleet_mirror;
+GRANT SELECT, INSERT, UPDATE ON public.id_map, public.pg_dualwrite_gaps TO fleet_mirror;
+GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_mirror;
+
+-- The relay rings.
+GRANT SELECT, UPDATE, DELETE ON fleet.outbox TO fleet_relay;
+
+-- Every worker may be woken by a schedule.
+GRANT SELECT, INSERT, DELETE ON fleet.schedule_runs TO fleet_webhooks, fleet_watcher, fleet_confirmations, fleet_sweeps,
+    fleet_releases, fleet_mirror, fleet_housekeeping;
+GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_housekeeping;
+GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_housekeeping;
+
+-- The operator reads everything but credentials and key material, and changes settings.
+GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_operator;
+GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_destinations, public.derived_destination_sweeps,
+    public.purchase_requests, public.seller_offers, public.disputes, public.config_settings, public.config_setting_history,
+    public.pg_dualwrite_gaps, public.id_map, public.payment_quotes, public.trezor_accounts, public.trezor_derived_addresses
+    TO fleet_operator;
+GRANT SELECT (id, legacy_object_id, first_name, last_name, role, status) ON public.users TO fleet_operator;
+GRANT INSERT, UPDATE ON public.config_settings TO fleet_operator;
+GRANT INSERT ON public.config_setting_history TO fleet_operator;
+GRANT INSERT, UPDATE ON public.derived_destinations, fleet.payment_routes, fleet.deposit_accounts, fleet.tokens TO fleet_operator;
+GRANT INSERT ON fleet.house_accounts, fleet.address_book, fleet.nonce_lanes, fleet.outbox, fleet.chain_looks TO fleet_operator;
+GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
+GRANT UPDATE (paused_reason, paused_at) ON fleet.chain_cursors TO fleet_operator;
+GRANT INSERT, UPDATE ON fleet.release_instructions TO fleet_operator;
+
+GRANT EXECUTE ON FUNCTION fleet.post_entry TO fleet_watcher, fleet_confirmations, fleet_sweeps, fleet_releases;

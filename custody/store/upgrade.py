@@ -1,0 +1,49 @@
+"""``fleet db upgrade``: roles, revisions, grants, in that order. Safe to repeat and to run twice at once."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, text
+
+from custody.store.roles import OWNER_ROLE, ensure_roles
+from custody.store.sql_files import run_sql
+
+_UPGRADE_LOCK: Final = 0x666C6565_74646200  # advisory lock: two upgrades of one database run one after the other
+
+
+def alembic_config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(files("custody.store").joinpath("migrations")))
+    config.set_main_option("version_locations", str(files("custody.store").joinpath("migrations/versions")))
+    config.set_main_option("path_separator", "newline")
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade_database(admin: Engine, passwords_dir: Path, revision: str = "head") -> None:
+    """Bring the database to ``revision``: make the login roles, run the revisions as the owner, set the grants.
+
+    ``admin`` must be able to create roles. Raises RolePasswordMissing, or the database's own error.
+    """
+    with admin.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _UPGRADE_LOCK})
+        connection.commit()
+        try:
+            with connection.begin():
+                ensure_roles(connection, passwords_dir)
+            connection.execute(text(f"SET ROLE {OWNER_ROLE}"))
+            connection.commit()
+            command.upgrade(alembic_config(connection), revision)
+            connection.commit()
+            with connection.begin():
+                run_sql(connection, "custody.store.sql", "grants.sql")
+            connection.execute(text("RESET ROLE"))
+            connection.commit()
+        finally:
+            connection.rollback()
+            connection.execute(text("RESET ROLE"))
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _UPGRADE_LOCK})
+            connection.commit()
