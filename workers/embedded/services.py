@@ -1,0 +1,223 @@
+"""The doors of this room: `up`, `start_processes`, `status`, `down`.
+
+`up` is idempotent: what runs and is healthy stays as it is. A server whose URL setting is given is not
+started, only asked for its health.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+
+from workers.embedded import anvil, mongo, ports, postgres, supervision, valkey
+from workers.embedded.errors import EmbeddedServiceError
+from workers.embedded.server import EmbeddedServer, Health, wait_until
+from workers.embedded.state_folder import StateFolder
+from workers.embedded.supervision import Program
+
+SERVERS: tuple[EmbeddedServer, ...] = (postgres.SERVER, valkey.SERVER, mongo.SERVER, anvil.SERVER)
+
+Progress = Callable[[str], None]
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where the servers are. The URLs hold passwords: log `status`, not this."""
+
+    state_dir: Path
+    database_admin_url: str
+    broker_url: str
+    mongo_url: str
+    chain_rpc_url: str
+
+    def settings(self) -> dict[str, str]:
+        """The URLs by the name of the setting that carries each."""
+        return {
+            postgres.SETTING: self.database_admin_url,
+            valkey.SETTING: self.broker_url,
+            mongo.SETTING: self.mongo_url,
+            anvil.SETTING: self.chain_rpc_url,
+        }
+
+    def __repr__(self) -> str:
+        masked = ", ".join(f"{name}={mask(url)}" for name, url in self.settings().items())
+        return f"Services({masked})"
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One server or process. `url` has its password masked and is empty for a process; `pid` is None when the
+    server is not ours or does not run; `health` is "ok" or the reason why not."""
+
+    name: str
+    url: str
+    pid: int | None
+    health: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is healthy."""
+        return self.health == "ok"
+
+
+def up(
+    state_dir: Path | str,
+    environment: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Services:
+    """Start what is not running yet, wait until all four servers are healthy, and return their addresses.
+
+    `environment` (default: this process's) is where DATABASE_ADMIN_URL, BROKER_URL, MONGO_URL,
+    CHAIN_RPC_URL and ANVIL_BINARY are looked up. Raises EmbeddedServiceError, with what to do, when one
+    cannot be had; what did start keeps running.
+    """
+    variables = os.environ if environment is None else environment
+    folder = StateFolder.open(state_dir)
+    with folder.lock("up"):
+        given = {
+            server.name: variables[server.setting] for server in SERVERS if variables.get(server.setting)
+        }
+        own = [server for server in SERVERS if server.name not in given]
+        supervision.start(folder, [])  # ends what a killed supervisor left, before ports are judged
+        supervision.remove(folder, sorted(given))
+        running = {state.name for state in supervision.states(folder) if state.pid}
+        with folder.lock("ports"):
+            chosen = ports.choose(folder, [server.name for server in own], running)
+        addresses = dict(given)
+        with ThreadPoolExecutor(max_workers=len(SERVERS)) as pool:
+            waiting: dict[str, Future[None]] = {}
+            for server in own:
+                port = chosen[server.name]
+                addresses[server.name] = server.url(folder, port)
+                waiting[server.name] = pool.submit(_start, server, folder, port, variables, progress)
+            for server in SERVERS:
+                if server.name in given:
+                    waiting[server.name] = pool.submit(_check_given, server, given[server.name], progress)
+        _raise_first(waiting)
+    return Services(
+        folder.root,
+        *(addresses[server.name] for server in (postgres.SERVER, valkey.SERVER, mongo.SERVER, anvil.SERVER)),
+    )
+
+
+def start_processes(
+    state_dir: Path | str, programs: Sequence[Program], progress: Progress | None = None
+) -> list[supervision.ProgramState]:
+    """Keep the fleet's own processes running beside the servers; `up` comes first.
+
+    Starting is not waiting: ask `status`, or the process itself, for its health.
+    """
+    folder = StateFolder.open(state_dir)
+    names = {server.name for server in SERVERS}
+    clashes = [program.name for program in programs if program.name in names]
+    if clashes:
+        msg = f"{', '.join(clashes)}: these names belong to the servers; choose others."
+        raise EmbeddedServiceError(msg)
+    with folder.lock("up"):
+        supervision.start(folder, programs)
+    if progress:
+        progress(f"started {', '.join(program.name for program in programs)}")
+    wanted = {program.name for program in programs}
+    return [state for state in supervision.states(folder) if state.name in wanted]
+
+
+def status(state_dir: Path | str, environment: Mapping[str, str] | None = None) -> list[ServiceStatus]:
+    """Every server (asked now) and every supervised process, servers first. Starts nothing."""
+    variables = os.environ if environment is None else environment
+    folder = StateFolder.open(state_dir)
+    running = {state.name: state for state in supervision.states(folder)}
+    remembered = ports.remembered(folder)
+
+    def ask(server: EmbeddedServer) -> ServiceStatus:
+        given = variables.get(server.setting)
+        if given:
+            return ServiceStatus(server.name, mask(given), None, _text(server.probe(given)))
+        state = running.pop(server.name, None)
+        port = remembered.get(server.name)
+        if port is None:
+            return ServiceStatus(server.name, "", None, "not started; run `fleet up`")
+        address = server.url(folder, port)
+        if state is None or state.pid is None:
+            reason = f"not running ({state.state})" if state else "not running; run `fleet up`"
+            return ServiceStatus(server.name, mask(address), None, reason)
+        return ServiceStatus(server.name, mask(address), state.pid, _text(server.probe(address)))
+
+    with ThreadPoolExecutor(max_workers=len(SERVERS)) as pool:
+        found = list(pool.map(ask, SERVERS))
+    names = {server.name for server in SERVERS}
+    return found + [
+        ServiceStatus(state.name, "", state.pid, "ok" if state.state == "RUNNING" else state.state.lower())
+        for state in running.values()
+        if state.name not in names
+    ]
+
+
+def down(state_dir: Path | str, progress: Progress | None = None) -> None:
+    """Stop every process and server of this folder; data stays. Nothing of it runs afterwards."""
+    folder = StateFolder.open(state_dir)
+    with folder.lock("up"):
+        if progress:
+            progress("stopping")
+        supervision.stop(folder)
+        for path in folder.run.iterdir():
+            path.unlink(missing_ok=True)
+        folder.run.rmdir()
+    _log.info("services_stopped", state_dir=str(folder.root))
+
+
+def mask(url: str) -> str:
+    """URL with its password replaced by ***."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}").geturl()
+
+
+def _start(
+    server: EmbeddedServer,
+    folder: StateFolder,
+    port: int,
+    environment: Mapping[str, str],
+    progress: Progress | None,
+) -> None:
+    server.prepare(folder, port, environment)
+    supervision.start(folder, [server.program(folder, port, environment)])
+    address = server.url(folder, port)
+    wait_until(server, server.answers, address)
+    server.settle(folder, port)
+    wait_until(server, server.probe, address)
+    if progress:
+        progress(f"{server.name} is ready")
+    _log.info("service_ready", service=server.name, url=mask(address))
+
+
+def _check_given(server: EmbeddedServer, url: str, progress: Progress | None) -> None:
+    health = server.probe(url)
+    if not health.ok:
+        msg = f"{server.setting} names {mask(url)}, which is not healthy: {health.reason}"
+        raise EmbeddedServiceError(msg)
+    if progress:
+        progress(f"{server.name} is given by {server.setting}")
+
+
+def _raise_first(waiting: Mapping[str, Future[None]]) -> None:
+    failed = {name: error for name, future in waiting.items() if (error := future.exception())}
+    if not failed:
+        return
+    for name, error in failed.items():
+        _log.error("service_failed", service=name, error=str(error))
+    if all(isinstance(error, EmbeddedServiceError) for error in failed.values()):
+        raise EmbeddedServiceError("\n".join(f"{name}: {error}" for name, error in failed.items()))
+    raise next(error for error in failed.values() if not isinstance(error, EmbeddedServiceError))
+
+
+def _text(health: Health) -> str:
+    return "ok" if health.ok else health.reason
