@@ -139,7 +139,9 @@ def take_nonce(
     return _read(row)
 
 
-def store_signed(connection: Connection, transaction_id: UUID, signed_bytes: bytes, transaction_hash: str) -> None:
+def store_signed(
+    connection: Connection, transaction_id: UUID, signed_bytes: bytes, transaction_hash: str
+) -> None:
     """Transaction 2: keep the bytes and their hash before anyone sends them. Every hash of a nonce is kept."""
     connection.execute(
         text(
@@ -183,7 +185,13 @@ def mark_final(
             WHERE id = :id AND state IN ('signed', 'broadcast')
             """
         ),
-        {"id": transaction_id, "number": block_number, "hash": block_hash, "succeeded": succeeded, "fee": fee_wei},
+        {
+            "id": transaction_id,
+            "number": block_number,
+            "hash": block_hash,
+            "succeeded": succeeded,
+            "fee": fee_wei,
+        },
     )
     return result.rowcount == 1
 
@@ -191,7 +199,9 @@ def mark_final(
 def transactions_of(connection: Connection, subject_id: UUID) -> list[LaneTransaction]:
     """Every transaction of one sweep job or release instruction, oldest first."""
     rows = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM fleet.chain_transactions WHERE subject_id = :id ORDER BY created_at, nonce"),
+        text(
+            f"SELECT {_COLUMNS} FROM fleet.chain_transactions WHERE subject_id = :id ORDER BY created_at, nonce"
+        ),
         {"id": subject_id},
     )
     return [_read(row) for row in rows]

@@ -122,46 +122,42 @@ def inbound_transfers(
         return []
     transfers: dict[int, TransferLog] = {}
     references: dict[int, str] = {}
-    # Ordinal of the last proxy event: transfers before it belong to earlier payments.
-    previous_event = -1
+    # What the next proxy event may speak for: transfers before an event belong to it or to nobody.
+    window: dict[int, TransferLog] = {}
     for ordinal, log in enumerate(receipt.logs):
         if log.event == TRANSFER_TOPIC and log.address in tokens:
-            transfer = decode_transfer(log)
-            if transfer.amount > 0 and transfer.sender != transfer.recipient:
-                transfers[ordinal] = transfer
+            transfers[ordinal] = window[ordinal] = decode_transfer(log)
         elif log.event == FEE_PROXY_TOPIC and log.address in fee_proxies:
             event = decode_fee_proxy(log)
-            spoken_for = _transfer_of(event, transfers, references, previous_event)
+            spoken_for = _transfer_of(event, window)
             if spoken_for is not None:
                 references[spoken_for] = event.reference_topic
-            previous_event = ordinal
+            window = {}
     return [
         InboundTransfer(transfer, ordinal, references.get(ordinal))
         for ordinal, transfer in transfers.items()
-        if transfer.recipient in watched
+        if transfer.recipient in watched and transfer.amount > 0 and transfer.sender != transfer.recipient
     ]
 
 
-def _transfer_of(
-    event: FeeProxyLog, transfers: Mapping[int, TransferLog], taken: Mapping[int, str], previous_event: int
-) -> int | None:
-    """Return the ordinal of the transfer an event speaks for, among the logs before it, or None.
+def _transfer_of(event: FeeProxyLog, window: Mapping[int, TransferLog]) -> int | None:
+    """Return the ordinal of the transfer an event speaks for, or None.
 
-    The proxy emits after it moved the coins, so the nearest transfer before the event is its own. A token
-    that keeps a fee delivers less than the event says; then only the nearest one since the previous event
-    counts, and it must be smaller.
+    The proxy emits after it moved the coins, so its transfer lies between the previous event and this one:
+    the nearest with the event's token, recipient and amount. A token that keeps a fee delivers less than the
+    event says; then it is the nearest with that token and recipient, if it is smaller.
     """
-    before = [
-        ordinal
-        for ordinal in reversed(list(transfers))
-        if transfers[ordinal].token == event.token and transfers[ordinal].recipient == event.recipient
+    nearest_first = [
+        (ordinal, transfer.amount)
+        for ordinal, transfer in reversed(list(window.items()))
+        if transfer.token == event.token and transfer.recipient == event.recipient
     ]
-    for ordinal in before:
-        if transfers[ordinal].amount == event.amount and ordinal not in taken:
+    for ordinal, amount in nearest_first:
+        if amount == event.amount:
             return ordinal
-    if not before or before[0] in taken or before[0] < previous_event:
-        return None
-    return before[0] if transfers[before[0]].amount < event.amount else None
+    if nearest_first and nearest_first[0][1] < event.amount:
+        return nearest_first[0][0]
+    return None
 
 
 def _optional_address(value: object, field: str) -> ChecksumAddress | None:

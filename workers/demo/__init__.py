@@ -1,0 +1,1 @@
+"""The demonstration: real contracts, buyers and payments on a development chain."""
