@@ -11,7 +11,9 @@ from sqlalchemy import Connection, Engine, text
 from custody.store.roles import OWNER_ROLE, ensure_roles
 from custody.store.sql_files import run_sql
 
-_UPGRADE_LOCK: Final = 0x666C6565_74646200  # advisory lock: two upgrades of one database run one after the other
+_UPGRADE_LOCK: Final = (
+    0x666C6565_74646200  # advisory lock: two upgrades of one database run one after the other
+)
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -1,0 +1,133 @@
+"""Real servers for every test that needs one: started once a run, a fresh database a test."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+
+from custody.store.engine import open_engine, sqlalchemy_url
+from custody.store.roles import read_role_password
+from custody.store.upgrade import upgrade_database
+from workers.embedded import services as embedded
+from workers.embedded.role_passwords import ensure_role_passwords
+
+STATE_DIR = Path(os.environ.get("FLEET_TEST_STATE_DIR", ".fleet/tests"))
+KEEP_SERVICES = os.environ.get("FLEET_TEST_KEEP_SERVICES") == "1"
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[embedded.Services]:
+    """PostgreSQL, Valkey, mongod and Anvil, running. FLEET_TEST_KEEP_SERVICES=1 leaves them for the next run."""
+    running = embedded.up(STATE_DIR)
+    yield running
+    if not KEEP_SERVICES:
+        embedded.down(STATE_DIR)
+
+
+@dataclass
+class Database:
+    """A fresh database at the newest revision. ``engine(role)`` connects as one of the fleet's roles (R9)."""
+
+    name: str
+    admin_url: str
+    passwords_dir: Path
+    _engines: dict[str, Engine] = field(default_factory=dict[str, Engine])
+
+    def url(self, role: str | None = None) -> str:
+        parts = urlsplit(self.admin_url)
+        netloc = parts.netloc
+        if role is not None:
+            password = quote(read_role_password(self.passwords_dir, role), safe="")
+            netloc = f"{role}:{password}@{netloc.rpartition('@')[2]}"
+        return urlunsplit(parts._replace(netloc=netloc, path=f"/{self.name}"))
+
+    def engine(self, role: str | None = None) -> Engine:
+        key = role or "admin"
+        if key not in self._engines:
+            self._engines[key] = open_engine(self.url(role), application=f"test-{key}")
+        return self._engines[key]
+
+    def dispose(self) -> None:
+        for engine in self._engines.values():
+            engine.dispose()
+        self._engines.clear()
+
+
+@pytest.fixture(scope="session")
+def role_passwords(services: embedded.Services) -> Path:
+    return ensure_role_passwords(services.state_dir)
+
+
+def _maintenance(admin_url: str) -> Engine:
+    parts = urlsplit(admin_url)
+    return create_engine(
+        sqlalchemy_url(urlunsplit(parts._replace(path="/postgres"))), isolation_level="AUTOCOMMIT"
+    )
+
+
+def _schema_fingerprint() -> str:
+    digest = hashlib.sha256()
+    for package in ("custody.store.migrations", "custody.store.sql", "custody.ledger.sql"):
+        root = Path(str(files(package)))
+        for path in sorted(p for p in root.rglob("*") if p.suffix in {".sql", ".py"}):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@pytest.fixture(scope="session")
+def template_database(services: embedded.Services, role_passwords: Path) -> Iterator[str]:
+    """A migrated database that tests clone; remade when any SQL changes."""
+    name = f"template_{_schema_fingerprint()}"
+    maintenance = _maintenance(services.database_admin_url)
+    with maintenance.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(7201)"))
+        exists = connection.execute(
+            text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}
+        ).first()
+        if exists is None:
+            making = f"{name}_making"
+            connection.execute(text(f'DROP DATABASE IF EXISTS "{making}" WITH (FORCE)'))
+            connection.execute(text(f'CREATE DATABASE "{making}"'))
+            parts = urlsplit(services.database_admin_url)
+            engine = open_engine(urlunsplit(parts._replace(path=f"/{making}")), application="test-template")
+            upgrade_database(engine, role_passwords)
+            engine.dispose()
+            connection.execute(text(f'ALTER DATABASE "{making}" RENAME TO "{name}"'))
+        connection.execute(text("SELECT pg_advisory_unlock(7201)"))
+    yield name
+    maintenance.dispose()
+
+
+@pytest.fixture
+def database(services: embedded.Services, template_database: str, role_passwords: Path) -> Iterator[Database]:
+    """A fresh database of this test's own."""
+    name = f"test_{secrets.token_hex(6)}"
+    maintenance = _maintenance(services.database_admin_url)
+    with maintenance.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(7201)"))
+        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"'))
+        connection.execute(text("SELECT pg_advisory_unlock(7201)"))
+    made = Database(name, services.database_admin_url, role_passwords)
+    yield made
+    made.dispose()
+    with maintenance.connect() as connection:
+        connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+    maintenance.dispose()
+
+
+@pytest.fixture
+def mongo_database(services: embedded.Services) -> Iterator[str]:
+    """The name of a fresh MongoDB database of this test's own."""
+    import pymongo
+
+    name = f"test_{secrets.token_hex(6)}"
+    yield name
+    with pymongo.MongoClient[dict[str, object]](services.mongo_url) as client:
+        client.drop_database(name)

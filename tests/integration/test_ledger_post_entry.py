@@ -1,0 +1,231 @@
+"""fleet.post_entry against a real PostgreSQL: every refusal, and what a repeat does (ledger-rules L1, L3, L4, L20)."""
+
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from custody.ledger import (
+    BookTooSmall,
+    DisputeOpen,
+    Entry,
+    EntryMalformed,
+    KeyUsedForOtherContent,
+    MovementNotAllowed,
+    post,
+)
+from custody.store.engine import transaction
+from tests.conftest import Database
+from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
+
+
+@pytest.fixture
+def marketplace(database: Database) -> Marketplace:
+    return Marketplace(database)
+
+
+def detected(payment: UUID, fact: UUID, amount: str = "100", key: str | None = None) -> Entry:
+    return Entry(
+        book_kind="payment",
+        book_id=payment,
+        chain_id=CHAIN_ID,
+        token=TOKEN,
+        entry_type="payment_detected",
+        reason="seen",
+        debit="destination",
+        credit="detected",
+        amount=Decimal(amount),
+        debit_address="0x" + "11" * 20,
+        fact_id=fact,
+        key=key or f"fact:{fact}:detected",
+    )
+
+
+def held(payment: UUID, fact: UUID, amount: str = "100", credit: str = "held") -> Entry:
+    return Entry(
+        book_kind="payment",
+        book_id=payment,
+        chain_id=CHAIN_ID,
+        token=TOKEN,
+        entry_type="hold",
+        reason="deep",
+        debit="detected",
+        credit=credit,
+        amount=Decimal(amount),
+        fact_id=fact,
+        key=f"fact:{fact}:{credit}",
+    )
+
+
+def test_an_entry_moves_both_accounts_and_is_written_once(marketplace: Marketplace) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    engine = marketplace.database.engine("fleet_watcher")
+    with transaction(engine) as connection:
+        first = post(connection, detected(payment, fact))
+    with transaction(engine) as connection:
+        again = post(connection, detected(payment, fact))
+    assert first.is_new
+    assert not again.is_new
+    assert first.entry_id == again.entry_id
+    balance = marketplace.balance(payment)
+    assert (balance["destination"], balance["detected"], balance["seq"]) == (100, 100, 1)
+
+
+def test_the_same_key_with_other_content_names_both(marketplace: Marketplace) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    engine = marketplace.database.engine("fleet_watcher")
+    with transaction(engine) as connection:
+        first = post(connection, detected(payment, fact))
+    with pytest.raises(KeyUsedForOtherContent, match=str(first.entry_id)), transaction(engine) as connection:
+        post(connection, detected(payment, fact, amount="99"))
+    assert marketplace.balance(payment)["detected"] == 100
+
+
+def test_a_role_posts_only_its_own_movements(marketplace: Marketplace) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    with (
+        pytest.raises(MovementNotAllowed, match="fleet_confirmations may not post"),
+        transaction(marketplace.database.engine("fleet_confirmations")) as connection,
+    ):
+        post(connection, detected(payment, fact))
+
+
+@pytest.mark.parametrize(
+    "role", ["fleet_ingress", "fleet_webhooks", "fleet_mirror", "fleet_signer_api", "fleet_relay"]
+)
+def test_roles_without_movements_cannot_call_it(marketplace: Marketplace, role: str) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    with (
+        pytest.raises(DBAPIError, match="permission denied"),
+        transaction(marketplace.database.engine(role)) as connection,
+    ):
+        post(connection, detected(payment, fact))
+
+
+def test_nothing_is_held_that_was_not_detected(marketplace: Marketplace) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    with (
+        pytest.raises(BookTooSmall, match="ledger_balances_detected"),
+        transaction(marketplace.database.engine("fleet_confirmations")) as connection,
+    ):
+        post(connection, held(payment, fact))
+
+
+def test_a_dispute_refuses_a_hold_into_held_and_takes_it_into_disputed(marketplace: Marketplace) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    with transaction(marketplace.database.engine("fleet_watcher")) as connection:
+        post(connection, detected(payment, fact))
+    marketplace.set_dispute(payment, 1)
+    engine = marketplace.database.engine("fleet_confirmations")
+    with pytest.raises(DisputeOpen), transaction(engine) as connection:
+        post(connection, held(payment, fact))
+    with transaction(engine) as connection:
+        post(connection, held(payment, fact, credit="disputed"))
+    assert marketplace.balance(payment)["disputed"] == 100
+
+
+@pytest.mark.parametrize(
+    ("amount", "message"),
+    [("0", "above zero"), ("-1", "above zero"), ("0.0000001", "at most 6 decimals")],
+)
+def test_an_amount_the_token_cannot_have_is_refused(
+    marketplace: Marketplace, amount: str, message: str
+) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    with (
+        pytest.raises(EntryMalformed, match=message),
+        transaction(marketplace.database.engine("fleet_watcher")) as connection,
+    ):
+        post(connection, detected(payment, fact, amount=amount))
+
+
+def test_a_reversal_needs_a_dead_fact_and_happens_once(marketplace: Marketplace) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    engine = marketplace.database.engine("fleet_watcher")
+    with transaction(engine) as connection:
+        first = post(connection, detected(payment, fact))
+    reverse = Entry(
+        book_kind="payment",
+        book_id=payment,
+        chain_id=CHAIN_ID,
+        token=TOKEN,
+        entry_type="adjustment",
+        reason="reorg",
+        debit="detected",
+        credit="destination",
+        amount=Decimal(100),
+        credit_address="0x" + "11" * 20,
+        fact_id=fact,
+        reverses_entry_id=first.entry_id,
+        key=f"reverse:{first.entry_id}",
+    )
+    with pytest.raises(MovementNotAllowed, match="dead chain fact"), transaction(engine) as connection:
+        post(connection, reverse)
+    marketplace.kill_fact(fact)
+    with transaction(engine) as connection:
+        assert post(connection, reverse).is_new
+    with transaction(engine) as connection:
+        assert not post(connection, reverse).is_new
+    assert marketplace.balance(payment)["detected"] == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE public.funds_ledger_entries SET amount = 1",
+        "DELETE FROM public.funds_ledger_entries",
+        "TRUNCATE public.funds_ledger_entries CASCADE",
+    ],
+)
+def test_even_a_superuser_in_replica_mode_meets_the_triggers(
+    marketplace: Marketplace, statement: str
+) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    with transaction(marketplace.database.engine("fleet_watcher")) as connection:
+        post(connection, detected(payment, fact))
+    with (
+        pytest.raises(DBAPIError, match="append-only"),
+        transaction(marketplace.database.engine()) as connection,
+    ):
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text(statement))
+    assert marketplace.entries(payment) == 1
+
+
+def test_each_entry_links_to_the_one_before(marketplace: Marketplace) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    with transaction(marketplace.database.engine("fleet_watcher")) as connection:
+        post(connection, detected(payment, fact))
+    with transaction(marketplace.database.engine("fleet_confirmations")) as connection:
+        post(connection, held(payment, fact))
+    with marketplace.database.engine().connect() as connection:
+        rows = connection.execute(
+            text(
+                """
+                SELECT e.prev_hash, e.entry_hash, b.head_hash,
+                       fleet.entry_hash(e.prev_hash, e.book_seq, e.id, fleet.entry_content_hash(
+                           e.book_kind, e.book_id, e.chain_id, e.token, e.entry_type::text, e.reason, e.debit, e.credit,
+                           e.amount, e.debit_address, e.credit_address, e.fact_id, e.instruction_id, e.reverses_entry_id,
+                           e.idempotency_key), e.metadata, e.poster_role, e.created_at, e.tx_id) AS recomputed
+                FROM public.funds_ledger_entries e JOIN fleet.ledger_balances b USING (book_id, chain_id, token)
+                WHERE e.book_id = :id ORDER BY e.book_seq
+                """
+            ),
+            {"id": payment},
+        ).all()
+    assert len(rows) == 2
+    assert all(row.recomputed == row.entry_hash for row in rows)
+    assert rows[1].prev_hash == rows[0].entry_hash
+    assert rows[1].head_hash == rows[1].entry_hash
