@@ -100,8 +100,12 @@ def probe(address: str) -> Health:
         answer = httpx.post(address, json=request, timeout=PROBE_SECONDS)
         answer.raise_for_status()
         int(answer.json()["result"], 16)
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        return Health(ok=False, reason=f"eth_chainId: {type(error).__name__}: {error}")
+    except httpx.HTTPStatusError as error:  # its text has the address, which may hold a provider's key
+        return Health(ok=False, reason=f"eth_chainId was answered with HTTP {error.response.status_code}")
+    except httpx.HTTPError as error:
+        return Health(ok=False, reason=f"eth_chainId: {type(error).__name__}")
+    except (ValueError, KeyError, TypeError):
+        return Health(ok=False, reason="eth_chainId was not answered with a number")
     return HEALTHY
 
 

@@ -8,7 +8,6 @@ last copy is gone, like a short reorg. Standard library only: it runs without si
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gzip
 import http.client
@@ -69,6 +68,13 @@ def keep(state: Path, port: int) -> None:
     temporary.replace(state)
 
 
+def _try_to_keep(state: Path, port: int) -> None:
+    try:
+        keep(state, port)
+    except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
+        sys.stderr.write(f"the chain was not copied to {state}: {type(error).__name__}: {error}\n")
+
+
 def main(arguments: list[str]) -> int:
     """Run Anvil until it ends or this process is told to; return the exit code."""
     cut = arguments.index("--")
@@ -94,13 +100,11 @@ def main(arguments: list[str]) -> int:
     pause = interval
     while not ended.wait(pause):
         begun = time.monotonic()
-        with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
-            keep(state, port)
+        _try_to_keep(state, port)
         pause = max(interval, PAUSE_FACTOR * (time.monotonic() - begun))
     if not stopping.is_set():
         return 1
-    with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
-        keep(state, port)
+    _try_to_keep(state, port)
     anvil.terminate()
     try:
         anvil.wait(STOP_SECONDS)

@@ -114,6 +114,7 @@ def _end_leftovers(fleet: str, program: str) -> None:
 def main(path: str) -> None:
     """Become the program that the file PATH describes."""
     spec = cast("Spec", json.loads(Path(path).read_text(encoding="utf-8")))
+    os.umask(0o077)  # whatever a program writes is its user's own
     if spec["daemon"]:
         _detach(spec["log"])
     _end_leftovers(spec["fleet"], spec["name"])

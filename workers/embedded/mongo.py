@@ -110,24 +110,33 @@ def answers(address: str) -> Health:
 
 def settle(folder: StateFolder, port: int) -> None:
     """Initiate the replica set once, point it at this port if that changed, and wait for its primary."""
-    from pymongo.errors import OperationFailure
+    wait_until(SERVER, _configure, url(folder, port))
+    wait_until(SERVER, _direct_probe, url(folder, port))
 
-    member = f"{HOST}:{port}"
-    with _client(_direct(url(folder, port))) as client:
-        try:
-            configuration: dict[str, Any] = client.admin.command("replSetGetConfig")["config"]
-        except OperationFailure as error:
-            if error.code != _NOT_YET_INITIALIZED:
-                raise
-            client.admin.command(
-                "replSetInitiate", {"_id": REPLICA_SET, "members": [{"_id": 0, "host": member}]}
-            )
-        else:
+
+def _configure(address: str) -> Health:
+    from pymongo.errors import OperationFailure, PyMongoError
+
+    member = urlsplit(address).netloc
+    try:
+        with _client(_direct(address)) as client:
+            try:
+                configuration: dict[str, Any] = client.admin.command("replSetGetConfig")["config"]
+            except OperationFailure as error:
+                # It says this also while it still reads a configuration it has; initiating is refused then,
+                # and tried again. A stranger on the old port that never answers makes that last 30 s.
+                if error.code != _NOT_YET_INITIALIZED:
+                    raise
+                members = [{"_id": 0, "host": member}]
+                client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": members})
+                return HEALTHY
             if configuration["members"][0]["host"] != member:
                 configuration["members"][0]["host"] = member
                 configuration["version"] += 1
                 client.admin.command("replSetReconfig", configuration, force=True)
-    wait_until(SERVER, _direct_probe, url(folder, port))
+    except PyMongoError as error:
+        return Health(ok=False, reason=str(error).partition(",")[0])
+    return HEALTHY
 
 
 def _direct(address: str) -> str:

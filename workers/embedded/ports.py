@@ -57,12 +57,6 @@ def choose(folder: StateFolder, names: list[str], keep: set[str]) -> dict[str, i
     return {name: ports[name] for name in names}
 
 
-def free_port(folder: StateFolder, name: str) -> int:
-    """A port for a process of the fleet (the ingress, Flower, …), chosen and remembered like a service's."""
-    with folder.lock("ports"):
-        return choose(folder, [name], set())[name]
-
-
 def _new_port(taken: set[int]) -> int:
     generator = random.SystemRandom()
     for _ in range(PORT_ATTEMPTS):

@@ -17,7 +17,7 @@ from workers.embedded import unprivileged
 from workers.embedded.errors import EmbeddedServiceError
 from workers.embedded.ports import HOST
 from workers.embedded.server import HEALTHY, PROBE_SECONDS, EmbeddedServer, Health
-from workers.embedded.state_folder import StateFolder, secret
+from workers.embedded.state_folder import PASSED_THROUGH, StateFolder, secret
 from workers.embedded.supervision import Program
 
 NAME = "postgres"
@@ -178,8 +178,7 @@ def _method() -> unprivileged.Method:
 
 
 def _give_to_nobody(folder: StateFolder, home: Path, password: Path) -> None:
-    # The folder above may be passed through, not listed; every secret in it keeps mode 0600.
-    folder.root.chmod(0o711)
+    folder.root.chmod(PASSED_THROUGH)  # every secret in it keeps mode 0600
     for path in (home, password):
         os.chown(path, unprivileged.NOBODY, unprivileged.NOBODY)
 

@@ -7,21 +7,28 @@ started, only asked for its health.
 from __future__ import annotations
 
 import os
+import shutil
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
 
-from workers.embedded import anvil, mongo, ports, postgres, supervision, valkey
+from workers.embedded import anvil, mongo, orphans, ports, postgres, supervision, valkey
 from workers.embedded.errors import EmbeddedServiceError
 from workers.embedded.server import EmbeddedServer, Health, wait_until
 from workers.embedded.state_folder import StateFolder
 from workers.embedded.supervision import Program
 
 SERVERS: tuple[EmbeddedServer, ...] = (postgres.SERVER, valkey.SERVER, mongo.SERVER, anvil.SERVER)
+
+_SECRET_WORDS = ("pass", "secret", "token", "key")
+
+LOG_TAIL_LINES = 5
+"""How much of a failed server's log goes into the error."""
 
 Progress = Callable[[str], None]
 _log = structlog.get_logger(__name__)
@@ -107,6 +114,15 @@ def up(
     )
 
 
+def process_ports(state_dir: Path | str, names: Sequence[str]) -> dict[str, int]:
+    """A port on the loopback address for each of these programs (the ingress, Flower, …), remembered as the
+    servers' are. A program that runs keeps its own; the name is the program's."""
+    folder = StateFolder.open(state_dir)
+    running = {state.name for state in supervision.states(folder) if state.pid}
+    with folder.lock("ports"):
+        return ports.choose(folder, list(names), running)
+
+
 def start_processes(
     state_dir: Path | str, programs: Sequence[Program], progress: Progress | None = None
 ) -> list[supervision.ProgramState]:
@@ -138,16 +154,20 @@ def status(state_dir: Path | str, environment: Mapping[str, str] | None = None) 
     def ask(server: EmbeddedServer) -> ServiceStatus:
         given = variables.get(server.setting)
         if given:
-            return ServiceStatus(server.name, mask(given), None, _text(server.probe(given)))
+            return ServiceStatus(server.name, mask(given), None, _text(server.probe(given), given))
         state = running.pop(server.name, None)
         port = remembered.get(server.name)
         if port is None:
             return ServiceStatus(server.name, "", None, "not started; run `fleet up`")
         address = server.url(folder, port)
         if state is None or state.pid is None:
+            orphan = orphans.read_record(folder.records / f"{server.name}.json")
+            if orphan is not None:
+                reason = "runs without its supervisor; run `fleet up`"
+                return ServiceStatus(server.name, mask(address), orphan["pid"], reason)
             reason = f"not running ({state.state})" if state else "not running; run `fleet up`"
             return ServiceStatus(server.name, mask(address), None, reason)
-        return ServiceStatus(server.name, mask(address), state.pid, _text(server.probe(address)))
+        return ServiceStatus(server.name, mask(address), state.pid, _text(server.probe(address), address))
 
     with ThreadPoolExecutor(max_workers=len(SERVERS)) as pool:
         found = list(pool.map(ask, SERVERS))
@@ -166,19 +186,23 @@ def down(state_dir: Path | str, progress: Progress | None = None) -> None:
         if progress:
             progress("stopping")
         supervision.stop(folder)
-        for path in folder.run.iterdir():
-            path.unlink(missing_ok=True)
-        folder.run.rmdir()
+        shutil.rmtree(folder.run)
     _log.info("services_stopped", state_dir=str(folder.root))
 
 
 def mask(url: str) -> str:
-    """URL with its password replaced by ***."""
+    """URL with its password, any secret in its query, and a node's path (providers put keys there) as ***."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
     user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}").geturl()
+    if ":" in user:
+        parts = parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}")
+    if parts.scheme in {"http", "https", "ws", "wss"} and (parts.path.strip("/") or parts.query):
+        parts = parts._replace(path="/***", query="")
+    query = [
+        (key, "***" if any(word in key.lower() for word in _SECRET_WORDS) else value)
+        for key, value in parse_qsl(parts.query, keep_blank_values=True)
+    ]
+    return parts._replace(query=urlencode(query, safe="*/:,")).geturl()
 
 
 def _start(
@@ -188,12 +212,23 @@ def _start(
     environment: Mapping[str, str],
     progress: Progress | None,
 ) -> None:
-    server.prepare(folder, port, environment)
-    supervision.start(folder, [server.program(folder, port, environment)])
     address = server.url(folder, port)
-    wait_until(server, server.answers, address)
-    server.settle(folder, port)
-    wait_until(server, server.probe, address)
+    try:
+        server.prepare(folder, port, environment)
+        supervision.start(folder, [server.program(folder, port, environment)])
+        wait_until(server, server.answers, address)
+        server.settle(folder, port)
+        wait_until(server, server.probe, address)
+    except EmbeddedServiceError as error:
+        raise EmbeddedServiceError(f"{error}{_log_tail(folder, server.name)}") from error
+    except Exception as error:
+        reason = _without_secrets(f"{type(error).__name__}: {error}", address)
+        msg = (
+            f"could not be started: {reason}. Set {server.setting} to a server that runs already, or read "
+            "its log."
+            f"{_log_tail(folder, server.name)}"
+        )
+        raise EmbeddedServiceError(msg) from None
     if progress:
         progress(f"{server.name} is ready")
     _log.info("service_ready", service=server.name, url=mask(address))
@@ -202,7 +237,7 @@ def _start(
 def _check_given(server: EmbeddedServer, url: str, progress: Progress | None) -> None:
     health = server.probe(url)
     if not health.ok:
-        msg = f"{server.setting} names {mask(url)}, which is not healthy: {health.reason}"
+        msg = f"{server.setting} names {mask(url)}, which is not healthy: {_text(health, url)}"
         raise EmbeddedServiceError(msg)
     if progress:
         progress(f"{server.name} is given by {server.setting}")
@@ -214,10 +249,23 @@ def _raise_first(waiting: Mapping[str, Future[None]]) -> None:
         return
     for name, error in failed.items():
         _log.error("service_failed", service=name, error=str(error))
-    if all(isinstance(error, EmbeddedServiceError) for error in failed.values()):
-        raise EmbeddedServiceError("\n".join(f"{name}: {error}" for name, error in failed.items()))
-    raise next(error for error in failed.values() if not isinstance(error, EmbeddedServiceError))
+    raise EmbeddedServiceError("\n".join(f"{name}: {error}" for name, error in failed.items()))
 
 
-def _text(health: Health) -> str:
-    return "ok" if health.ok else health.reason
+def _text(health: Health, url: str) -> str:
+    return "ok" if health.ok else _without_secrets(health.reason, url)
+
+
+def _without_secrets(text: str, url: str) -> str:
+    password = urlsplit(url).password
+    text = text.replace(url, mask(url))
+    return text.replace(password, "***") if password else text
+
+
+def _log_tail(folder: StateFolder, name: str) -> str:
+    path = supervision.log_path(folder, name)
+    if not path.exists():
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        lines = deque(file, maxlen=LOG_TAIL_LINES)
+    return f"\nThe last lines of {path}:\n{''.join(lines).strip()}" if lines else ""

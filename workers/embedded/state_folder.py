@@ -33,6 +33,9 @@ SECRET_BYTES = 24
 SOCKET_PATH_BYTES = 100
 """Longest path of a unix socket that every platform takes (macOS: 104 with its NUL, Linux: 108)."""
 
+PASSED_THROUGH = 0o711
+"""The folder's mode where PostgreSQL has to run as another user: it may be passed through, not listed."""
+
 _UNSAFE_IN_PATH = frozenset("\n\r;#\"'\\")
 
 
@@ -56,10 +59,12 @@ class StateFolder:
             )
             raise EmbeddedServiceError(msg)
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if stat.S_IMODE(root.stat().st_mode) != PASSED_THROUGH:
+            root.chmod(0o700)
         run = run_folder(root)
         folder = cls(root, run)
-        for path in (folder.logs, folder.programs, folder.records):
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in (folder.logs, folder.programs.parent, folder.programs, folder.records):
+            path.mkdir(exist_ok=True, mode=0o700)
         return folder
 
     @property

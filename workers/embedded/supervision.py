@@ -141,6 +141,7 @@ def stop(folder: StateFolder) -> None:
                 for path in folder.programs.glob("*.json")
             )
             with contextlib.suppress(OSError, EmbeddedServiceError), _connect(folder) as supervisor:
+                _stop_by_priority(folder, supervisor, seconds)
                 supervisor.shutdown()
             orphans.wait_gone([record], seconds)
         orphans.end_all(folder)
@@ -223,7 +224,10 @@ def _write(folder: StateFolder, programs: Sequence[Program]) -> None:
         spec["cwd"] = str(program.cwd or Path.cwd())
         spec["stop_signal"] = program.stop_signal
         path = folder.programs / f"{program.name}.json"
-        content = json.dumps({**spec, "stop_wait_seconds": program.stop_wait_seconds}, sort_keys=True)
+        content = json.dumps(
+            {**spec, "stop_wait_seconds": program.stop_wait_seconds, "priority": program.priority},
+            sort_keys=True,
+        )
         write_private(path, content)
         # supervisord compares configurations: a keyed digest shows it that a program's environment changed,
         # and shows nobody what is in it.
@@ -258,6 +262,7 @@ def _configuration(folder: StateFolder) -> Path:
 def _main_section(folder: StateFolder, password: str) -> str:
     daemon: dict[str, object] = {
         "nodaemon": "true",  # `launch` detaches it, and records it before it begins
+        "silent": "true",  # its log file is rotated, its standard output would not be
         "logfile": folder.logs / "supervisord.log",
         "logfile_maxbytes": LOG_BYTES,
         "logfile_backups": LOG_BACKUPS,
@@ -360,6 +365,21 @@ def _apply(supervisor: Any) -> None:
         supervisor.removeProcessGroup(name)
     for name in [*added, *changed]:
         supervisor.addProcessGroup(name)
+
+
+def _stop_by_priority(folder: StateFolder, supervisor: Any, seconds: float) -> None:
+    # supervisord alone would stop one program after the other; those of one priority may end together.
+    by_priority: dict[int, list[str]] = {}
+    for path in folder.programs.glob("*.json"):
+        priority = int(json.loads(path.read_text(encoding="utf-8")).get("priority", 0))
+        by_priority.setdefault(priority, []).append(path.stem)
+    for priority in sorted(by_priority, reverse=True):
+        records = [orphans.read_record(folder.records / f"{name}.json") for name in by_priority[priority]]
+        for name in by_priority[priority]:
+            with contextlib.suppress(xmlrpc.client.Fault):  # it does not run
+                wait = False
+                supervisor.stopProcess(name, wait)
+        orphans.wait_gone([record for record in records if record], seconds)
 
 
 def _ensure_started(supervisor: Any, name: str) -> None:
