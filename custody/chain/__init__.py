@@ -5,7 +5,7 @@ Importing this package does not import web3; building a ChainClient does.
 
 from custody.chain.addresses import ZERO_ADDRESS, InvalidAddress, parse_address
 from custody.chain.assets import NATIVE, Asset, InvalidAmount, TokenTraits, to_amount, to_units
-from custody.chain.connection import ChainConnection
+from custody.chain.connection import ChainConnection, connections
 from custody.chain.depth import UnknownChain, confirmations, effective_threshold, floor
 from custody.chain.errors import (
     AlreadyKnown,
@@ -61,6 +61,7 @@ __all__ = [
     "UnknownChain",
     "WrongChain",
     "confirmations",
+    "connections",
     "effective_threshold",
     "floor",
     "inbound_transfers",

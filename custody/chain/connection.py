@@ -4,8 +4,11 @@ The URL is a secret: providers put their key in it.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from custody.settings.chains import Chain
 
 DEFAULT_CONNECT_TIMEOUT: Final = 3.0
 DEFAULT_TIMEOUT: Final = 10.0
@@ -72,3 +75,11 @@ class ChainConnection:
         for secret in self.secrets:
             text = text.replace(secret, "…")
         return "".join(character if character.isprintable() else " " for character in text)
+
+
+def connections(chain: "Chain") -> tuple[ChainConnection, ...]:
+    """Return one connection for each RPC URL of a chain in the chains file, in its order."""
+    return tuple(
+        ChainConnection(chain.id, url, chain.genesis_hash, timeout=chain.rpc_timeout_seconds)
+        for url in chain.rpc_urls
+    )

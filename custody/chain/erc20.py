@@ -1,5 +1,6 @@
 """Calldata of the few contract calls the fleet makes.
 
+An address or amount that does not fit its ABI type raises ValueError.
 Sources: ERC-20; Request Network ERC20FeeProxy 0.2.0.
 """
 
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from eth_abi.abi import decode, encode
+from eth_abi.exceptions import EncodingError
 from eth_typing import ChecksumAddress
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
@@ -79,4 +81,7 @@ def decode_uint256(answer: bytes) -> int:
 
 
 def _encode(types: Sequence[str], values: Sequence[object]) -> bytes:
-    return encode(types, values)
+    try:
+        return encode(types, values)
+    except EncodingError as error:
+        raise ValueError(f"calldata: {error}") from error

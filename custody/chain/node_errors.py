@@ -4,6 +4,7 @@ JSON-RPC gives no error codes for it, only words, and each client has its own. W
 go-ethereum (also BNB's and Polygon's forks, op-geth, Nitro), Erigon, Nethermind, Besu, Reth and Anvil.
 """
 
+import re
 from types import MappingProxyType
 from typing import Final
 
@@ -46,6 +47,7 @@ def classify(words: str) -> type[SendRefused]:
     """Return the class of a node's refusal; Rejected when its words are not in the table."""
     said = words.lower()
     for phrase, kind in PHRASES.items():
-        if phrase in said:
+        # At the start of a word only: "unknown transaction type" is no known transaction.
+        if re.search(rf"(?<![a-z]){re.escape(phrase)}", said):
             return kind
     return Rejected

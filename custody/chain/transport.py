@@ -22,7 +22,7 @@ Call: TypeAlias = tuple[str, list[object]]
 
 _RETRIED_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
 _LIMIT_EXCEEDED: Final = frozenset({-32005, 429})  # EIP-1474's code; what some providers answer instead
-_FIRST_WAIT: Final = 0.1  # seconds before the second try; doubled, with jitter, up to _LONGEST_WAIT
+_FIRST_WAIT: Final = 0.1  # seconds before the second try; doubled, with as much jitter, up to _LONGEST_WAIT
 _LONGEST_WAIT: Final = 2.0
 _MAX_WORDS: Final = 300  # of a node's message that are kept: a line, not a page of HTML
 
@@ -75,7 +75,7 @@ class Transport:
             return []
         retrying = Retrying(
             stop=stop_after_attempt(self._chain.read_attempts),
-            wait=wait_exponential_jitter(initial=_FIRST_WAIT, max=_LONGEST_WAIT),
+            wait=wait_exponential_jitter(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT, jitter=_FIRST_WAIT),
             retry=retry_if_exception_type(_WorthRetrying),
             reraise=True,
         )
