@@ -1,0 +1,71 @@
+# Everything runs in .venv, made here from hashed locks. The two commands: make demo, make test.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+# Custody rule R25: nothing under these licences is imported. The GPL names are whole, so that LGPL passes.
+LICENCE_RULES := --from=mixed --fail-on="GNU Affero General Public License v3;GNU Affero General Public License v3 or later (AGPLv3+);AGPL-3.0;AGPL-3.0-only;AGPL-3.0-or-later;SSPL-1.0;Server Side Public License;GPL-2.0;GPL-2.0-only;GPL-2.0-or-later;GPL-3.0;GPL-3.0-only;GPL-3.0-or-later;GNU General Public License v2 (GPLv2);GNU General Public License v3 (GPLv3);GNU General Public License v3 or later (GPLv3+)"
+LICENCE_TABLE := --from=mixed --format=markdown --order=name --ignore-packages amanat-fleet uv pip
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-long check third-party format bench up down fleet lock clean
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: requirements.bootstrap.lock requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.bootstrap.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(VENV)/.installed ## Make .venv with everything in it
+
+demo: install ## Take real payments through the whole fleet (ARGS='--payments 50')
+	@$(BIN)/fleet demo $(ARGS)
+
+test: install ## All tests (ARGS='-k ledger')
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-long: install ## Fuzz, races and kills at their declared counts; writes benchmarks/counts.json
+	@FLEET_TEST_COUNTS=full $(BIN)/python -m pytest --timeout 7200 $(ARGS)
+
+check: install ## Lint, format, strict types, import directions, licences
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/basedpyright --warnings
+	@$(BIN)/lint-imports
+	@$(BIN)/pip-licenses $(LICENCE_RULES) >/dev/null
+	@$(BIN)/pip-licenses $(LICENCE_TABLE) | tail -n +1 | diff -u THIRD_PARTY.md - >/dev/null || { echo "THIRD_PARTY.md is out of date: run make third-party"; exit 1; }
+
+third-party: install ## Renew THIRD_PARTY.md from what is installed
+	@$(BIN)/pip-licenses $(LICENCE_TABLE) > THIRD_PARTY.md
+
+format: install ## Format the code
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+bench: install ## Measure against named peers (ONLY=name); writes benchmarks/latest.json
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+up: install ## Start the services and every process of the fleet
+	@$(BIN)/fleet up $(ARGS)
+
+down: install ## Stop them; data stays
+	@$(BIN)/fleet down $(ARGS)
+
+fleet: install ## Any fleet command (ARGS='explain PAYMENT')
+	@$(BIN)/fleet $(ARGS)
+
+lock: install ## Renew the locks from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --all-extras --generate-hashes --no-annotate --no-header -p 3.11 pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header -p 3.11 pyproject.toml -o requirements.production.lock
+	@$(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header -p 3.11 requirements.bootstrap.in -o requirements.bootstrap.lock
+
+clean: ## Remove the environment and the state folder (stops the fleet first)
+	@test ! -x $(BIN)/fleet || $(BIN)/fleet down || true
+	rm -rf $(VENV) .fleet

@@ -1,0 +1,336 @@
+"""``fleet explain``: what happened to a payment, what it waits for, since when, and what unblocks it (design §2, rule 8).
+
+Reads only Postgres; nothing here changes anything.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from custody.chain.depth import confirmations, effective_threshold
+from custody.settings.thresholds import newest_threshold
+
+
+class PaymentUnknown(LookupError):
+    """No payment has that id, legacy id, request id, payment reference or transaction hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One thing that happened: when, which step of the fleet, what."""
+
+    at: datetime
+    step: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One thing the payment waits for."""
+
+    what: str
+    since: datetime | None
+    unblocks: str
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A payment's whole story. ``amount`` in whole tokens."""
+
+    payment_id: UUID
+    status: str
+    escrow_state: str | None
+    amount: Decimal
+    currency: str
+    chain_id: int | None
+    destination: str | None
+    balances: dict[str, Decimal]
+    happenings: list[Happening]
+    waits: list[Wait]
+
+
+def find_payment(connection: Connection, name: str) -> UUID:
+    """The payment called ``name``: its id, Mongo id, request id, payment reference or transaction hash.
+
+    Raises PaymentUnknown.
+    """
+    row = connection.execute(
+        text(
+            """
+            SELECT p.id FROM public.payments p LEFT JOIN fleet.payment_routes r ON r.payment_id = p.id
+            WHERE :name IN (p.id::text, p.legacy_object_id, p.provider_payment_id, r.request_id, r.payment_reference,
+                            p.transaction_hash)
+               OR p.id IN (SELECT f.payment_id FROM fleet.chain_facts f WHERE f.transaction_hash = :name)
+            LIMIT 1
+            """
+        ),
+        {"name": name.strip().lower()},
+    ).one_or_none()
+    if row is None:
+        raise PaymentUnknown(
+            f"no payment is called {name}: expected a payment id, a Mongo id, a Request Network request id, "
+            "a payment reference or a transaction hash"
+        )
+    return row.id
+
+
+def tell(connection: Connection, payment_id: UUID) -> Story:
+    """Gather the story of one payment. Raises PaymentUnknown."""
+    payment = connection.execute(
+        text(
+            """
+            SELECT p.*, p.status::text AS status_text, p.escrow_state::text AS escrow_text,
+                   d.address AS destination, d.status::text AS destination_status, d.quarantine_reason, d.id AS destination_id
+            FROM public.payments p LEFT JOIN fleet.payment_routes r ON r.payment_id = p.id
+            LEFT JOIN public.derived_destinations d ON d.id = r.destination_id WHERE p.id = :id
+            """
+        ),
+        {"id": payment_id},
+    ).one_or_none()
+    if payment is None:
+        raise PaymentUnknown(f"there is no payment {payment_id}")
+    happenings = sorted(_happenings(connection, payment), key=lambda item: item.at)
+    waits = list(_waits(connection, payment))
+    return Story(
+        payment_id=payment_id,
+        status=payment.status_text,
+        escrow_state=payment.escrow_text,
+        amount=payment.amount.normalize(),
+        currency=payment.currency,
+        chain_id=payment.chain_id,
+        destination=payment.destination,
+        balances=_balances(connection, payment_id),
+        happenings=happenings,
+        waits=waits,
+    )
+
+
+_ACCOUNTS = (
+    "destination",
+    "treasury",
+    "detected",
+    "held",
+    "disputed",
+    "releasing",
+    "refunding",
+    "paying_fees",
+    "platform_fees",
+    "provider_fees",
+    "suspense",
+    "transfer_cost",
+    "loss",
+    "overdraft",
+)
+
+
+def _balances(connection: Connection, payment_id: UUID) -> dict[str, Decimal]:
+    row = connection.execute(
+        text("SELECT * FROM fleet.ledger_balances WHERE book_id = :id AND is_primary"), {"id": payment_id}
+    ).one_or_none()
+    if row is None:
+        return {}
+    found = row._mapping
+    return {account: found[account].normalize() for account in _ACCOUNTS if found[account]}
+
+
+def _rows(connection: Connection, statement: str, **values: Any) -> list[Any]:
+    return list(connection.execute(text(statement), values))
+
+
+def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
+    yield Happening(payment.created_at, "payment", f"opened for {payment.amount.normalize():f} {payment.currency}")
+    for row in _rows(
+        connection,
+        "SELECT received_at, delivery_key, event, state, reason FROM fleet.webhook_deliveries "
+        "WHERE payment_id = :id ORDER BY id LIMIT 100",
+        id=payment.id,
+    ):
+        reason = f": {row.reason}" if row.reason else ""
+        yield Happening(
+            row.received_at, "webhook", f"{row.event or 'delivery'} {row.delivery_key} {row.state}{reason}"
+        )
+    for row in _rows(
+        connection,
+        """
+        SELECT e.created_at, e.entry_type::text AS entry_type, e.reason, e.debit, e.credit, e.amount, e.currency,
+               e.poster_role, e.metadata, f.transaction_hash, f.block_number
+        FROM public.funds_ledger_entries e LEFT JOIN fleet.chain_facts f ON f.id = e.fact_id
+        WHERE e.payment_id = :id ORDER BY e.created_at LIMIT 500
+        """,
+        id=payment.id,
+    ):
+        where = f", block {row.block_number} {row.transaction_hash}" if row.transaction_hash else ""
+        evidence = row.metadata or {}
+        judged = (
+            f", threshold {evidence['threshold']} at head {evidence.get('head_number')}"
+            if "threshold" in evidence
+            else ""
+        )
+        yield Happening(
+            row.created_at,
+            "ledger",
+            f"{row.entry_type} : {row.reason} {row.debit} / {row.credit} {row.amount.normalize():f} {row.currency}"
+            f"{judged}{where}",
+        )
+    for row in _rows(
+        connection,
+        """
+        SELECT t.created_at, t.broadcast_at, t.final_at, t.purpose, t.nonce, t.sender, t.transaction_hash, t.state
+        FROM fleet.chain_transactions t
+        WHERE t.subject_id IN (
+            SELECT id FROM fleet.release_instructions WHERE payment_id = :id
+            UNION ALL SELECT id FROM fleet.sweep_jobs WHERE destination_id = :destination)
+        ORDER BY t.created_at LIMIT 200
+        """,
+        id=payment.id,
+        destination=payment.destination_id,
+    ):
+        name = f"{row.purpose} nonce {row.nonce} of {row.sender}"
+        yield Happening(row.created_at, "transaction", f"{name}: nonce taken")
+        if row.broadcast_at is not None:
+            yield Happening(row.broadcast_at, "transaction", f"{name}: sent as {row.transaction_hash}")
+        if row.final_at is not None:
+            yield Happening(row.final_at, "transaction", f"{name}: {row.state}")
+    for row in _rows(
+        connection,
+        "SELECT i.*, i.amount AS whole FROM fleet.release_instructions i WHERE payment_id = :id ORDER BY created_at",
+        id=payment.id,
+    ):
+        name = f"{row.purpose} {str(row.id)[-8:]}"
+        yield Happening(
+            row.created_at, "release", f"{name} drafted: {row.whole.normalize():f} to {row.recipient}"
+        )
+        for at, what in (
+            (row.handed_out_at, f"{name} handed out to the signer with nonce {row.nonce}"),
+            (row.signed_at, f"{name} signed by the treasury device"),
+            (row.final_at, f"{name} final"),
+        ):
+            if at is not None:
+                yield Happening(at, "release", what)
+    for row in _rows(
+        connection,
+        """
+        SELECT s.received_at, s.kind, s.state, s.reason, s.refused_reason, s.instruction_id
+        FROM fleet.signature_submissions s JOIN fleet.release_instructions i ON i.id = s.instruction_id
+        WHERE i.payment_id = :id ORDER BY s.received_at LIMIT 100
+        """,
+        id=payment.id,
+    ):
+        detail = row.refused_reason or row.reason or ""
+        yield Happening(row.received_at, "signer", f"{row.kind} {row.state} {detail}".strip())
+
+
+def _waits(connection: Connection, payment: Any) -> Iterator[Wait]:
+    if payment.status_text in {"completed", "refunded", "cancelled", "failed"}:
+        return
+    for row in _rows(
+        connection,
+        "SELECT created_at, queue, reason, unblocks FROM fleet.dead_work "
+        "WHERE payment_id = :id AND resolved_at IS NULL ORDER BY created_at",
+        id=payment.id,
+    ):
+        yield Wait(f"{row.queue} gave up: {row.reason}", row.created_at, row.unblocks)
+    if payment.disputed:
+        yield Wait("a dispute is open", None, "the dispute's resolution")
+    facts = _rows(
+        connection,
+        "SELECT block_number, created_at, judged_at FROM fleet.chain_facts "
+        "WHERE payment_id = :id AND direction = 'inbound' AND live",
+        id=payment.id,
+    )
+    if not facts:
+        yield from _waits_for_money(connection, payment)
+        return
+    yield from _waits_for_depth(connection, payment, [fact for fact in facts if fact.judged_at is None])
+    if payment.escrow_text == "partial":
+        yield Wait("the rest of the amount", None, "the buyer's further transfer to the same address")
+    yield from _waits_for_sweep(connection, payment)
+    yield from _waits_for_release(connection, payment)
+
+
+def _waits_for_money(connection: Connection, payment: Any) -> Iterator[Wait]:
+    looks = _rows(
+        connection,
+        "SELECT transaction_hash, state, outcome, last_error, created_at FROM fleet.chain_looks "
+        "WHERE payment_id = :id ORDER BY created_at",
+        id=payment.id,
+    )
+    for look in looks:
+        yield Wait(
+            f"transaction {look.transaction_hash}: {look.outcome or look.last_error or 'not looked at yet'}",
+            look.created_at,
+            "a canonical block that holds it" if look.state == "due" else "another transaction that pays this address",
+        )
+    if not looks:
+        yield Wait("a transfer to its address", payment.created_at, f"a payment to {payment.destination}")
+
+
+def _waits_for_depth(connection: Connection, payment: Any, facts: list[Any]) -> Iterator[Wait]:
+    if not facts:
+        return
+    cursor = connection.execute(
+        text("SELECT head_number, paused_reason, paused_at FROM fleet.chain_cursors WHERE chain_id = :id"),
+        {"id": payment.chain_id},
+    ).one_or_none()
+    if cursor is not None and cursor.paused_reason:
+        yield Wait(f"chain {payment.chain_id} is paused: {cursor.paused_reason}", cursor.paused_at, "an operator")
+    newest = newest_threshold(connection, payment.chain_id)
+    threshold = effective_threshold(payment.chain_id, None if newest is None else newest.value_blocks)
+    for fact in facts:
+        depth = 0 if cursor is None else confirmations(cursor.head_number, fact.block_number)
+        missing = max(0, threshold - depth)
+        yield Wait(
+            f"depth: {depth} of {threshold} confirmations of block {fact.block_number}",
+            fact.created_at,
+            f"{missing} more blocks" if missing else "the next judgement",
+        )
+
+
+def _waits_for_sweep(connection: Connection, payment: Any) -> Iterator[Wait]:
+    if payment.destination_status == "quarantined":
+        yield Wait(
+            f"its destination is quarantined: {payment.quarantine_reason}", None, "an operator releases the destination"
+        )
+        return
+    for job in _rows(
+        connection,
+        "SELECT state, reason, created_at FROM fleet.sweep_jobs "
+        "WHERE destination_id = :id AND state IN ('planned', 'funding', 'transferring') ORDER BY created_at",
+        id=payment.destination_id,
+    ):
+        yield Wait(f"its sweep is {job.state}", job.created_at, job.reason or "the chain's next blocks")
+
+
+def _waits_for_release(connection: Connection, payment: Any) -> Iterator[Wait]:
+    instructions = _rows(
+        connection,
+        "SELECT state, held_reason, rejected_reason, created_at, handed_out_at, signed_at "
+        "FROM fleet.release_instructions "
+        "WHERE payment_id = :id AND state NOT IN ('final', 'cancelled', 'expired', 'failed') ORDER BY created_at",
+        id=payment.id,
+    )
+    for row in instructions:
+        reason = f": {row.held_reason}" if row.held_reason else ""
+        if row.state == "handed_out":
+            said = f" (refused on the device: {row.rejected_reason})" if row.rejected_reason else ""
+            yield Wait(f"the signer's approval on the treasury device{said}", row.handed_out_at, "fleet signer sign")
+        elif row.state in {"signed", "broadcast"}:
+            yield Wait(f"its release transaction is {row.state}{reason}", row.signed_at, "the chain's next blocks")
+        else:
+            yield Wait(f"its release is {row.state}{reason}", row.created_at, "the instruction before it on the device")
+    if not instructions and payment.status_text == "confirmed":
+        request = connection.execute(
+            text("SELECT status::text AS status, updated_at FROM public.purchase_requests WHERE id = :id"),
+            {"id": payment.purchase_request_id},
+        ).one_or_none()
+        if request is not None and request.status not in {"completed", "seller_paid"}:
+            yield Wait(
+                f"the purchase request is {request.status}", request.updated_at, "the buyer confirms the delivery"
+            )
+        else:
+            yield Wait("the releases worker has not drafted its release", None, "the next pass, each second")

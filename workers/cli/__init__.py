@@ -1,0 +1,61 @@
+"""The ``fleet`` command."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from custody.settings.environment import SettingsError
+
+OPERATOR_ENVIRONMENT: Final = "operator.env"
+"""Written by ``fleet up``: the settings an operator's commands need, so that they work from the next shell on."""
+
+app = typer.Typer(
+    name="fleet",
+    help="The Amanat custody fleet: webhook, confirmed, swept, released, every step in the ledger.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_GROUPS: Final = ("system", "database", "payments", "settings", "processes", "demo", "signer")
+
+
+def _register() -> None:
+    for name in _GROUPS:
+        importlib.import_module(f"workers.cli.{name}").register(app)
+
+
+def main() -> None:
+    """Entry point: errors that people can act on are one sentence and exit code 2, never a traceback."""
+    environment = Path(os.environ.get("FLEET_STATE_DIR", ".fleet")) / OPERATOR_ENVIRONMENT
+    if "FLEET_ENV_FILE" not in os.environ and environment.is_file():
+        os.environ["FLEET_ENV_FILE"] = str(environment)
+    _register()
+    try:
+        app()
+    except _refusals() as error:
+        typer.secho(str(error), fg="red", err=True)
+        sys.exit(2)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """The errors whose message already says what to do."""
+    found: list[type[Exception]] = [SettingsError]
+    for module, name in (
+        ("custody.settings.thresholds", "SettingRefused"),
+        ("custody.store.roles", "RolePasswordMissing"),
+        ("custody.chain.errors", "ChainUnavailable"),
+        ("custody.chain.errors", "WrongChain"),
+        ("workers.embedded.errors", "EmbeddedServiceError"),
+        ("workers.demo.provision", "StateFolderOfAnotherChain"),
+    ):
+        # Only what a command has already imported can have been raised.
+        loaded = sys.modules.get(module)
+        if loaded is not None:
+            found.append(getattr(loaded, name))
+    return tuple(found)

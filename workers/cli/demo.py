@@ -1,0 +1,102 @@
+"""``fleet demo``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from workers.cli.system import bring_down, bring_up
+from workers.demo.run import PAYMENTS_DEFAULT, PAYMENTS_MAXIMUM, Demo, DemoResult, write_json
+from workers.demo.stages import STAGES, DemoStalled
+
+_MEANING = {
+    "opened": "payment, offer and derived destination made",
+    "paid": "buyers paid through Request Network's proxy",
+    "announced": "webhooks delivered, each payment four times",
+    "detected": "transfer seen on chain and booked",
+    "held": "deep enough: in escrow",
+    "swept": "moved to the treasury",
+    "signed": "release signed on the Trezor",
+    "released": "seller paid, purchase request seller_paid",
+    "mirrored": "payment and entries in MongoDB",
+}
+
+
+def demo(
+    payments: Annotated[int, typer.Option(min=1, max=PAYMENTS_MAXIMUM, help="how many payments")] = PAYMENTS_DEFAULT,
+    keep: Annotated[bool, typer.Option("--keep", help="leave services and data running")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON; - is stdout")] = None,
+) -> None:
+    """Take real payments on a real EVM chain through the whole fleet, and compare the books with the chain.
+
+    Exit code 1 if a payment is not released or a book differs.
+    """
+    console = Console(stderr=str(json_file) == "-")
+    fleet = bring_up(console)
+    try:
+        result = _run(console, fleet, payments)
+    except DemoStalled as stalled:
+        console.print(str(stalled), style="red", soft_wrap=True)
+        raise typer.Exit(1) from None
+    finally:
+        if not keep:
+            bring_down(console)
+    _print(console, result, keep=keep)
+    if json_file is not None:
+        write_json(result, json_file)
+    if not result.succeeded:
+        raise typer.Exit(1)
+
+
+def _run(console: Console, fleet: "Demo", payments: int) -> DemoResult:
+    bars = Progress(
+        TextColumn("{task.fields[stage]:<10}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("[dim]{task.fields[meaning]}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    tasks: dict[str, TaskID] = {
+        stage: bars.add_task("", total=payments, stage=stage, meaning=_MEANING[stage])
+        for stage in ("opened", "paid", "announced", *STAGES)
+    }
+    fleet.report = lambda stage, count: bars.update(tasks[stage], completed=count)
+    with bars:
+        return fleet.run(payments)
+
+
+def _print(console: Console, result: DemoResult, *, keep: bool) -> None:
+    entries = Table("ledger entry", "count", title="what the ledger holds of this run", title_justify="left")
+    for entry_type, count in result.entries.items():
+        entries.add_row(entry_type, str(count))
+    books: dict[str, list[int]] = {}
+    for row in result.books:
+        books.setdefault(row.symbol, [0, 0])[0 if row.equal else 1] += 1
+    compared = Table(
+        "token", "addresses equal", "addresses off", title=f"books against chain at block {result.block}",
+        title_justify="left",
+    )
+    for symbol, (equal, off) in sorted(books.items()):
+        compared.add_row(symbol, str(equal), str(off), style="red" if off else None)
+    console.print(entries)
+    console.print(compared)
+    for row in result.books:
+        if not row.equal:
+            console.print(f"{row.symbol} at {row.address}: booked {row.booked:f}, chain has {row.found:f}", style="red")
+    console.print(
+        f"{result.released} of {result.payments} payments released in {result.seconds:.0f} s, "
+        f"{result.deliveries} webhook deliveries, books {'equal' if result.books_equal_chain else 'DIFFER FROM'} chain",
+        style="green" if result.succeeded else "red",
+    )
+    if keep:
+        console.print(f"Flower: {result.flower_url}   one payment's story: fleet explain {result.payment_ids[0]}")
+    else:
+        console.print("The fleet is stopped and its data kept: fleet up starts it again (or fleet demo --keep).")
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)

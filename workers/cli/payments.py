@@ -1,0 +1,98 @@
+"""``fleet explain`` and ``fleet release``."""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from custody.payments.story import PaymentUnknown, Story, find_payment, tell
+from custody.settings.environment import settings
+from custody.store.engine import open_engine
+
+
+def _ago(at: datetime) -> str:
+    seconds = int((datetime.now(UTC) - at).total_seconds())
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3_600:
+        return f"{seconds // 60} min"
+    return f"{seconds // 3_600} h {seconds % 3_600 // 60} min"
+
+
+def explain(
+    payment: Annotated[
+        str, typer.Argument(help="payment id, Mongo id, request id, payment reference or transaction hash")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
+) -> None:
+    """The whole story of a payment: what happened, what it waits for, since when, what unblocks it."""
+    engine = open_engine(settings().secret("database_url"), application="fleet-explain", pool_size=1)
+    try:
+        with engine.connect() as connection:
+            story = tell(connection, find_payment(connection, payment))
+    except PaymentUnknown as error:
+        typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        engine.dispose()
+    if as_json:
+        typer.echo(json.dumps(_as_json(story), indent=2))
+    else:
+        _print(story)
+
+
+def _print(story: Story) -> None:
+    console = Console()
+    balances = ", ".join(f"{account} {amount:f}" for account, amount in story.balances.items()) or "nothing booked"
+    console.print(
+        Panel(
+            f"{story.amount:f} {story.currency} on chain {story.chain_id} at {story.destination}\n"
+            f"status [bold]{story.status}[/bold], escrow [bold]{story.escrow_state or 'none'}[/bold]\n{balances}",
+            title=f"payment {story.payment_id}",
+            title_align="left",
+        )
+    )
+    table = Table("when", "step", "what happened", box=None, pad_edge=False)
+    for item in story.happenings:
+        table.add_row(f"{item.at:%H:%M:%S.%f}"[:-3], item.step, item.what)
+    console.print(table)
+    if not story.waits:
+        console.print("\nIt waits for nothing.", style="green")
+        return
+    waits = Table("it waits for", "since", "what unblocks it", box=None, pad_edge=False)
+    for wait in story.waits:
+        waits.add_row(wait.what, "" if wait.since is None else _ago(wait.since), wait.unblocks)
+    console.print()
+    console.print(waits)
+
+
+def _as_json(story: Story) -> dict[str, Any]:
+    return {
+        "payment": str(story.payment_id),
+        "status": story.status,
+        "escrow_state": story.escrow_state,
+        "amount": f"{story.amount:f}",
+        "currency": story.currency,
+        "chain_id": story.chain_id,
+        "destination": story.destination,
+        "balances": {account: f"{amount:f}" for account, amount in story.balances.items()},
+        "happenings": [
+            {"at": item.at.isoformat(), "step": item.step, "what": item.what} for item in story.happenings
+        ],
+        "waits": [
+            {
+                "what": wait.what,
+                "since": None if wait.since is None else wait.since.isoformat(),
+                "unblocks": wait.unblocks,
+            }
+            for wait in story.waits
+        ],
+    }
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(explain)

@@ -1,0 +1,245 @@
+"""A development fleet from nothing: keys, contracts, chains file, database, accounts. Safe to repeat.
+
+Only for a development chain on this machine (R17). In production these files and rows come from people.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import text
+
+from custody.chain import ChainClient
+from custody.destinations.derivation import account_xpub_from_seed
+from custody.destinations.issuing import register_deposit_account
+from custody.ledger.house import ensure_house_account
+from custody.settings.chains import NATIVE, Chains, load_chains
+from custody.store.engine import open_engine, transaction
+from custody.store.upgrade import upgrade_database
+from workers.demo.contract_packages import CIRCLE_PACKAGE, REQUEST_NETWORK_PACKAGE
+from workers.demo.contracts import DeployedContracts, deploy_contracts
+from workers.demo.development_chain import ETHER, DevelopmentChain, open_client
+from workers.embedded.npm_packages import fetch
+from workers.embedded.role_passwords import ensure_role_passwords
+from workers.embedded.services import Services
+from workers.embedded.state_folder import StateFolder, secret, write_private
+from workers.embedded.trezor_device import create_seed_file
+
+GAS_PAYER_WEI: Final = 100 * ETHER
+TREASURY_WEI: Final = 100 * ETHER
+DEVELOPMENT_THRESHOLD_BLOCKS: Final = 2  # above the floor of 1, so that waiting for depth is really seen
+_CHAINS_FILE: Final = "chains.toml"
+
+
+class StateFolderOfAnotherChain(Exception):
+    """The folder's books were kept on a chain that is gone; they can never equal this one."""
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Files of mode 0600 in the state folder. Each process is given only the ones it needs."""
+
+    directory: Path
+
+    @property
+    def webhook(self) -> Path:
+        return self.directory / "request_network_webhook"
+
+    @property
+    def deposit_seed(self) -> Path:
+        return self.directory / "deposit_seed"
+
+    @property
+    def gas_payer_key(self) -> Path:
+        return self.directory / "gas_payer_key"
+
+    @property
+    def signer_api_token(self) -> Path:
+        return self.directory / "signer_api_token"
+
+    @property
+    def device_seed(self) -> Path:
+        return self.directory / "software_device_seed"
+
+    @property
+    def deployer_key(self) -> Path:
+        return self.directory / "demo_deployer_key"
+
+    @property
+    def flower(self) -> Path:
+        return self.directory / "flower_basic_auth"
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """Everything a development fleet needs, in place."""
+
+    services: Services
+    secrets: Secrets
+    role_passwords: Path
+    chains_file: Path
+    chains: Chains
+    contracts: DeployedContracts
+    gas_payer: str
+    treasury: str
+
+
+def provision(services: Services, progress: Callable[[str], None] = lambda _: None) -> Provisioned:
+    """Make what is missing and check what is there.
+
+    Raises NotDevelopmentChain, StateFolderOfAnotherChain, or what a server says.
+    """
+    folder = StateFolder.open(services.state_dir)
+    with folder.lock("provision"):
+        keys = _make_secrets(folder)
+        passwords = ensure_role_passwords(services.state_dir)
+        progress("upgrading the database")
+        admin = open_engine(services.database_admin_url, application="fleet-provision", pool_size=1)
+        upgrade_database(admin, passwords)
+        client = open_client(services.chain_rpc_url)
+        chain = DevelopmentChain(services.chain_rpc_url)
+        try:
+            gas_payer = _address_of_key(keys.gas_payer_key)
+            treasury = _treasury_of(keys.device_seed)
+            chains_file = folder.root / _CHAINS_FILE
+            contracts = _known_contracts(chains_file, client)
+            if contracts is None:
+                progress("deploying Request Network's proxy, USDC and a Tether-like token")
+                contracts = _deploy(services, chain, keys)
+                _write_chains(chains_file, client, contracts, services.chain_rpc_url, treasury)
+                chain.set_balance(gas_payer, GAS_PAYER_WEI)
+                chain.set_balance(treasury, TREASURY_WEI)
+            chains = load_chains(chains_file)
+            with transaction(admin) as connection:
+                _refuse_foreign_books(connection.execute(text(_FOREIGN_BOOKS), {"id": contracts.chain_id}).all())
+                for token in chains.chain(contracts.chain_id).tokens:
+                    connection.execute(
+                        text(
+                            "INSERT INTO fleet.tokens (chain_id, token, symbol, decimals) "
+                            "VALUES (:chain, :token, :symbol, :decimals) ON CONFLICT DO NOTHING"
+                        ),
+                        {
+                            "chain": contracts.chain_id,
+                            "token": token.address,
+                            "symbol": token.symbol,
+                            "decimals": token.decimals,
+                        },
+                    )
+                register_deposit_account(
+                    connection, account_xpub_from_seed(keys.deposit_seed.read_text(encoding="utf-8").strip())
+                )
+                ensure_house_account(connection, contracts.chain_id, gas_payer, "gas_payer")
+                ensure_house_account(connection, contracts.chain_id, treasury, "treasury")
+        finally:
+            admin.dispose()
+            client.close()
+            chain.close()
+    return Provisioned(services, keys, passwords, chains_file, chains, contracts, gas_payer, treasury)
+
+
+_FOREIGN_BOOKS: Final = """
+SELECT DISTINCT token FROM public.funds_ledger_entries e
+WHERE chain_id = :id AND NOT EXISTS (SELECT FROM fleet.tokens t WHERE t.chain_id = e.chain_id AND t.token = e.token)
+"""
+
+
+def _refuse_foreign_books(rows: object) -> None:
+    if rows:
+        raise StateFolderOfAnotherChain("the ledger knows tokens that the chains file does not: start a new folder")
+
+
+def _make_secrets(folder: StateFolder) -> Secrets:
+    directory = folder.root / "secrets"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    keys = Secrets(directory)
+    secret(keys.signer_api_token)
+    for path, make in (
+        (keys.webhook, lambda: secrets.token_hex(32)),
+        (keys.gas_payer_key, lambda: "0x" + secrets.token_hex(32)),
+        (keys.deployer_key, lambda: "0x" + secrets.token_hex(32)),
+        (keys.flower, lambda: f"operator:{secrets.token_urlsafe(18)}"),
+    ):
+        if not path.exists():
+            write_private(path, make() + "\n")
+    for path in (keys.deposit_seed, keys.device_seed):
+        if not path.exists():
+            create_seed_file(path)
+    return keys
+
+
+def _address_of_key(path: Path) -> str:
+    from eth_account import Account
+
+    return str(Account.from_key(path.read_text(encoding="utf-8").strip()).address)
+
+
+def _treasury_of(device_seed: Path) -> str:
+    """The software device's first address, m/44'/60'/0'/0/0."""
+    from custody.destinations.derivation import address_at
+
+    return address_at(account_xpub_from_seed(device_seed.read_text(encoding="utf-8").strip()), 0)
+
+
+def _known_contracts(chains_file: Path, client: ChainClient) -> DeployedContracts | None:
+    if not chains_file.exists():
+        return None
+    chain = load_chains(chains_file).chains[0]
+    if client.genesis_hash() != chain.genesis_hash or not client.code(chain.fee_proxy):
+        raise StateFolderOfAnotherChain(
+            f"{chains_file} describes another chain than the one that runs (its genesis or contracts are gone): "
+            f"run `fleet down`, remove {chains_file.parent}, and start again"
+        )
+    usdc, usdt = chain.token_by_symbol("USDC"), chain.token_by_symbol("USDT")
+    assert usdc is not None
+    assert usdt is not None
+    from eth_utils.address import to_checksum_address
+
+    return DeployedContracts(
+        chain_id=chain.id,
+        deployer=to_checksum_address(_address_of_key(chains_file.parent / "secrets" / "demo_deployer_key")),
+        fee_proxy=to_checksum_address(chain.fee_proxy),
+        usdc=to_checksum_address(usdc.address),
+        usdt=to_checksum_address(usdt.address),
+        block_number=0,
+    )
+
+
+def _deploy(services: Services, chain: DevelopmentChain, keys: Secrets) -> DeployedContracts:
+    from eth_account import Account
+
+    packages = {
+        name: fetch(name, services.state_dir) for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)
+    }
+    deployer = Account.from_key(keys.deployer_key.read_text(encoding="utf-8").strip())
+    chain.set_balance(deployer.address, 1_000 * ETHER)
+    return deploy_contracts(services.chain_rpc_url, packages, deployer)
+
+
+def _write_chains(
+    path: Path, client: ChainClient, contracts: DeployedContracts, rpc_url: str, treasury: str
+) -> None:
+    lines = [
+        "# The development chain of this state folder. docs/configure.md explains each line.",
+        "",
+        "[[chains]]",
+        f"id = {contracts.chain_id}",
+        'name = "anvil"',
+        f'genesis_hash = "{client.genesis_hash()}"',
+        f'rpc_urls = ["{rpc_url}"]',
+        f'treasury = "{treasury}"',
+        f'fee_proxy = "{contracts.fee_proxy}"',
+    ]
+    tokens = [(NATIVE, "ETH", 18)] + [
+        (address, traits.symbol, traits.decimals) for address, traits in contracts.tokens.items()
+    ]
+    for address, symbol, decimals in tokens:
+        lines += [
+            "",
+            "[[chains.tokens]]",
+            f'symbol = "{symbol}"',
+            f'address = "{address}"',
+            f"decimals = {decimals}",
+        ]
+    write_private(path, "\n".join(lines) + "\n")

@@ -1,0 +1,279 @@
+"""``fleet demo``: real payments on a real EVM chain, through every process of the fleet, until the books are compared."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from eth_account import Account
+from sqlalchemy import Engine, text
+
+from custody.chain import ChainClient, connections
+from custody.settings.thresholds import newest_threshold, set_threshold
+from custody.store.engine import open_engine, transaction
+from custody.store.mongo import open_mongo
+from workers.demo.books import Compared, compare_books
+from workers.demo.buyers import Paid, pay, send_webhooks
+from workers.demo.marketplace import DemoPayment, confirm_delivery, open_payments
+from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS, Provisioned
+from workers.demo.stages import Pace, watch
+
+PAYMENTS_DEFAULT: Final = 6
+PAYMENTS_MAXIMUM: Final = 1_000
+_DEVICE_START_SECONDS: Final = 20.0
+_SIGNER_STOP_SECONDS: Final = 20.0
+
+Report = Callable[[str, int], None]
+"""``report(stage, count)``: how many payments have reached a stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What a demo did. ``entries`` counts by ledger entry type, over this run's payments."""
+
+    payments: int
+    released: int
+    seconds: float
+    entries: Mapping[str, int]
+    deliveries: int
+    block: int
+    books: tuple[Compared, ...]
+    addresses: Mapping[str, str]
+    flower_url: str
+    payment_ids: tuple[str, ...]
+
+    @property
+    def books_equal_chain(self) -> bool:
+        return bool(self.books) and all(row.equal for row in self.books)
+
+    @property
+    def succeeded(self) -> bool:
+        return self.released == self.payments and self.books_equal_chain
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "payments": self.payments,
+            "released": self.released,
+            "seconds": round(self.seconds, 1),
+            "entries": dict(self.entries),
+            "deliveries": self.deliveries,
+            "books_equal_chain": self.books_equal_chain,
+            "block": self.block,
+            "books": [
+                {
+                    "token": row.symbol,
+                    "address": row.address,
+                    "booked": f"{row.booked:f}",
+                    "found": f"{row.found:f}",
+                    "equal": row.equal,
+                }
+                for row in self.books
+            ],
+            "addresses": dict(self.addresses),
+            "flower_url": self.flower_url,
+            "payment_ids": list(self.payment_ids),
+        }
+
+
+@dataclass
+class Demo:
+    """One run over a fleet that is up."""
+
+    fleet: Provisioned
+    ingress_url: str
+    signer_api_url: str
+    flower_url: str
+    report: Report
+    pace: Pace = field(default_factory=Pace)
+
+    def run(self, payments: int) -> DemoResult:
+        """Take ``payments`` payments from webhook to released. Raises DemoStalled, or what a server says."""
+        started = time.monotonic()
+        admin = open_engine(self.fleet.services.database_admin_url, application="fleet-demo")
+        chain = self.fleet.chains.chain(self.fleet.contracts.chain_id)
+        client = ChainClient(connections(chain)[0])
+        mongo = open_mongo(self.fleet.services.mongo_url, application="fleet-demo")
+        backend = mongo[os.environ.get("MONGO_DATABASE", "amanat")]
+        try:
+            self._set_threshold(admin)
+            opened = open_payments(admin, backend, chain_id=chain.id, orders=self._orders(payments))
+            self.report("opened", len(opened))
+            with self._device() as device_path, self._signer(device_path):
+                deliveries = self._take(admin, opened)
+                ids = [payment.id for payment in opened]
+                self._watch(admin, opened, "held")
+                confirm_delivery(admin, backend, opened)
+                self._watch(admin, opened, "released")
+            self._watch(admin, opened, "mirrored")
+            block, books = compare_books(admin, client, chain)
+            return DemoResult(
+                payments=payments,
+                released=self._released(admin, ids),
+                seconds=time.monotonic() - started,
+                entries=self._entries(admin, ids),
+                deliveries=deliveries,
+                block=block,
+                books=tuple(books),
+                addresses={"treasury": self.fleet.treasury, "gas_payer": self.fleet.gas_payer},
+                flower_url=self.flower_url,
+                payment_ids=tuple(str(item) for item in ids),
+            )
+        finally:
+            mongo.close()
+            client.close()
+            admin.dispose()
+
+    def _orders(self, payments: int) -> list[tuple[str, str, Decimal, str]]:
+        """Tokens in turn, odd amounts down to the smallest unit, a fresh wallet a seller."""
+        contracts = self.fleet.contracts
+        tokens = ((contracts.usdc, "USDC"), (contracts.usdt, "USDT"))
+        return [
+            (
+                *tokens[index % len(tokens)],
+                Decimal(10_000_000 + secrets.randbelow(990_000_000)).scaleb(-6),
+                Account.create().address,
+            )
+            for index in range(payments)
+        ]
+
+    def _take(self, admin: Engine, opened: list[DemoPayment]) -> int:
+        deployer = Account.from_key(self.fleet.secrets.deployer_key.read_text(encoding="utf-8").strip())
+        paid: list[Paid] = pay(
+            self.fleet.services.chain_rpc_url,
+            self.fleet.contracts,
+            deployer,
+            opened,
+            lambda count: self.report("paid", count),
+        )
+        webhook_secret = self.fleet.secrets.webhook.read_text(encoding="utf-8").strip()
+        return send_webhooks(
+            f"{self.ingress_url}/webhooks/request-network",
+            webhook_secret,
+            paid,
+            lambda count: self.report("announced", count * len(opened) // (4 * len(opened))),
+        )
+
+    def _watch(self, admin: Engine, opened: list[DemoPayment], until: str) -> None:
+        def report(counts: Mapping[str, int]) -> None:
+            for stage, count in counts.items():
+                self.report(stage, count)
+
+        watch(admin, [payment.id for payment in opened], until, report, time.sleep, self.pace)
+
+    def _set_threshold(self, admin: Engine) -> None:
+        with transaction(admin) as connection:
+            if newest_threshold(connection, self.fleet.contracts.chain_id) is None:
+                set_threshold(
+                    connection,
+                    self.fleet.contracts.chain_id,
+                    DEVELOPMENT_THRESHOLD_BLOCKS,
+                    floor_blocks=1,
+                    by="fleet demo",
+                    reason="so that waiting for depth is seen",
+                )
+
+    @contextmanager
+    def _device(self) -> Generator[str]:
+        """The software Trezor, a process of its own; it alone knows the treasury's seed."""
+        ready = self.fleet.services.state_dir / "software_device.json"
+        ready.unlink(missing_ok=True)
+        with (self.fleet.services.state_dir / "logs" / "software_device.log").open("ab") as log:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "workers.embedded.trezor_device",
+                    "--seed-file",
+                    str(self.fleet.secrets.device_seed),
+                    "--press",
+                    "yes",
+                    "--ready-file",
+                    str(ready),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            deadline = time.monotonic() + _DEVICE_START_SECONDS
+            while not ready.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("the software device did not start; see logs/software_device.log")
+                time.sleep(0.05)
+            yield str(json.loads(ready.read_text(encoding="utf-8"))["path"])
+        finally:
+            _end(process)
+            ready.unlink(missing_ok=True)
+
+    @contextmanager
+    def _signer(self, device_path: str) -> Generator[None]:
+        """``fleet signer sign --all``: a process with no database URL, as on a signer's own machine."""
+        environment = {
+            "PATH": os.defpath,
+            "HOME": os.environ.get("HOME", "/"),
+            "FLEET_STATE_DIR": str(self.fleet.services.state_dir / "signer"),
+            "SIGNER_API_URL": self.signer_api_url,
+            "SIGNER_API_TOKEN_FILE": str(self.fleet.secrets.signer_api_token),
+            "CHAINS_FILE": str(self.fleet.chains_file),
+            "TREZOR_PATH": device_path,
+        }
+        with (self.fleet.services.state_dir / "logs" / "signer.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "workers.cli", "signer", "watch", "--yes"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield
+        finally:
+            _end(process)
+
+    def _released(self, admin: Engine, ids: list[Any]) -> int:
+        with admin.connect() as connection:
+            return connection.execute(
+                text(
+                    "SELECT count(*) FROM public.payments p "
+                    "LEFT JOIN public.purchase_requests r ON r.id = p.purchase_request_id "
+                    "WHERE p.id = ANY(:ids) AND p.escrow_state = 'released' AND r.status = 'seller_paid'"
+                ),
+                {"ids": ids},
+            ).scalar_one()
+
+    def _entries(self, admin: Engine, ids: list[Any]) -> dict[str, int]:
+        with admin.connect() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT entry_type::text AS entry_type, count(*) AS n FROM public.funds_ledger_entries "
+                    "WHERE payment_id = ANY(:ids) GROUP BY 1 ORDER BY 1"
+                ),
+                {"ids": ids},
+            )
+            return {row.entry_type: row.n for row in rows}
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(_SIGNER_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def write_json(result: DemoResult, path: Path) -> None:
+    """Write the result where ``--json FILE`` says; ``-`` is standard output."""
+    body = json.dumps(result.as_json(), indent=2) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(body)
+    else:
+        path.write_text(body, encoding="utf-8")
