@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+from eth_utils.address import is_checksum_address
 
 from custody.trezor.derivation import parse_derivation_path
 from custody.trezor.prompts import Prompt, Prompts
@@ -56,9 +57,13 @@ def open_device(
     is "" for the standard wallet, a text or a callable for a hidden one, and None when none is known: a
     device with passphrases on then asks on its own screen, or is refused when it cannot. `button_callback` is
     told of each screen that waits for a person, who has `approval_timeout_seconds` for all of them. Raises
-    the errors of custody.trezor.sentences, and DerivationPathError for a malformed path.
+    the errors of custody.trezor.sentences, and ValueError for a malformed path or address.
     """
     steps = parse_derivation_path(derivation_path)
+    if expected_address is not None and not is_checksum_address(expected_address):
+        raise ValueError(
+            f"expected_address {expected_address!r}: expected an EIP-55 checksum address or None"
+        )
     keep_library_quiet()
     from custody.trezor.transport import DeadlineTransport, exclusive_lock, find_transport
 

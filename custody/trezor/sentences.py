@@ -132,8 +132,8 @@ class DeviceClosed(DeviceError):
 def explain(error: BaseException) -> DeviceError:
     """Our error for whatever the `trezor` library, its transports or the system raised.
 
-    An error of ours is returned as it is. What has the shape of a broken answer becomes DeviceGarbled, anything
-    else unknown a plain DeviceError with the error's type; a message's content is never repeated.
+    An error of ours is returned as it is. What has the shape of a broken answer becomes DeviceGarbled,
+    anything else unknown a plain DeviceError with the error's type; a message's content is never repeated.
     """
     from trezorlib.exceptions import TrezorFailure
 
@@ -141,6 +141,10 @@ def explain(error: BaseException) -> DeviceError:
         return error
     if isinstance(error, TrezorFailure):
         return _explain_failure(error)
+    if (
+        isinstance(error, OSError) and error.errno is None
+    ):  # the library's reader at the end of a short answer
+        return DeviceGarbled("The device's answer could not be read.")
     for kinds, ours, what in _known_errors():
         if isinstance(error, kinds):
             return ours(what)
@@ -184,7 +188,7 @@ def _known_errors() -> list[tuple[type[Exception] | tuple[type[Exception], ...],
         (library.InvalidSessionError, DeviceSessionLost, "The device forgot the session it was opened with."),
         (library.NotPairedError, DeviceNotPaired, "The device does not know this computer."),
         (broken, DeviceGarbled, "The device's answer could not be read."),
-        (OSError, DeviceDisconnected, "The connection to the device broke."),
+        (OSError, DeviceDisconnected, "The connection to the device could not be opened."),
     ]
 
 

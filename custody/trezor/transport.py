@@ -20,14 +20,20 @@ from typing import Final
 from trezorlib.exceptions import ProtocolError
 from trezorlib.transport import Timeout, Transport, TransportException, all_transports, get_transport
 
-from custody.trezor.sentences import DeviceAmbiguous, DeviceBusy, DeviceError, DeviceNotFound
+from custody.trezor.sentences import (
+    DeviceAmbiguous,
+    DeviceBusy,
+    DeviceDisconnected,
+    DeviceError,
+    DeviceNotFound,
+)
 
 MAX_ANSWER_BYTES: Final = (
     65_536  # the longest honest answer is under 2 KiB; a lying length may not fill memory
 )
 _FIRST_PACKET: Final = b"?##"
 _LENGTH_OFFSET: Final = 5
-_LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost"})
+_LOOPBACK: Final = "127.0.0.1"  # its one name, so that a device has one path and one lock
 
 
 class DeadlineTransport(Transport):
@@ -67,18 +73,31 @@ class DeadlineTransport(Transport):
         self.inner.close()
 
     def write_chunk(self, chunk: bytes, /) -> None:
-        self.inner.write_chunk(chunk)
+        with _as_disconnected():
+            self.inner.write_chunk(chunk)
 
     def read_chunk(self, *, timeout: float | None = None) -> bytes:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise Timeout("the deadline of this operation has passed")
-        chunk = self.inner.read_chunk(timeout=remaining if timeout is None else min(timeout, remaining))
+        with _as_disconnected():
+            chunk = self.inner.read_chunk(timeout=remaining if timeout is None else min(timeout, remaining))
         if chunk.startswith(_FIRST_PACKET) and len(chunk) >= _LENGTH_OFFSET + 4:
             (length,) = struct.unpack_from(">L", chunk, _LENGTH_OFFSET)
             if length > MAX_ANSWER_BYTES:
                 raise ProtocolError(f"an answer of {length} bytes was announced, limit {MAX_ANSWER_BYTES}")
         return chunk
+
+
+@contextmanager
+def _as_disconnected() -> Generator[None]:
+    """Name what a cable does: sockets raise OSError, libusb its own errors, none of them the library's."""
+    try:
+        yield
+    except TransportException:
+        raise
+    except Exception as error:
+        raise DeviceDisconnected("The connection to the device broke.") from error
 
 
 def find_transport(path: str) -> Transport:
@@ -89,9 +108,10 @@ def find_transport(path: str) -> Transport:
     (R17); that the chain is a development chain is the caller's to check.
     """
     kind, _, rest = path.partition(":")
-    if kind == "udp" and rest.partition(":")[0] not in _LOOPBACK_HOSTS:
+    if kind == "udp" and rest.partition(":")[0] != _LOOPBACK:
         raise DeviceNotFound(
-            f"Device path {path!r} is not on this machine.", "Name a udp path as udp:127.0.0.1:PORT."
+            f"Device path {path!r} does not begin with udp:127.0.0.1.",
+            "Name a udp path as udp:127.0.0.1:PORT.",
         )
     kinds = {transport.PATH_PREFIX: transport for transport in all_transports()}
     if kind not in kinds:

@@ -180,7 +180,7 @@ def test_malformed_bytes_are_refused_by_field(raw: bytes, field: str) -> None:
         ("data", bytes(131_073)),
     ],
 )
-def test_a_field_out_of_range_is_refused_by_name(field: str, value: object) -> None:
+def test_a_field_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(TransactionError) as caught:
         UnsignedTransaction(**{**GOOD, field: value})
     assert caught.value.field == field
@@ -221,7 +221,8 @@ def test_an_r_that_is_no_point_of_the_curve_does_not_recover() -> None:
 def test_changing_any_field_changes_the_recovered_signer() -> None:
     transaction = UnsignedTransaction(**GOOD)
     signature, _, _ = signed_by_oracle(transaction)
-    for field, value in {"nonce": 4, "value": 1, "chain_id": 1, "data": b"\x01", "gas_limit": 65_001}.items():
+    changes: dict[str, Any] = {"nonce": 4, "value": 1, "chain_id": 1, "data": b"\x01", "gas_limit": 65_001}
+    for field, value in changes.items():
         try:
             signer = UnsignedTransaction(**{**GOOD, field: value}).recover(signature)
         except SignatureError:

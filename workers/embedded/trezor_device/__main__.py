@@ -58,9 +58,10 @@ def main(  # noqa: PLR0917  (typer reads the options from here)
         signal.signal(number, stop)
     if press is Press.ASK:
         threading.Thread(target=_read_presses, args=(device,), daemon=True).start()
-    typer.echo(f"software device at {device.path}")
     if ready_file is not None:
         _write_ready_file(ready_file, device)
+    typer.echo(f"software device at {device.path}")
+    sys.stdout.flush()
     device.serve()
     device.stop()
 

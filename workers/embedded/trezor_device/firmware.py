@@ -17,10 +17,11 @@ from eth_keys.datatypes import PrivateKey
 from eth_utils.crypto import keccak
 from trezorlib import messages
 from trezorlib.mapping import DEFAULT_MAPPING
-from trezorlib.messages import ButtonRequestType, Capability, FailureType
+from trezorlib.messages import ButtonRequestType, FailureType
 from trezorlib.protobuf import MessageType
 
 from workers.embedded.trezor_device.faults import Fault, Press
+from workers.embedded.trezor_device.identity import describe
 from workers.embedded.trezor_device.requests import (
     Refusal,
     require_path,
@@ -36,8 +37,6 @@ from workers.embedded.trezor_device.screens import (
 )
 from workers.embedded.trezor_device.wallet import PublicNode, Wallet
 
-VERSION: Final = (1, 14, 2)
-MODEL: Final = "T1B1"
 MAX_SESSIONS: Final = 10  # the device forgets the least recently used one
 DATA_CHUNK_BYTES: Final = 1_024
 MAX_MESSAGE_BYTES: Final = 1_024
@@ -227,26 +226,12 @@ class Firmware:
         return messages.Success(message="Flags applied")
 
     def _features(self, session: bytes | None) -> messages.Features:
-        return messages.Features(
-            vendor="trezor.io",
-            major_version=VERSION[0],
-            minor_version=VERSION[1],
-            patch_version=VERSION[2],
+        return describe(
             device_id=self._device_id,
-            label="Software device",
-            initialized=True,
-            pin_protection=self._pin is not None or self.fault is Fault.PIN_LOCKED,
+            pin_on=self._pin is not None or self.fault is Fault.PIN_LOCKED,
             unlocked=not self._is_locked,
-            passphrase_protection=self._asks_passphrase,
-            backup_availability=messages.BackupAvailability.NotAvailable,
-            unfinished_backup=False,
-            no_backup=False,
-            safety_checks=messages.SafetyCheckLevel.Strict,
-            model="1",
-            internal_model=MODEL,
-            firmware_present=True,
-            capabilities=[Capability.Bitcoin, Capability.Crypto, Capability.Ethereum],
-            session_id=session,
+            passphrase_on=self._asks_passphrase,
+            session=session,
         )
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final
 
 from bip_utils import (
     Bip32KeyIndex,
@@ -13,6 +13,9 @@ from bip_utils import (
     Bip39SeedGenerator,
 )
 from eth_keys.datatypes import PrivateKey
+
+if TYPE_CHECKING:
+    from bip_utils.bip.bip32.base import Bip32Base
 
 HARDENED: Final = 1 << 31
 MAX_ACCOUNT: Final = 100
@@ -38,8 +41,10 @@ class Wallet:
     def __init__(self, mnemonic: str, passphrase: str = "") -> None:
         if not Bip39MnemonicValidator().IsValid(mnemonic):
             raise ValueError("the seed is not a BIP-39 mnemonic with a right checksum")
-        self._root = Bip32Slip10Secp256k1.FromSeed(Bip39SeedGenerator(mnemonic).Generate(passphrase))
-        self._nodes: dict[tuple[int, ...], Bip32Slip10Secp256k1] = {}
+        self._root: Bip32Base = Bip32Slip10Secp256k1.FromSeed(
+            Bip39SeedGenerator(mnemonic).Generate(passphrase)
+        )
+        self._nodes: dict[tuple[int, ...], Bip32Base] = {}
 
     def private_key(self, path: Sequence[int]) -> PrivateKey:
         """The key of a path."""
@@ -58,12 +63,12 @@ class Wallet:
             xpub=key.ToExtended(),
         )
 
-    def _node(self, path: Sequence[int]) -> Bip32Slip10Secp256k1:
+    def _node(self, path: Sequence[int]) -> Bip32Base:
         steps = tuple(path)
         if steps not in self._nodes:
-            node: Bip32Slip10Secp256k1 = self._root
+            node = self._root
             for step in steps:
-                node = cast("Bip32Slip10Secp256k1", node.ChildKey(Bip32KeyIndex(step)))
+                node = node.ChildKey(Bip32KeyIndex(step))
             self._nodes[steps] = node
         return self._nodes[steps]
 
