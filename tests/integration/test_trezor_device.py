@@ -340,9 +340,11 @@ def test_an_expected_address_without_its_checksum_is_a_clear_mistake(device: Sof
 
 
 def test_one_signer_at_a_time(device: SoftwareDevice) -> None:
-    with open_device(device.path, expected_address=ADDRESS, derivation_path=TREASURY_PATH):
-        with pytest.raises(DeviceBusy, match="Another signer"):
-            sign(device)
+    with (
+        open_device(device.path, expected_address=ADDRESS, derivation_path=TREASURY_PATH),
+        pytest.raises(DeviceBusy, match="Another signer"),
+    ):
+        sign(device)
     assert TRANSFER.recover(sign(device)) == ADDRESS
 
 
