@@ -143,7 +143,9 @@ def _rows(connection: Connection, statement: str, **values: Any) -> list[Any]:
 
 
 def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
-    yield Happening(payment.created_at, "payment", f"opened for {payment.amount.normalize():f} {payment.currency}")
+    yield Happening(
+        payment.created_at, "payment", f"opened for {payment.amount.normalize():f} {payment.currency}"
+    )
     for row in _rows(
         connection,
         "SELECT received_at, delivery_key, event, state, reason FROM fleet.webhook_deliveries "
@@ -264,7 +266,9 @@ def _waits_for_money(connection: Connection, payment: Any) -> Iterator[Wait]:
         yield Wait(
             f"transaction {look.transaction_hash}: {look.outcome or look.last_error or 'not looked at yet'}",
             look.created_at,
-            "a canonical block that holds it" if look.state == "due" else "another transaction that pays this address",
+            "a canonical block that holds it"
+            if look.state == "due"
+            else "another transaction that pays this address",
         )
     if not looks:
         yield Wait("a transfer to its address", payment.created_at, f"a payment to {payment.destination}")
@@ -278,7 +282,9 @@ def _waits_for_depth(connection: Connection, payment: Any, facts: list[Any]) -> 
         {"id": payment.chain_id},
     ).one_or_none()
     if cursor is not None and cursor.paused_reason:
-        yield Wait(f"chain {payment.chain_id} is paused: {cursor.paused_reason}", cursor.paused_at, "an operator")
+        yield Wait(
+            f"chain {payment.chain_id} is paused: {cursor.paused_reason}", cursor.paused_at, "an operator"
+        )
     newest = newest_threshold(connection, payment.chain_id)
     threshold = effective_threshold(payment.chain_id, None if newest is None else newest.value_blocks)
     for fact in facts:
@@ -294,7 +300,9 @@ def _waits_for_depth(connection: Connection, payment: Any, facts: list[Any]) -> 
 def _waits_for_sweep(connection: Connection, payment: Any) -> Iterator[Wait]:
     if payment.destination_status == "quarantined":
         yield Wait(
-            f"its destination is quarantined: {payment.quarantine_reason}", None, "an operator releases the destination"
+            f"its destination is quarantined: {payment.quarantine_reason}",
+            None,
+            "an operator releases the destination",
         )
         return
     for job in _rows(
@@ -318,11 +326,19 @@ def _waits_for_release(connection: Connection, payment: Any) -> Iterator[Wait]:
         reason = f": {row.held_reason}" if row.held_reason else ""
         if row.state == "handed_out":
             said = f" (refused on the device: {row.rejected_reason})" if row.rejected_reason else ""
-            yield Wait(f"the signer's approval on the treasury device{said}", row.handed_out_at, "fleet signer sign")
+            yield Wait(
+                f"the signer's approval on the treasury device{said}", row.handed_out_at, "fleet signer sign"
+            )
         elif row.state in {"signed", "broadcast"}:
-            yield Wait(f"its release transaction is {row.state}{reason}", row.signed_at, "the chain's next blocks")
+            yield Wait(
+                f"its release transaction is {row.state}{reason}", row.signed_at, "the chain's next blocks"
+            )
         else:
-            yield Wait(f"its release is {row.state}{reason}", row.created_at, "the instruction before it on the device")
+            yield Wait(
+                f"its release is {row.state}{reason}",
+                row.created_at,
+                "the instruction before it on the device",
+            )
     if not instructions and payment.status_text == "confirmed":
         request = connection.execute(
             text("SELECT status::text AS status, updated_at FROM public.purchase_requests WHERE id = :id"),
@@ -330,7 +346,9 @@ def _waits_for_release(connection: Connection, payment: Any) -> Iterator[Wait]:
         ).one_or_none()
         if request is not None and request.status not in {"completed", "seller_paid"}:
             yield Wait(
-                f"the purchase request is {request.status}", request.updated_at, "the buyer confirms the delivery"
+                f"the purchase request is {request.status}",
+                request.updated_at,
+                "the buyer confirms the delivery",
             )
         else:
             yield Wait("the releases worker has not drafted its release", None, "the next pass, each second")

@@ -26,9 +26,13 @@ _MEANING = {
 
 
 def demo(
-    payments: Annotated[int, typer.Option(min=1, max=PAYMENTS_MAXIMUM, help="how many payments")] = PAYMENTS_DEFAULT,
+    payments: Annotated[
+        int, typer.Option(min=1, max=PAYMENTS_MAXIMUM, help="how many payments")
+    ] = PAYMENTS_DEFAULT,
     keep: Annotated[bool, typer.Option("--keep", help="leave services and data running")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON; - is stdout")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write the result as JSON; - is stdout")
+    ] = None,
 ) -> None:
     """Take real payments on a real EVM chain through the whole fleet, and compare the books with the chain.
 
@@ -77,7 +81,10 @@ def _print(console: Console, result: DemoResult, *, keep: bool) -> None:
     for row in result.books:
         books.setdefault(row.symbol, [0, 0])[0 if row.equal else 1] += 1
     compared = Table(
-        "token", "addresses equal", "addresses off", title=f"books against chain at block {result.block}",
+        "token",
+        "addresses equal",
+        "addresses off",
+        title=f"books against chain at block {result.block}",
         title_justify="left",
     )
     for symbol, (equal, off) in sorted(books.items()):
@@ -86,16 +93,22 @@ def _print(console: Console, result: DemoResult, *, keep: bool) -> None:
     console.print(compared)
     for row in result.books:
         if not row.equal:
-            console.print(f"{row.symbol} at {row.address}: booked {row.booked:f}, chain has {row.found:f}", style="red")
+            console.print(
+                f"{row.symbol} at {row.address}: booked {row.booked:f}, chain has {row.found:f}", style="red"
+            )
     console.print(
         f"{result.released} of {result.payments} payments released in {result.seconds:.0f} s, "
         f"{result.deliveries} webhook deliveries, books {'equal' if result.books_equal_chain else 'DIFFER FROM'} chain",
         style="green" if result.succeeded else "red",
     )
     if keep:
-        console.print(f"Flower: {result.flower_url}   one payment's story: fleet explain {result.payment_ids[0]}")
+        console.print(
+            f"Flower: {result.flower_url}   one payment's story: fleet explain {result.payment_ids[0]}"
+        )
     else:
-        console.print("The fleet is stopped and its data kept: fleet up starts it again (or fleet demo --keep).")
+        console.print(
+            "The fleet is stopped and its data kept: fleet up starts it again (or fleet demo --keep)."
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -47,7 +47,9 @@ def explain(
 
 def _print(story: Story) -> None:
     console = Console()
-    balances = ", ".join(f"{account} {amount:f}" for account, amount in story.balances.items()) or "nothing booked"
+    balances = (
+        ", ".join(f"{account} {amount:f}" for account, amount in story.balances.items()) or "nothing booked"
+    )
     console.print(
         Panel(
             f"{story.amount:f} {story.currency} on chain {story.chain_id} at {story.destination}\n"

@@ -12,7 +12,9 @@ from custody.settings.environment import settings as read_settings
 from custody.settings.thresholds import KEY_PREFIX, SettingRefused, newest_threshold, set_threshold
 from custody.store.engine import open_engine, transaction
 
-settings = typer.Typer(help="Settings that bind while the fleet runs, each change with its history.", no_args_is_help=True)
+settings = typer.Typer(
+    help="Settings that bind while the fleet runs, each change with its history.", no_args_is_help=True
+)
 
 
 def _chain_id(key: str) -> int:

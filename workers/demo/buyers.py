@@ -50,10 +50,14 @@ def pay(
             key = (index % len(buyers), payment.token)
             owed[key] = owed.get(key, 0) + to_units(payment.amount, TOKEN_DECIMALS)
         owner.wait_all(
-            [mint(owner, contracts, token, buyers[buyer].address, units) for (buyer, token), units in owed.items()]
+            [
+                mint(owner, contracts, token, buyers[buyer].address, units)
+                for (buyer, token), units in owed.items()
+            ]
         )
         approvals = [
-            approve(buyers[buyer], token, contracts.fee_proxy, units) for (buyer, token), units in owed.items()
+            approve(buyers[buyer], token, contracts.fee_proxy, units)
+            for (buyer, token), units in owed.items()
         ]
         owner.wait_all(approvals)
         paid: list[Paid] = []
@@ -118,7 +122,9 @@ def send_webhooks(url: str, webhook_secret: str, paid: list[Paid], progress: Cal
             content=body,
             headers={
                 "content-type": "application/json",
-                "x-request-network-signature": hmac.new(webhook_secret.encode(), body, hashlib.sha256).hexdigest(),
+                "x-request-network-signature": hmac.new(
+                    webhook_secret.encode(), body, hashlib.sha256
+                ).hexdigest(),
                 "x-request-network-delivery": delivery,
                 "x-request-network-retry-count": "0",
             },

@@ -156,7 +156,16 @@ def _open_payment(
         payment_reference="0x" + reference.hex(),
     )
     demo = DemoPayment(
-        payment, request, legacy["request"], request_id, reference, destination.address, chain_id, token, symbol, amount
+        payment,
+        request,
+        legacy["request"],
+        request_id,
+        reference,
+        destination.address,
+        chain_id,
+        token,
+        symbol,
+        amount,
     )
     return demo, _documents(legacy, demo)
 

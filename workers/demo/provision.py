@@ -113,7 +113,9 @@ def provision(services: Services, progress: Callable[[str], None] = lambda _: No
                 chain.set_balance(treasury, TREASURY_WEI)
             chains = load_chains(chains_file)
             with transaction(admin) as connection:
-                _refuse_foreign_books(connection.execute(text(_FOREIGN_BOOKS), {"id": contracts.chain_id}).all())
+                _refuse_foreign_books(
+                    connection.execute(text(_FOREIGN_BOOKS), {"id": contracts.chain_id}).all()
+                )
                 for token in chains.chain(contracts.chain_id).tokens:
                     connection.execute(
                         text(
@@ -147,7 +149,9 @@ WHERE chain_id = :id AND NOT EXISTS (SELECT FROM fleet.tokens t WHERE t.chain_id
 
 def _refuse_foreign_books(rows: object) -> None:
     if rows:
-        raise StateFolderOfAnotherChain("the ledger knows tokens that the chains file does not: start a new folder")
+        raise StateFolderOfAnotherChain(
+            "the ledger knows tokens that the chains file does not: start a new folder"
+        )
 
 
 def _make_secrets(folder: StateFolder) -> Secrets:
@@ -209,9 +213,7 @@ def _known_contracts(chains_file: Path, client: ChainClient) -> DeployedContract
 def _deploy(services: Services, chain: DevelopmentChain, keys: Secrets) -> DeployedContracts:
     from eth_account import Account
 
-    packages = {
-        name: fetch(name, services.state_dir) for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)
-    }
+    packages = {name: fetch(name, services.state_dir) for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)}
     deployer = Account.from_key(keys.deployer_key.read_text(encoding="utf-8").strip())
     chain.set_balance(deployer.address, 1_000 * ETHER)
     return deploy_contracts(services.chain_rpc_url, packages, deployer)

@@ -1,0 +1,1 @@
+"""What the README's figures come from: ours against a named peer, alternating in the same run, medians."""

@@ -1,0 +1,67 @@
+"""One row of a benchmark: ours and a peer timed in turn, so that a slow minute of the machine hits both."""
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+RUNS_MINIMUM: Final = 5  # alternating runs a row; the median of fewer says little
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure. ``ratio`` is ours / peer (higher is better unless the unit is a cost); ``goal`` bounds the ratio."""
+
+    area: str
+    name: str
+    ours: float
+    peer: float
+    peer_name: str
+    ratio: float
+    unit: str
+    goal: str
+    met: bool
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(
+    *,
+    area: str,
+    name: str,
+    ours: Callable[[], float],
+    peer: Callable[[], float],
+    peer_name: str,
+    unit: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    runs: int = RUNS_MINIMUM,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Row:
+    """Run ``ours`` and ``peer`` alternately; each returns its figure in ``unit``. The ratio is of the medians."""
+    if runs < RUNS_MINIMUM:
+        raise ValueError(f"runs: expected at least {RUNS_MINIMUM}, got {runs}")
+    mine: list[float] = []
+    theirs: list[float] = []
+    for number in range(runs):
+        progress(f"{name}: run {number + 1} of {runs}")
+        mine.append(ours())
+        theirs.append(peer())
+    ratio = statistics.median(mine) / statistics.median(theirs)
+    goal, met = _judge(ratio, at_least, at_most)
+    return Row(
+        area, name, statistics.median(mine), statistics.median(theirs), peer_name, ratio, unit, goal, met
+    )
+
+
+def _judge(ratio: float, at_least: float | None, at_most: float | None) -> tuple[str, bool]:
+    if at_least is not None:
+        return f">= {at_least:g} x", ratio >= at_least
+    if at_most is not None:
+        return f"<= {at_most:g} x", ratio <= at_most
+    return "none, for information", True
+
+
+Benchmark = Callable[[Callable[[str], None]], Iterable[Row]]
+"""Takes a progress callback, yields rows."""
