@@ -20,7 +20,7 @@ from custody.chain import ChainClient, connections
 from custody.settings.thresholds import newest_threshold, set_threshold
 from custody.store.engine import open_engine, transaction
 from custody.store.mongo import open_mongo
-from workers.demo.books import Compared, compare_books
+from custody.ledger.books import Compared, compare_books
 from workers.demo.buyers import Paid, pay, send_webhooks
 from workers.demo.marketplace import DemoPayment, confirm_delivery, open_payments
 from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS, Provisioned
