@@ -62,6 +62,14 @@ class CallRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountState:
+    """An account at the newest block: native coin in wei, and how many transactions it has sent."""
+
+    balance: int
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReceiptsAndHeaders:
     """Receipts read together with the head and the headers of their blocks.
 
@@ -132,6 +140,18 @@ class ChainClient:
         """Return the block the node has at a height, None above its head."""
         return self._read("eth_getBlockByNumber", [hex(number), False], _header_at(number))
 
+    def headers(self, numbers: Collection[int]) -> dict[int, BlockHeader]:
+        """Return the blocks the node has at these heights, by one batched request; none above its head."""
+        wanted = sorted(set(numbers))
+        found = self._read_batch(
+            [(("eth_getBlockByNumber", [hex(number), False]), _header_at(number)) for number in wanted]
+        )
+        return {
+            number: cast(BlockHeader, header)
+            for number, header in zip(wanted, found, strict=True)
+            if header is not None
+        }
+
     def receipt(self, transaction_hash: str) -> Receipt | None:
         """Return a transaction's receipt, None while no block of the node's chain holds it."""
         return self._read("eth_getTransactionReceipt", [transaction_hash], self._receipt_of(transaction_hash))
@@ -187,6 +207,21 @@ class ChainClient:
             "eth_getBalance", [address, _at(block)], lambda value: wire.quantity(value, "balance")
         )
 
+    def balances(self, addresses: Collection[str], block_hash: str) -> dict[str, int]:
+        """Return accounts' native coins, wei, after the block of that hash (EIP-1898), by one batched request.
+
+        Raises ChainUnavailable also for a block that the node no longer has.
+        """
+        wanted = list(dict.fromkeys(addresses))
+        pinned = {"blockHash": block_hash, "requireCanonical": True}
+        found = self._read_batch(
+            [
+                (("eth_getBalance", [address, pinned]), lambda value: wire.quantity(value, "balance"))
+                for address in wanted
+            ]
+        )
+        return {address: cast(int, wei) for address, wei in zip(wanted, found, strict=True)}
+
     def token_balance(self, token: str, address: str, block: int | None = None) -> int:
         """Return a token balance in its smallest unit, after `block` (the newest when None)."""
         request = CallRequest(to=token, data=erc20.encode_balance_of(address))
@@ -221,6 +256,35 @@ class ChainClient:
     def estimate_gas(self, request: CallRequest) -> int:
         """Return the gas limit the node finds sufficient. Raises ExecutionReverted."""
         return self._read("eth_estimateGas", [request.as_json()], lambda value: wire.quantity(value, "gas"))
+
+    def estimates(self, requests: Sequence[CallRequest]) -> list[int | ExecutionReverted]:
+        """Return the gas limit of each request, or how it reverted, by one batched request."""
+        return self._read_batch_or_reverted(
+            [
+                (("eth_estimateGas", [request.as_json()]), lambda value: wire.quantity(value, "gas"))
+                for request in requests
+            ]
+        )
+
+    def accounts(self, addresses: Collection[str]) -> dict[str, AccountState]:
+        """Return balance and nonce of each account at the newest block, by one batched request."""
+        wanted = list(dict.fromkeys(addresses))
+        calls: list[tuple[Call, Callable[[object], int]]] = []
+        for address in wanted:
+            calls.append(
+                (("eth_getBalance", [address, "latest"]), lambda value: wire.quantity(value, "balance"))
+            )
+            calls.append(
+                (
+                    ("eth_getTransactionCount", [address, "latest"]),
+                    lambda value: wire.quantity(value, "nonce"),
+                )
+            )
+        values = cast(list[int], self._read_batch(calls))
+        return {
+            address: AccountState(values[2 * place], values[2 * place + 1])
+            for place, address in enumerate(wanted)
+        }
 
     def call(self, request: CallRequest, block: int | None = None) -> bytes:
         """Return what a call answers after `block` (the newest when None). Raises ExecutionReverted."""
@@ -291,6 +355,20 @@ class ChainClient:
             answers = self._transport.read([call for call, _ in part])
             for (call, read), answer in zip(part, answers, strict=True):
                 values.append(self._decode(call[0], answer, read))
+        return values
+
+    def _read_batch_or_reverted(
+        self, calls: Sequence[tuple["Call", Callable[[object], _Value]]]
+    ) -> list[_Value | ExecutionReverted]:
+        values: list[_Value | ExecutionReverted] = []
+        for start in range(0, len(calls), self.chain.max_batch):
+            part = calls[start : start + self.chain.max_batch]
+            answers = self._transport.read([call for call, _ in part])
+            for (call, read), answer in zip(part, answers, strict=True):
+                try:
+                    values.append(self._decode(call[0], answer, read))
+                except ExecutionReverted as reverted:
+                    values.append(reverted)
         return values
 
     def _decode(self, method: str, answer: "Answer", read: Callable[[object], _Value]) -> _Value:
