@@ -1,0 +1,206 @@
+"""The entries that end an instruction, with every state they move, in the caller's one transaction.
+
+Lock order L17: instruction (held by the caller), lane, payment, its book, then the treasury's house book.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from custody.chain import NATIVE, Receipt, to_amount
+from custody.chain.lanes import LaneTransaction, mark_final
+from custody.ledger import Entry, post
+from custody.payments import lock_payment, move_payment
+from custody.releases import rows
+from custody.releases.outcome import Paid
+from custody.releases.rows import Instruction
+from custody.store.outbox import mirror
+
+_ETHER_DECIMALS: Final = 18
+PAUSE_CHARACTERS: Final = 500
+
+
+def book_paid(
+    connection: Connection,
+    instruction: Instruction,
+    lane: LaneTransaction,
+    receipt: Receipt,
+    paid: Paid,
+    evidence: Mapping[str, Any],
+) -> None:
+    """``release:final`` on its outbound fact, the fee, and the states of lane, instruction, payment and request."""
+    _end_lane(connection, lane, receipt)
+    rows.move(connection, instruction, "final", final_at=rows.now(connection))
+    lock_payment(connection, instruction.payment_id)
+    fact_id = _outbound_fact(connection, instruction, receipt, paid)
+    post(
+        connection,
+        Entry(
+            book_kind="payment",
+            book_id=instruction.payment_id,
+            chain_id=instruction.chain_id,
+            token=instruction.token,
+            entry_type=instruction.purpose,
+            reason="final",
+            debit="releasing",
+            credit="treasury",
+            amount=instruction.amount,
+            key=f"release:{instruction.id}:final:1",
+            credit_address=instruction.treasury,
+            fact_id=fact_id,
+            instruction_id=instruction.id,
+            evidence=evidence,
+        ),
+    )
+    move_payment(connection, instruction.payment_id, "released")
+    _mark_seller_paid(connection, instruction.payment_id)
+    _book_fee(connection, instruction, receipt, evidence)
+
+
+def book_failed(
+    connection: Connection,
+    instruction: Instruction,
+    lane: LaneTransaction | None,
+    receipt: Receipt | None,
+    reason: str,
+    evidence: Mapping[str, Any],
+) -> None:
+    """``release:void`` back to held (or disputed, L4), and the fee if our own transaction was mined.
+
+    ``receipt`` is None when a foreign transaction took the nonce: its fee is not ours to book here (L5).
+    """
+    if lane is not None and receipt is not None:
+        _end_lane(connection, lane, receipt)
+    elif lane is not None:
+        connection.execute(
+            text("UPDATE fleet.chain_transactions SET state = 'failed', last_error = :why WHERE id = :id"),
+            {"id": lane.id, "why": reason},
+        )
+    rows.move(connection, instruction, "failed")
+    connection.execute(
+        text("UPDATE fleet.release_instructions SET held_reason = :reason WHERE id = :id"),
+        {"id": instruction.id, "reason": reason[: rows.REASON_CHARACTERS]},
+    )
+    lock_payment(connection, instruction.payment_id)
+    disputed = connection.execute(
+        text(
+            "SELECT dispute_open FROM fleet.ledger_balances "
+            "WHERE book_id = :book AND chain_id = :chain AND token = :token"
+        ),
+        {"book": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
+    ).scalar_one()
+    post(
+        connection,
+        Entry(
+            book_kind="payment",
+            book_id=instruction.payment_id,
+            chain_id=instruction.chain_id,
+            token=instruction.token,
+            entry_type=instruction.purpose,
+            reason="void",
+            debit="releasing",
+            credit="disputed" if disputed else "held",
+            amount=instruction.amount,
+            key=f"release:{instruction.id}:void:1",
+            instruction_id=instruction.id,
+            evidence={**evidence, "reason": reason},
+        ),
+    )
+    move_payment(connection, instruction.payment_id, "release_voided")
+    if receipt is not None:
+        _book_fee(connection, instruction, receipt, evidence)
+
+
+def pause_chain(connection: Connection, chain_id: int, reason: str) -> None:
+    """Stop releases and sweeps of a chain until an operator resumes it; the first reason stands."""
+    connection.execute(
+        text(
+            "UPDATE fleet.chain_cursors SET paused_reason = :reason, paused_at = clock_timestamp() "
+            "WHERE chain_id = :chain AND paused_reason IS NULL"
+        ),
+        {"chain": chain_id, "reason": reason[:PAUSE_CHARACTERS]},
+    )
+
+
+def _end_lane(connection: Connection, lane: LaneTransaction, receipt: Receipt) -> None:
+    mark_final(
+        connection,
+        lane.id,
+        block_number=receipt.block_number,
+        block_hash=receipt.block_hash,
+        succeeded=receipt.succeeded,
+        fee_wei=receipt.fee,
+    )
+
+
+def _outbound_fact(connection: Connection, instruction: Instruction, receipt: Receipt, paid: Paid) -> UUID:
+    return connection.execute(
+        text(
+            """
+            INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index, tx_ordinal,
+                token, sender, recipient, amount_units, direction, payment_id, judged_at)
+            VALUES (:chain, :number, :block, :hash, :log_index, :ordinal, :token, :sender, :recipient, :units,
+                'outbound', :payment, clock_timestamp())
+            RETURNING id
+            """
+        ),
+        {
+            "chain": instruction.chain_id,
+            "number": receipt.block_number,
+            "block": receipt.block_hash,
+            "hash": receipt.transaction_hash,
+            "log_index": paid.log_index,
+            "ordinal": paid.tx_ordinal,
+            "token": instruction.token,
+            "sender": instruction.treasury,
+            "recipient": instruction.recipient,
+            "units": instruction.amount_units,
+            "payment": instruction.payment_id,
+        },
+    ).scalar_one()
+
+
+def _book_fee(
+    connection: Connection, instruction: Instruction, receipt: Receipt, evidence: Mapping[str, Any]
+) -> None:
+    """L6: one entry for the exact fee, in the treasury's house book, which is locked last."""
+    house = connection.execute(
+        text(
+            "SELECT id FROM fleet.house_accounts "
+            "WHERE chain_id = :chain AND address = :treasury AND kind = 'treasury'"
+        ),
+        {"chain": instruction.chain_id, "treasury": instruction.treasury},
+    ).scalar_one()
+    post(
+        connection,
+        Entry(
+            book_kind="house",
+            book_id=house,
+            chain_id=instruction.chain_id,
+            token=NATIVE,
+            entry_type="adjustment",
+            reason="gas",
+            debit="gas_spent",
+            credit="treasury_house",
+            amount=to_amount(receipt.fee, _ETHER_DECIMALS),
+            key=f"gas:{instruction.chain_id}:{receipt.transaction_hash}",
+            credit_address=instruction.treasury,
+            evidence={**evidence, "instruction_id": str(instruction.id)},
+        ),
+    )
+
+
+def _mark_seller_paid(connection: Connection, payment_id: UUID) -> None:
+    request_id = connection.execute(
+        text(
+            """
+            UPDATE public.purchase_requests r SET status = 'seller_paid', updated_at = clock_timestamp()
+            FROM public.payments p WHERE p.id = :payment AND r.id = p.purchase_request_id RETURNING r.id
+            """
+        ),
+        {"payment": payment_id},
+    ).scalar_one_or_none()
+    if request_id is not None:
+        mirror(connection, "purchaserequests", request_id)

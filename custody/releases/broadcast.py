@@ -1,0 +1,120 @@
+"""Sending what was signed, with one more look at disputes just before (R14).
+
+The bytes were stored before anybody sent them, so sending again after a crash sends the same transaction.
+"""
+
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection, Engine, text
+
+from custody.chain import ChainUnavailable, InsufficientFunds, NonceTooLow, SendRefused, WrongChain
+from custody.chain.lanes import LaneTransaction, mark_broadcast, transactions_of
+from custody.releases import rows
+from custody.releases.nodes import ChainNodes
+from custody.releases.rows import Instruction
+from custody.releases.sources import Sources, SourceUnreadable, references
+from custody.store.engine import transaction
+
+log = structlog.get_logger(__name__)
+
+_DUE: Final = "w.state = 'signed' AND w.chain_id = :chain"
+
+
+class _Waits(Exception):
+    """The signed transaction is not sent now; the message is the held_reason."""
+
+
+def broadcast_signed(engine: Engine, nodes: ChainNodes, sources: Sources, limit: int) -> int:
+    """Send at most ``limit`` signed releases of one chain, in nonce order; how many were sent.
+
+    One whose dispute opened after signing is not sent and says so. Its signature exists, so only a mined
+    transaction on its nonce ends it (R1).
+    """
+    with transaction(engine) as connection:
+        leased = rows.lease(connection, _DUE, {"chain": nodes.chain.id}, limit)
+        named = references(connection, [each.payment_id for each in leased])
+    if not leased:
+        return 0
+    leased.sort(key=lambda each: each.nonce or 0)
+    sent = 0
+    for instruction in leased:
+        try:
+            reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
+            if why := reading.why_it_stops():
+                raise _Waits(
+                    f"{why} It is signed but not sent: waits_for_cancel, or for the dispute's end (R1)."
+                )
+            sent += _send(engine, nodes, instruction)
+        except SourceUnreadable as error:
+            _hold(engine, instruction, f"source_unreadable: {error}")
+        except (ChainUnavailable, WrongChain) as error:
+            _hold(engine, instruction, f"chain_unavailable: {error}")
+        except _Waits as error:
+            _hold(engine, instruction, str(error))
+    return sent
+
+
+def _send(engine: Engine, nodes: ChainNodes, instruction: Instruction) -> int:
+    with transaction(engine) as connection:
+        lane = _lane_of(connection, instruction)
+        _require_quiet_books(connection, instruction)
+    assert lane.signed_bytes is not None
+    try:
+        nodes.require_identity()
+        nodes.send(lane.signed_bytes)
+    except NonceTooLow:
+        # The nonce is spent: by these very bytes sent before a crash, or by another transaction. What was mined
+        # decides, and the next step looks.
+        log.info("release_nonce_spent", instruction_id=str(instruction.id), nonce=lane.nonce)
+    except InsufficientFunds as error:
+        raise _Waits(
+            f"treasury_short: {error.reason}; send coins for the fee to {instruction.treasury}."
+        ) from error
+    except SendRefused as error:
+        raise _Waits(f"send_refused: {error.reason}; the same bytes are sent again.") from error
+    with transaction(engine) as connection:
+        now = rows.lock_leased(connection, instruction)
+        if now is None:
+            return 0
+        mark_broadcast(connection, lane.id)
+        rows.move(connection, now, "broadcast")
+    log.info(
+        "release_broadcast",
+        payment_id=str(instruction.payment_id),
+        instruction_id=str(instruction.id),
+        transaction_hash=lane.transaction_hash,
+    )
+    return 1
+
+
+def _lane_of(connection: Connection, instruction: Instruction) -> LaneTransaction:
+    for lane in transactions_of(connection, instruction.id):
+        if lane.nonce == instruction.nonce and lane.signed_bytes is not None:
+            return lane
+    raise _Waits("no_signed_bytes: the nonce lane lost its signed bytes; an operator looks at it.")
+
+
+def _require_quiet_books(connection: Connection, instruction: Instruction) -> None:
+    row = connection.execute(
+        text(
+            """
+            SELECT b.dispute_open, p.disputed, c.paused_reason FROM public.payments p
+            JOIN fleet.ledger_balances b ON b.book_id = p.id AND b.chain_id = :chain AND b.token = :token
+            LEFT JOIN fleet.chain_cursors c ON c.chain_id = b.chain_id WHERE p.id = :payment
+            """
+        ),
+        {"payment": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
+    ).one()
+    if row.dispute_open or row.disputed:
+        raise _Waits(
+            "dispute_open: waits_for_cancel, or for the dispute's end; it is signed but not sent (R1)."
+        )
+    if row.paused_reason:
+        raise _Waits(f"chain_paused: {row.paused_reason}; an operator resumes chain {instruction.chain_id}.")
+
+
+def _hold(engine: Engine, instruction: Instruction, reason: str) -> None:
+    with transaction(engine) as connection:
+        rows.hold(connection, instruction, reason)
+    log.info("release_waits", instruction_id=str(instruction.id), reason=reason)

@@ -1,0 +1,167 @@
+"""Ending instructions: only a canonical transaction on the nonce, at depth, ends one (R1, L13, L19).
+
+Own and paid: the outbound fact, ``release:final``, the fee in the treasury's house book, lane, instruction,
+payment and purchase request move in one transaction. Own and reverted: the fee and ``release:void``. Another
+transaction on the nonce: ``failed(nonce_taken)``, and the chain pauses.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import Connection, Engine, text
+
+from custody.chain import effective_threshold
+from custody.chain.lanes import LaneTransaction, transactions_of
+from custody.releases import rows
+from custody.releases.booking import book_failed, book_paid, pause_chain
+from custody.releases.nodes import ChainNodes, Mined
+from custody.releases.outcome import Paid, Unclear, judge_receipt
+from custody.releases.rows import Instruction
+from custody.settings.thresholds import newest_threshold
+from custody.store.engine import transaction
+
+log = structlog.get_logger(__name__)
+
+_OPEN: Final = (
+    "i.chain_id = :chain AND i.state IN ('handed_out', 'signed', 'broadcast') AND i.run_after <= now()"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    instruction: Instruction
+    lane: LaneTransaction | None
+    hashes: Sequence[str]
+
+
+def end_deep_ones(engine: Engine, nodes: ChainNodes, limit: int) -> int:
+    """End the chain's instructions whose nonce a deep enough canonical transaction has spent; how many ended.
+
+    All are looked at with one batched request a node. Raises ChainUnavailable below the quorum.
+    """
+    with transaction(engine) as connection:
+        newest = newest_threshold(connection, nodes.chain.id)
+        threshold = effective_threshold(nodes.chain.id, None if newest is None else newest.value_blocks)
+        waiting = [_open(connection, each) for each in _waiting(connection, nodes.chain.id, limit)]
+    if not waiting:
+        return 0
+    hashes = [transaction_hash for each in waiting for transaction_hash in each.hashes]
+    mined = nodes.mined(hashes) if hashes else {}
+    spent = _spent_below(nodes, waiting, mined, threshold)
+    return sum(_end(engine, nodes, each, mined, spent, threshold) for each in waiting)
+
+
+def _waiting(connection: Connection, chain_id: int, limit: int) -> list[Instruction]:
+    return rows.select(
+        connection, _OPEN, {"chain": chain_id, "limit": limit}, suffix="ORDER BY i.nonce LIMIT :limit"
+    )
+
+
+def _open(connection: Connection, instruction: Instruction) -> _Open:
+    for lane in transactions_of(connection, instruction.id):
+        if lane.nonce == instruction.nonce:
+            known: Any = connection.execute(
+                text("SELECT hashes FROM fleet.chain_transactions WHERE id = :id"), {"id": lane.id}
+            ).scalar_one()
+            return _Open(instruction, lane, tuple(known))
+    return _Open(instruction, None, ())
+
+
+def _spent_below(
+    nodes: ChainNodes, waiting: Sequence[_Open], mined: Mapping[str, Mined], threshold: int
+) -> int:
+    """Nonces below this are spent by canonical transactions at depth; 0 when nothing of ours is in doubt.
+
+    The count at an older block is asked only when a nonce is spent and has no receipt of ours, since it needs a
+    node that keeps that block's state.
+    """
+    doubtful = [
+        item.instruction.nonce
+        for item in waiting
+        if item.instruction.nonce is not None and not any(each in mined for each in item.hashes)
+    ]
+    if not doubtful:
+        return 0
+    treasury = nodes.chain.treasury
+    if nodes.nonce(treasury) <= min(doubtful):
+        return 0
+    head = nodes.any(lambda client: client.head()).number
+    return nodes.nonce(treasury, max(0, head - threshold + 1))
+
+
+def _end(
+    engine: Engine,
+    nodes: ChainNodes,
+    item: _Open,
+    mined: Mapping[str, Mined],
+    spent_below: int,
+    threshold: int,
+) -> int:
+    own = next((mined[each] for each in item.hashes if each in mined), None)
+    if own is not None:
+        if own.depth < threshold:
+            return 0
+        return _end_own(engine, nodes, item, own, threshold)
+    nonce = item.instruction.nonce
+    if nonce is None or nonce >= spent_below:
+        return 0
+    return _end_foreign(engine, nodes, item)
+
+
+def _end_own(engine: Engine, nodes: ChainNodes, item: _Open, own: Mined, threshold: int) -> int:
+    outcome = judge_receipt(item.instruction, own.receipt)
+    evidence = {
+        "threshold": threshold,
+        "depth": own.depth,
+        "head_number": own.head_number,
+        "block_number": own.receipt.block_number,
+        "block_hash": own.receipt.block_hash,
+        "transaction_hash": own.receipt.transaction_hash,
+    }
+    with transaction(engine) as connection:
+        instruction = rows.lock(connection, item.instruction.id)
+        if instruction.state != item.instruction.state:
+            return 0
+        assert item.lane is not None
+        if isinstance(outcome, Unclear):
+            pause_chain(connection, nodes.chain.id, f"release {instruction.id}: {outcome.sentence}")
+            rows.hold(connection, instruction, f"{outcome.reason}: {outcome.sentence}")
+            log.error("release_outcome_unclear", instruction_id=str(instruction.id), reason=outcome.reason)
+            return 0
+        if isinstance(outcome, Paid):
+            book_paid(connection, instruction, item.lane, own.receipt, outcome, evidence)
+        else:
+            book_failed(connection, instruction, item.lane, own.receipt, outcome.reason, evidence)
+    log.info(
+        "release_ended",
+        payment_id=str(instruction.payment_id),
+        instruction_id=str(instruction.id),
+        transaction_hash=own.receipt.transaction_hash,
+        paid=isinstance(outcome, Paid),
+    )
+    return 1
+
+
+def _end_foreign(engine: Engine, nodes: ChainNodes, item: _Open) -> int:
+    """L19: a transaction that is none of ours spent the nonce."""
+    reason = (
+        f"nonce_taken: nonce {item.instruction.nonce} of {item.instruction.treasury} was spent by a transaction that "
+        "is not ours"
+    )
+    with transaction(engine) as connection:
+        instruction = rows.lock(connection, item.instruction.id)
+        if instruction.state != item.instruction.state:
+            return 0
+        pause_chain(connection, nodes.chain.id, reason)
+        if instruction.state == "handed_out":
+            # A signer may have sent our own bytes himself: voiding now could pay twice. His signature, or an
+            # operator, says which it was.
+            rows.hold(
+                connection, instruction, f"{reason}; if the signer sent it himself, submit its signature."
+            )
+            return 0
+        book_failed(connection, instruction, item.lane, None, reason, {})
+    log.error("release_nonce_taken", instruction_id=str(instruction.id), nonce=instruction.nonce)
+    return 1

@@ -1,0 +1,251 @@
+"""Handing out: the treasury's next nonce is taken only now, and the exact unsigned bytes are stored (R1, R19).
+
+One instruction a (chain, treasury) is with the signer; a limited number is signed or broadcast behind it.
+Lease, commit, ask marketplace and chain, then take nonce and store bytes in one transaction (L15).
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import IntegrityError
+
+from custody.chain import (
+    NATIVE,
+    CallRequest,
+    ChainUnavailable,
+    ExecutionReverted,
+    WrongChain,
+    to_amount,
+)
+from custody.chain.lanes import LaneBlocked, open_lane, take_nonce
+from custody.payments import lock_payment
+from custody.releases import rows
+from custody.releases.gate import chain_stops, why_recipient_refused
+from custody.releases.nodes import ChainNodes
+from custody.releases.payout import FeeOverCeiling, build, call_of
+from custody.releases.rows import Instruction
+from custody.releases.sources import Reading, Sources, SourceUnreadable, references
+from custody.store.engine import transaction
+from custody.trezor.transaction import TransactionError
+
+log = structlog.get_logger(__name__)
+
+_ETHER_DECIMALS: Final = 18
+_DELEGATION: Final = b"\xef\x01\x00"  # EIP-7702: a wallet that lends its account some code is still a wallet
+
+_MAY_GO: Final = """
+    w.state = 'ready' AND w.chain_id = :chain AND w.treasury = :treasury
+    AND NOT EXISTS (SELECT FROM fleet.release_instructions o
+                    WHERE o.chain_id = w.chain_id AND o.treasury = w.treasury AND o.state IN ('handed_out', 'cancelling'))
+    AND (SELECT count(*) FROM fleet.release_instructions o
+         WHERE o.chain_id = w.chain_id AND o.treasury = w.treasury AND o.state IN ('signed', 'broadcast')) < :limit
+"""
+
+
+class Held(Exception):
+    """The instruction waits; the message is its held_reason."""
+
+
+class EpochMoved(Exception):
+    """Something else than this instruction touched what it was judged on (R12, L18); it is judged again."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"release_epoch is {epoch} now")
+        self.epoch = epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What the chain said for one payout: counts in units of gas, prices in wei."""
+
+    treasury_nonce: int
+    gas_estimate: int
+    base_fee: int
+    priority_fee: int
+
+
+def hand_out_next(
+    engine: Engine, nodes: ChainNodes, sources: Sources, *, ceiling_wei: int, in_flight_limit: int
+) -> int:
+    """Hand out the chain's next ready instruction, if its treasury is free; 1 if one was, else 0.
+
+    One that must wait keeps its state with its reason, and the next one is tried on the next round.
+    """
+    with transaction(engine) as connection:
+        leased = rows.lease(
+            connection,
+            _MAY_GO,
+            {"chain": nodes.chain.id, "treasury": nodes.chain.treasury, "limit": in_flight_limit},
+            1,
+        )
+        named = references(connection, [each.payment_id for each in leased])
+    if not leased:
+        return 0
+    instruction = leased[0]
+    try:
+        reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
+        if why := reading.why_it_stops():
+            raise Held(why)
+        prices = _ask_chain(nodes, instruction)
+        with transaction(engine) as connection:
+            return _apply(connection, instruction, nodes, reading, prices, ceiling_wei)
+    except EpochMoved as moved:
+        with transaction(engine) as connection:
+            _judge_again(connection, instruction, moved.epoch)
+        return 1
+    except SourceUnreadable as error:
+        reason = f"source_unreadable: {error}"
+    except (ChainUnavailable, WrongChain) as error:
+        reason = f"chain_unavailable: {error}"
+    except IntegrityError:
+        reason = "treasury_busy: another instruction was handed out first; this one is next."
+    except (Held, LaneBlocked) as error:
+        reason = str(error)
+    with transaction(engine) as connection:
+        rows.hold(connection, instruction, reason)
+    log.info("release_waits", instruction_id=str(instruction.id), reason=reason)
+    return 0
+
+
+def _ask_chain(nodes: ChainNodes, instruction: Instruction) -> Prices:
+    nodes.require_identity()
+    code = nodes.code(instruction.recipient)
+    if code and not code.startswith(_DELEGATION):
+        raise Held(
+            f"recipient_refused: {instruction.recipient} is a contract (R21); add the seller's own wallet to the "
+            "address book and draft the release again."
+        )
+    try:
+        call = call_of(instruction)
+    except TransactionError as error:
+        raise Held(f"recipient_refused: {error}") from error
+    request = CallRequest(to=call.to, data=call.data, value=call.value, sender=instruction.treasury)
+    try:
+        estimate = nodes.any(lambda client: client.estimate_gas(request))
+    except ExecutionReverted as error:
+        raise Held(
+            f"would_revert: the chain refuses this payout now ({error.reason}); check the treasury's balance and "
+            "whether the token blocks treasury or seller."
+        ) from error
+    base_fee, priority_fee = nodes.any(lambda client: client.fees())
+    return Prices(nodes.nonce(instruction.treasury), estimate, base_fee, priority_fee)
+
+
+def _apply(
+    connection: Connection,
+    leased: Instruction,
+    nodes: ChainNodes,
+    reading: Reading,
+    prices: Prices,
+    ceiling_wei: int,
+) -> int:
+    instruction = rows.lock_leased(connection, leased)
+    if instruction is None:
+        return 0
+    if not reading.is_fresh():
+        raise Held("source_stale: the marketplace's word grew too old while the chain answered; asked again.")
+    for stop in chain_stops(connection, nodes.chain):
+        raise Held(str(stop))
+    if why := why_recipient_refused(connection, nodes.chain, instruction.recipient):
+        raise Held(f"recipient_refused: {why}")
+    open_lane(connection, instruction.chain_id, instruction.treasury, "treasury", prices.treasury_nonce)
+    call = call_of(instruction)
+    taken = take_nonce(
+        connection,
+        chain_id=instruction.chain_id,
+        sender=instruction.treasury,
+        purpose="release",
+        subject_id=instruction.id,
+        recipient=call.to,
+        value_wei=call.value,
+        data=call.data,
+    )
+    try:
+        unsigned = build(
+            instruction,
+            nonce=taken.nonce,
+            gas_estimate=prices.gas_estimate,
+            base_fee=prices.base_fee,
+            priority_fee=prices.priority_fee,
+            ceiling_wei=ceiling_wei,
+        )
+    except (FeeOverCeiling, TransactionError) as error:
+        raise Held(str(error)) from error
+    _judge_books(connection, instruction, unsigned.max_total_fee_wei)
+    rows.move(
+        connection,
+        instruction,
+        "handed_out",
+        nonce=taken.nonce,
+        unsigned_bytes=unsigned.signing_bytes(),
+        signing_hash=unsigned.signing_hash(),
+        max_total_fee_wei=unsigned.max_total_fee_wei,
+        rejected_reason=None,
+        handed_out_at=rows.now(connection),
+    )
+    log.info(
+        "release_handed_out",
+        payment_id=str(instruction.payment_id),
+        instruction_id=str(instruction.id),
+        nonce=taken.nonce,
+    )
+    return 1
+
+
+def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int) -> None:
+    """The last look under locks: payment before balances before house books (L17). Raises Held, EpochMoved."""
+    state = lock_payment(connection, instruction.payment_id)
+    if state.escrow != "releasing":
+        raise Held(f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.")
+    row = connection.execute(
+        text(
+            "SELECT dispute_open, release_epoch, releasing FROM fleet.ledger_balances "
+            "WHERE book_id = :book AND chain_id = :chain AND token = :token"
+        ),
+        {"book": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
+    ).one()
+    if row.dispute_open:
+        raise Held("dispute_open: a dispute is open in the books; it must be resolved first (L4).")
+    if row.releasing < instruction.amount:
+        raise Held("not_reserved: the books no longer reserve this amount; an operator looks at it.")
+    if row.release_epoch != instruction.release_epoch:
+        raise EpochMoved(row.release_epoch)
+    _require_house_coins(connection, instruction, fee_wei)
+
+
+def _judge_again(connection: Connection, leased: Instruction, epoch: int) -> None:
+    """Back through approval with the epoch that stands now (R12); the next round judges the books anew."""
+    instruction = rows.lock_leased(connection, leased)
+    if instruction is None:
+        return
+    rows.move(connection, instruction, "awaiting_approval", release_epoch=epoch)
+    rows.move(connection, rows.lock(connection, instruction.id), "ready")
+    log.info("release_judged_again", instruction_id=str(instruction.id), release_epoch=epoch)
+
+
+def _require_house_coins(connection: Connection, instruction: Instruction, fee_wei: int) -> None:
+    """R11: the treasury's own coins cover this fee and those of everything it has out."""
+    row = connection.execute(
+        text(
+            """
+            SELECT coalesce(b.treasury_house, 0) AS house, (
+                SELECT coalesce(sum(i.max_total_fee_wei), 0) FROM fleet.release_instructions i
+                WHERE i.chain_id = :chain AND i.treasury = :treasury
+                  AND i.state IN ('handed_out', 'signed', 'broadcast', 'cancelling')) AS promised
+            FROM fleet.house_accounts h
+            LEFT JOIN fleet.ledger_balances b
+                ON b.book_id = h.id AND b.chain_id = h.chain_id AND b.token = :native
+            WHERE h.chain_id = :chain AND h.address = :treasury AND h.kind = 'treasury'
+            """
+        ),
+        {"chain": instruction.chain_id, "treasury": instruction.treasury, "native": NATIVE},
+    ).one()
+    needed = to_amount(int(row.promised) + fee_wei, _ETHER_DECIMALS)
+    if row.house < needed:
+        raise Held(
+            f"house_float_low: the treasury's house book has {row.house or Decimal(0):f} coins for fees and up to "
+            f"{needed:f} may be needed; send coins to {instruction.treasury}, the watcher books them."
+        )

@@ -1,0 +1,147 @@
+"""Making release instructions: which payments are due, the draft, and the reservation in the ledger.
+
+An instruction is made once per (payment, purpose, request key), L19. Drafting writes a row and nothing else, so
+an operator's role can do it; only the releases worker's role can reserve (R9).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, text
+
+from custody.ledger import Entry, post
+from custody.payments import move_payment
+from custody.releases import rows
+from custody.releases.gate import Gate, ReleaseStopped, Stop, release_gate
+from custody.releases.rows import Instruction
+from custody.settings.chains import Chains
+from custody.store.outbox import ring
+
+log = structlog.get_logger(__name__)
+
+RELEASE: Final = "release"
+WHOLE: Final = "whole"
+REQUEST_KEY_CHARACTERS: Final = 64  # a label such as whole-2; more is a mistake
+
+_INSERT: Final = text(
+    """
+    INSERT INTO fleet.release_instructions
+        (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch)
+    VALUES (:payment, :purpose, :key, :chain, :treasury, :token, :recipient, :amount, :units, :epoch)
+    ON CONFLICT (payment_id, purpose, request_key) DO NOTHING
+    """
+)
+
+# Funded, swept and undisputed in the books, and never asked for: what is left to ask is the marketplace.
+_CANDIDATES: Final = text(
+    """
+    SELECT p.id FROM public.payments p
+    JOIN fleet.payment_routes r ON r.payment_id = p.id
+    JOIN fleet.ledger_balances b ON b.book_id = p.id AND b.chain_id = r.chain_id AND b.token = r.token
+    WHERE p.escrow_state IN ('funded', 'releasable') AND p.status = 'confirmed' AND NOT p.disputed
+      AND b.held > 0 AND b.dispute_open = 0
+      AND b.treasury - b.releasing - b.refunding - b.paying_fees >= b.held
+      AND p.id > :after
+      AND NOT EXISTS (SELECT FROM fleet.release_instructions i WHERE i.payment_id = p.id AND i.purpose = 'release')
+    ORDER BY p.id LIMIT :limit
+    """
+)
+
+FIRST: Final = UUID(int=0)
+
+
+def candidates(connection: Connection, limit: int, after: UUID = FIRST) -> list[UUID]:
+    """Payments whose coins are ready and that no instruction was ever made for, by id after ``after``.
+
+    The caller goes on where it stopped: payments that wait for their buyer must not hide those that do not.
+    """
+    return list(connection.execute(_CANDIDATES, {"limit": limit, "after": after}).scalars())
+
+
+def draft_release(
+    connection: Connection, payment_id: UUID, chains: Chains, *, request_key: str = WHOLE
+) -> Instruction:
+    """The instruction to pay a payment's whole held amount to its seller: made if it is new, else as it stands.
+
+    Rings the releases queue; the worker reserves it. Raises ReleaseStopped when the gate is closed, LookupError
+    for an unknown payment, ValueError for a bad request key.
+    """
+    if not 0 < len(request_key) <= REQUEST_KEY_CHARACTERS:
+        raise ValueError(f"request key: expected 1 to {REQUEST_KEY_CHARACTERS} characters")
+    standing = rows.find(connection, payment_id, RELEASE, request_key)
+    if standing is not None:
+        return standing
+    gate = release_gate(connection, payment_id, chains).require_open()
+    connection.execute(
+        _INSERT,
+        {
+            "payment": payment_id,
+            "purpose": RELEASE,
+            "key": request_key,
+            "chain": gate.chain_id,
+            "treasury": gate.treasury,
+            "token": gate.token,
+            "recipient": gate.recipient,
+            "amount": gate.amount,
+            "units": gate.amount_units,
+            "epoch": gate.release_epoch,
+        },
+    )
+    ring(connection, "releases")
+    made = rows.find(connection, payment_id, RELEASE, request_key)
+    assert made is not None
+    return made
+
+
+def reserve(connection: Connection, instruction: Instruction, chains: Chains) -> Instruction:
+    """drafted -> awaiting_approval -> ready, with ``release:reserve`` held / releasing in the same transaction.
+
+    The caller holds the instruction's lock. What the gate says now must still be what was drafted. Raises
+    ReleaseStopped, or a LedgerRefusal; the transaction (or savepoint) must then be rolled back.
+    """
+    move_payment(connection, instruction.payment_id, "became_releasable")
+    gate = release_gate(connection, instruction.payment_id, chains).require_open()
+    if stops := _differences(gate, instruction):
+        raise ReleaseStopped(instruction.payment_id, stops)
+    rows.move(connection, instruction, "awaiting_approval", release_epoch=gate.release_epoch)
+    instruction = rows.lock(connection, instruction.id)
+    # The approver registry follows (R3); until it stands, every instruction passes through, and the entry says so.
+    rows.move(connection, instruction, "ready")
+    post(
+        connection,
+        Entry(
+            book_kind="payment",
+            book_id=instruction.payment_id,
+            chain_id=instruction.chain_id,
+            token=instruction.token,
+            entry_type="release",
+            reason="reserve",
+            debit="held",
+            credit="releasing",
+            amount=instruction.amount,
+            key=f"release:{instruction.id}:reserve:1",
+            instruction_id=instruction.id,
+            evidence={"approvals": "none required", "recipient": instruction.recipient},
+        ),
+    )
+    move_payment(connection, instruction.payment_id, "release_reserved")
+    log.info("release_ready", payment_id=str(instruction.payment_id), instruction_id=str(instruction.id))
+    return rows.lock(connection, instruction.id)
+
+
+def _differences(gate: Gate, instruction: Instruction) -> tuple[Stop, ...]:
+    compared: Sequence[tuple[str, object, object]] = (
+        ("treasury", gate.treasury, instruction.treasury),
+        ("recipient", gate.recipient, instruction.recipient),
+        ("amount", gate.amount_units, instruction.amount_units),
+    )
+    return tuple(
+        Stop(
+            "draft_outdated",
+            f"its {field} was drafted as {drafted} and is {now} now; draft it again with a new request key.",
+        )
+        for field, now, drafted in compared
+        if now != drafted
+    )

@@ -1,0 +1,191 @@
+"""Rows of fleet.release_instructions: read, leased, moved and held back.
+
+Steps with I/O lease their row, commit, do the I/O, and apply ``WHERE lease_token`` (L15).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, cast
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, text
+
+from custody.releases.states import InstructionState, MoveRefused, require_move
+from custody.store.work import backoff_seconds
+
+LEASE_SECONDS: Final = (
+    60  # the slowest step: two nodes that each use up their time, then a bounded MongoDB read
+)
+HOLD_MAXIMUM_SECONDS: Final = 15  # a seller waits at most this long once a dispute closed or MongoDB is back
+REASON_CHARACTERS: Final = 1_000  # a node's own words are inside; a person reads it in a line or two
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One release instruction. ``amount`` in whole tokens, ``amount_units`` in the smallest unit, fees in wei."""
+
+    id: UUID
+    payment_id: UUID
+    purpose: str
+    request_key: str
+    chain_id: int
+    treasury: str
+    token: str
+    recipient: str
+    amount: Decimal
+    amount_units: int
+    release_epoch: int
+    state: InstructionState
+    held_reason: str | None
+    rejected_reason: str | None
+    nonce: int | None
+    unsigned_bytes: bytes | None
+    signing_hash: bytes | None
+    max_total_fee_wei: int | None
+    attempts: int
+    lease_token: UUID | None
+    handed_out_at: datetime | None
+
+
+_COLUMNS: Final = (
+    "i.id, i.payment_id, i.purpose, i.request_key, i.chain_id, i.treasury, i.token, i.recipient, i.amount, "
+    "i.amount_units, i.release_epoch, i.state, i.held_reason, i.rejected_reason, i.nonce, i.unsigned_bytes, "
+    "i.signing_hash, i.max_total_fee_wei, i.attempts, i.lease_token, i.handed_out_at"
+)
+
+
+def read_row(row: Any) -> Instruction:
+    """The instruction in a row that holds its columns."""
+    return Instruction(
+        id=row.id,
+        payment_id=row.payment_id,
+        purpose=row.purpose,
+        request_key=row.request_key,
+        chain_id=row.chain_id,
+        treasury=row.treasury,
+        token=row.token,
+        recipient=row.recipient,
+        amount=row.amount,
+        amount_units=int(row.amount_units),
+        release_epoch=row.release_epoch,
+        state=cast(InstructionState, row.state),
+        held_reason=row.held_reason,
+        rejected_reason=row.rejected_reason,
+        nonce=row.nonce,
+        unsigned_bytes=None if row.unsigned_bytes is None else bytes(row.unsigned_bytes),
+        signing_hash=None if row.signing_hash is None else bytes(row.signing_hash),
+        max_total_fee_wei=None if row.max_total_fee_wei is None else int(row.max_total_fee_wei),
+        attempts=row.attempts,
+        lease_token=row.lease_token,
+        handed_out_at=row.handed_out_at,
+    )
+
+
+def select(
+    connection: Connection, where: str, parameters: dict[str, Any], *, suffix: str = ""
+) -> list[Instruction]:
+    """Instructions that satisfy ``where``, a condition written in this package, never from outside."""
+    statement = f"SELECT {_COLUMNS} FROM fleet.release_instructions i WHERE {where} {suffix}"  # noqa: S608
+    return [read_row(row) for row in connection.execute(text(statement), parameters)]
+
+
+def find(connection: Connection, payment_id: UUID, purpose: str, request_key: str) -> Instruction | None:
+    """The instruction of (payment, purpose, request key), or None (L19: there is at most one)."""
+    found = select(
+        connection,
+        "i.payment_id = :payment AND i.purpose = :purpose AND i.request_key = :key",
+        {"payment": payment_id, "purpose": purpose, "key": request_key},
+    )
+    return found[0] if found else None
+
+
+def lock(connection: Connection, instruction_id: UUID) -> Instruction:
+    """Lock one instruction (L17: work rows first). Raises LookupError."""
+    found = select(connection, "i.id = :id", {"id": instruction_id}, suffix="FOR UPDATE")
+    if not found:
+        raise LookupError(f"there is no release instruction {instruction_id}")
+    return found[0]
+
+
+def lock_leased(connection: Connection, leased: Instruction) -> Instruction | None:
+    """Lock an instruction again after its I/O; None if the lease ran out and another process has it (L15)."""
+    now = lock(connection, leased.id)
+    return now if now.lease_token == leased.lease_token and now.state == leased.state else None
+
+
+def lease(connection: Connection, where: str, parameters: dict[str, Any], limit: int) -> list[Instruction]:
+    """Lease at most ``limit`` due instructions that satisfy ``where``, the longest due first."""
+    rows = connection.execute(
+        text(
+            f"""
+            WITH due AS (
+                SELECT w.id FROM fleet.release_instructions w
+                WHERE w.run_after <= clock_timestamp()
+                  AND (w.lease_until IS NULL OR w.lease_until <= clock_timestamp()) AND {where}
+                ORDER BY w.run_after, w.id LIMIT :limit FOR UPDATE SKIP LOCKED
+            )
+            UPDATE fleet.release_instructions i
+            SET lease_token = :token, lease_until = clock_timestamp() + make_interval(secs => :seconds)
+            FROM due WHERE i.id = due.id RETURNING {_COLUMNS}
+            """  # noqa: S608
+        ),
+        {**parameters, "limit": limit, "token": uuid4(), "seconds": LEASE_SECONDS},
+    )
+    return [read_row(row) for row in rows]
+
+
+def move(connection: Connection, instruction: Instruction, target: InstructionState, **columns: Any) -> None:
+    """Move an instruction, end its lease and its waiting, and set ``columns``. Raises MoveRefused."""
+    require_move(instruction.state, target)
+    settings = "".join(f", {name} = :{name}" for name in columns)
+    changed = connection.execute(
+        text(
+            f"""
+            UPDATE fleet.release_instructions
+            SET state = :target, held_reason = NULL, attempts = 0, run_after = clock_timestamp(),
+                lease_token = NULL, lease_until = NULL, updated_at = clock_timestamp(){settings}
+            WHERE id = :id AND state = :source
+            """  # noqa: S608
+        ),
+        {**columns, "target": target, "id": instruction.id, "source": instruction.state},
+    )
+    if changed.rowcount != 1:
+        raise MoveRefused(f"instruction {instruction.id} is no longer {instruction.state}")
+
+
+def hold(connection: Connection, instruction: Instruction, reason: str) -> None:
+    """Leave an instruction in its state with the reason why it waits, look again later, and end the lease."""
+    connection.execute(
+        text(
+            """
+            UPDATE fleet.release_instructions
+            SET held_reason = :reason, attempts = attempts + 1, lease_token = NULL, lease_until = NULL,
+                run_after = clock_timestamp() + make_interval(secs => :seconds), updated_at = clock_timestamp()
+            WHERE id = :id AND state = :state AND lease_token IS NOT DISTINCT FROM :token
+            """
+        ),
+        {
+            "id": instruction.id,
+            "state": instruction.state,
+            "token": instruction.lease_token,
+            "reason": reason[:REASON_CHARACTERS],
+            "seconds": min(HOLD_MAXIMUM_SECONDS, backoff_seconds(instruction.attempts + 1)),
+        },
+    )
+
+
+def let_go(connection: Connection, instruction: Instruction) -> None:
+    """End a lease; the instruction is due as before."""
+    connection.execute(
+        text(
+            "UPDATE fleet.release_instructions SET lease_token = NULL, lease_until = NULL "
+            "WHERE id = :id AND lease_token = :token"
+        ),
+        {"id": instruction.id, "token": instruction.lease_token},
+    )
+
+
+def now(connection: Connection) -> datetime:
+    """The database's clock: the only one that instruction times are taken from."""
+    return connection.execute(text("SELECT clock_timestamp()")).scalar_one()

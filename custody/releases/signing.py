@@ -1,0 +1,143 @@
+"""What signers handed in, judged against our own stored bytes (R19).
+
+A submission is only ever (y_parity, r, s) or a refusal. The signature is put into the stored unsigned bytes, so a
+changed field cannot be expressed; it counts when it recovers to the treasury.
+"""
+
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, Engine, text
+
+from custody.chain.lanes import store_signed, transactions_of
+from custody.releases import rows
+from custody.releases.payout import BytesDiffer, stored_transaction
+from custody.releases.rows import Instruction
+from custody.store.engine import transaction
+from custody.store.work import bury
+from custody.trezor.transaction import Signature, SignatureError, UnsignedTransaction
+
+log = structlog.get_logger(__name__)
+
+_CLAIM: Final = text(
+    """
+    SELECT id, instruction_id, kind, y_parity, r, s, reason FROM fleet.signature_submissions
+    WHERE state = 'received' ORDER BY received_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    """
+)
+_JUDGED: Final = text(
+    "UPDATE fleet.signature_submissions SET state = :state, refused_reason = :reason WHERE id = :id"
+)
+
+
+class SubmissionRefused(Exception):
+    """The submission does not count; the instruction stays as it is. The message is its refused_reason."""
+
+
+def judge_submissions(engine: Engine, limit: int) -> int:
+    """Judge at most ``limit`` submissions, one transaction each, oldest first; how many were judged."""
+    for judged in range(limit):
+        with transaction(engine) as connection:
+            row = connection.execute(_CLAIM).one_or_none()
+            if row is None:
+                return judged
+            _judge(connection, row)
+    return limit
+
+
+def _judge(connection: Connection, row: Any) -> None:
+    instruction = rows.lock(connection, row.instruction_id)
+    try:
+        if row.kind == "rejection":
+            _note_rejection(connection, instruction, row.reason or "no reason given")
+        else:
+            _accept(connection, instruction, row)
+    except SubmissionRefused as error:
+        connection.execute(_JUDGED, {"id": row.id, "state": "refused", "reason": str(error)})
+        log.warning(
+            "signature_refused",
+            instruction_id=str(instruction.id),
+            submission_id=str(row.id),
+            reason=str(error),
+        )
+        return
+    connection.execute(_JUDGED, {"id": row.id, "state": "accepted", "reason": None})
+
+
+def _note_rejection(connection: Connection, instruction: Instruction, reason: str) -> None:
+    if instruction.state != "handed_out":
+        raise SubmissionRefused(
+            f"not_handed_out: the instruction is {instruction.state}; nothing waits for a signer."
+        )
+    # R1: still handed out, since a signature may exist all the same.
+    connection.execute(
+        text(
+            "UPDATE fleet.release_instructions SET rejected_reason = :reason, updated_at = clock_timestamp() "
+            "WHERE id = :id"
+        ),
+        {"id": instruction.id, "reason": reason},
+    )
+    log.warning("release_rejected_by_signer", instruction_id=str(instruction.id), reason=reason)
+
+
+def _accept(connection: Connection, instruction: Instruction, row: Any) -> None:
+    if instruction.state != "handed_out":
+        raise SubmissionRefused(
+            f"not_handed_out: the instruction is {instruction.state}; it takes no signature."
+        )
+    try:
+        unsigned = stored_transaction(instruction)
+    except BytesDiffer as error:
+        _alarm(connection, instruction, str(error))
+        raise SubmissionRefused(
+            f"stored_bytes_differ: {error}; an operator must look at this instruction."
+        ) from error
+    signature = _recover(unsigned, instruction, row)
+    lane_id = _intent_of(connection, instruction, unsigned)
+    store_signed(connection, lane_id, unsigned.signed_raw(signature), unsigned.transaction_hash(signature))
+    rows.move(connection, instruction, "signed", rejected_reason=None, signed_at=rows.now(connection))
+    log.info(
+        "release_signed",
+        payment_id=str(instruction.payment_id),
+        instruction_id=str(instruction.id),
+        transaction_hash=unsigned.transaction_hash(signature),
+    )
+
+
+def _recover(unsigned: UnsignedTransaction, instruction: Instruction, row: Any) -> Signature:
+    try:
+        signature = Signature(int(row.y_parity), int(row.r), int(row.s))
+        signer = unsigned.recover(signature)
+    except SignatureError as error:
+        raise SubmissionRefused(f"malformed_signature: {error}.") from error
+    if signer != instruction.treasury:
+        raise SubmissionRefused(
+            f"wrong_signer: over these bytes it recovers to {signer}, not to the treasury {instruction.treasury}."
+        )
+    return signature
+
+
+def _intent_of(connection: Connection, instruction: Instruction, unsigned: UnsignedTransaction) -> UUID:
+    """The lane's row of this nonce, which must be the same intent (R1: one intent a nonce)."""
+    for lane in transactions_of(connection, instruction.id):
+        if lane.nonce == unsigned.nonce and lane.state == "intent":
+            if (lane.recipient, lane.value_wei, lane.data) != (unsigned.to, unsigned.value, unsigned.data):
+                _alarm(connection, instruction, "the nonce lane holds another intent")
+                raise SubmissionRefused("stored_bytes_differ: the nonce lane holds another intent.")
+            return lane.id
+    raise SubmissionRefused("no_intent: the nonce lane has no open intent for this instruction.")
+
+
+def _alarm(connection: Connection, instruction: Instruction, reason: str) -> None:
+    log.error("release_bytes_differ", instruction_id=str(instruction.id), reason=reason)
+    bury(
+        connection,
+        queue="releases",
+        subject_kind="release_instruction",
+        subject_id=instruction.id,
+        payment_id=instruction.payment_id,
+        reason=f"stored_bytes_differ: {reason}",
+        unblocks="find out who changed the row; no signature over it is taken",
+        attempts=1,
+    )

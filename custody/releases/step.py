@@ -1,0 +1,200 @@
+"""The releases step: what its worker runs each time its queue is rung (R9: it makes no approval and no signature)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Engine
+
+from custody.chain import ChainClient, ChainUnavailable, WrongChain, connections
+from custody.ledger import LedgerRefusal
+from custody.payments import TransitionRefused
+from custody.releases import rows
+from custody.releases.broadcast import broadcast_signed
+from custody.releases.finality import end_deep_ones
+from custody.releases.gate import ReleaseStopped
+from custody.releases.hand_out import hand_out_next
+from custody.releases.instructions import FIRST, candidates, draft_release, reserve
+from custody.releases.nodes import ChainNodes
+from custody.releases.rows import Instruction
+from custody.releases.signing import judge_submissions
+from custody.releases.sources import (
+    COMPLETED,
+    MAY_BE_PAID,
+    Sources,
+    SourceUnreadable,
+    open_mongo,
+    references,
+)
+from custody.settings.chains import Chains, load_chains
+from custody.settings.environment import FleetSettings
+from custody.store.engine import open_engine, transaction
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Step:
+    """The releases worker's connections and limits, built once a process (after its fork)."""
+
+    engine: Engine
+    chains: Chains
+    nodes: Mapping[int, ChainNodes]
+    sources: Sources
+    release_max_total_fee_wei: int
+    release_in_flight_limit: int
+    _after: UUID = field(default=FIRST, init=False)
+
+    def run_once(self, limit: int) -> int:
+        """Find, reserve, judge submissions, send, end, hand out: at most ``limit`` rows each; rows progressed.
+
+        A marketplace store or a chain that cannot be read holds back what depends on it, and nothing else.
+        """
+        progressed = self._find(limit) + self._reserve(limit)
+        progressed += judge_submissions(self.engine, limit)
+        for nodes in self.nodes.values():
+            progressed += broadcast_signed(self.engine, nodes, self.sources, limit)
+            try:
+                progressed += end_deep_ones(self.engine, nodes, limit)
+            except (ChainUnavailable, WrongChain) as error:
+                log.warning("releases_chain_unavailable", chain_id=nodes.chain.id, reason=str(error))
+                continue
+            progressed += hand_out_next(
+                self.engine,
+                nodes,
+                self.sources,
+                ceiling_wei=self.release_max_total_fee_wei,
+                in_flight_limit=self.release_in_flight_limit,
+            )
+        return progressed
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.sources.close()
+        for nodes in self.nodes.values():
+            for client in nodes.clients:
+                client.close()
+        self.engine.dispose()
+
+    def _find(self, limit: int) -> int:
+        """Draft releases of payments whose purchase request is completed; a page of payments a round."""
+        with transaction(self.engine) as connection:
+            page = candidates(connection, limit, self._after)
+            named = references(connection, page)
+        self._after = page[-1] if len(page) == limit else FIRST
+        if not page:
+            return 0
+        try:
+            readings = self.sources.read(list(named.values()))
+        except SourceUnreadable as error:
+            log.warning("releases_not_looked_for", reason=f"source_unreadable: {error}", payments=len(page))
+            return 0
+        drafted = 0
+        for payment_id in page:
+            reading = readings[payment_id]
+            if reading.status != COMPLETED or reading.why_it_stops() is not None:
+                continue
+            with transaction(self.engine) as connection:
+                try:
+                    draft_release(connection, payment_id, self.chains)
+                    drafted += 1
+                except ReleaseStopped as error:
+                    log.info("release_stopped", payment_id=str(payment_id), reason=str(error.stops[0]))
+        return drafted
+
+    def _reserve(self, limit: int) -> int:
+        """Reserve what was drafted, once the marketplace says that the seller may be paid."""
+        with transaction(self.engine) as connection:
+            leased = rows.lease(connection, "w.state = 'drafted'", {}, limit)
+            named = references(connection, [each.payment_id for each in leased])
+        if not leased:
+            return 0
+        try:
+            readings = self.sources.read(list(named.values()))
+        except SourceUnreadable as error:
+            for instruction in leased:
+                self._hold(instruction, f"source_unreadable: {error}")
+            return 0
+        reserved = 0
+        for instruction in leased:
+            reading = readings[instruction.payment_id]
+            why = reading.why_it_stops()
+            if why is None and reading.status not in MAY_BE_PAID:
+                why = (
+                    f"request_not_completed: the purchase request is {reading.status}; the buyer must confirm the "
+                    "delivery first."
+                )
+            if why is not None:
+                self._hold(instruction, why)
+                continue
+            reserved += self._reserve_one(instruction)
+        return reserved
+
+    def _reserve_one(self, leased: Instruction) -> int:
+        try:
+            with transaction(self.engine) as connection:
+                instruction = rows.lock_leased(connection, leased)
+                if instruction is None:
+                    return 0
+                reserve(connection, instruction, self.chains)
+        except ReleaseStopped as error:
+            reason = "; ".join(str(stop) for stop in error.stops)
+        except (LedgerRefusal, TransitionRefused) as error:
+            reason = f"books_refused: {error}"
+        else:
+            return 1
+        self._hold(leased, reason)
+        return 0
+
+    def _hold(self, instruction: Instruction, reason: str) -> None:
+        with transaction(self.engine) as connection:
+            rows.hold(connection, instruction, reason)
+        log.info("release_waits", instruction_id=str(instruction.id), reason=reason)
+
+
+def run_once(
+    engine: Engine,
+    clients: Mapping[int, Sequence[ChainClient]],
+    sources: Sources,
+    settings: FleetSettings,
+    limit: int,
+    *,
+    chains: Chains | None = None,
+) -> int:
+    """One round over given connections: see Step.run_once. ``clients`` are the nodes of each chain by its id."""
+    configured = chains or load_chains(settings.path("chains_file"))
+    return Step(
+        engine,
+        configured,
+        {chain_id: ChainNodes(configured.chain(chain_id), found) for chain_id, found in clients.items()},
+        sources,
+        settings.release_max_total_fee_wei,
+        settings.release_in_flight_limit,
+    ).run_once(limit)
+
+
+def build(settings: FleetSettings) -> Step:
+    """The step of this process. Raises SettingsError that names what is missing."""
+    settings.require("database_url", "chains_file")
+    if settings.repo_dispute != "pg" or settings.repo_marketplace != "pg":
+        settings.require("mongo_url")
+    chains = load_chains(settings.path("chains_file"))
+    engine = open_engine(settings.secret("database_url"), application="fleet-releases")
+    return Step(
+        engine,
+        chains,
+        {
+            chain.id: ChainNodes(chain, [ChainClient(each) for each in connections(chain)])
+            for chain in chains.chains
+        },
+        Sources(
+            engine,
+            open_mongo(settings.secret("mongo_url")) if settings.mongo_url is not None else None,
+            settings.mongo_database,
+            settings.repo_dispute,
+            settings.repo_marketplace,
+        ),
+        settings.release_max_total_fee_wei,
+        settings.release_in_flight_limit,
+    )

@@ -1,0 +1,141 @@
+"""What the signer's machine checks by itself before a device shows anything (R4, R17, R19, R24).
+
+The API's claims, the unsigned bytes and the local chains file must say the same; nothing here asks a database.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from custody.chain.addresses import InvalidAddress, parse_address
+from custody.chain.assets import InvalidAmount, to_amount
+from custody.settings.chains import NATIVE, Chain, Chains
+from custody.settings.environment import SettingsError
+from custody.trezor.readability import why_amount_not_readable
+from custody.trezor.transaction import TransactionError, UnsignedTransaction, decode_erc20_transfer
+from workers.signer.client import ApiInstruction
+
+UDP: Final = "udp:"
+"""Software devices and emulators: for development chains only (R17)."""
+
+
+class InstructionRefused(Exception):
+    """The signer's machine refuses the instruction; no device was asked. The message says what differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedInstruction:
+    """An instruction whose bytes are what it claims, on a chain and treasury that are pinned here."""
+
+    claimed: ApiInstruction
+    transaction: UnsignedTransaction
+    chain: Chain
+    symbol: str
+    decimals: int
+
+
+def check_instruction(claimed: ApiInstruction, chains: Chains, *, fee_cap_wei: int) -> CheckedInstruction:
+    """Compare the API's claims, the bytes and the local chains file. Raises InstructionRefused.
+
+    ``fee_cap_wei`` is this machine's own ceiling for one transaction's whole fee.
+    """
+    try:
+        chain = chains.chain(claimed.chain_id)
+    except SettingsError as error:
+        raise InstructionRefused(f"Instruction {claimed.id}: {error}.") from None
+    token = chain.token(claimed.token)
+    if token is None:
+        raise _refused(claimed, f"token {claimed.token} is not in this machine's chains file")
+    _require(claimed, "treasury", claimed.treasury, chain.treasury)
+    _require(claimed, "symbol", claimed.symbol, token.symbol)
+    _require(claimed, "decimals", claimed.decimals, token.decimals)
+    _check_recipient(claimed, chain)
+    _check_amount(claimed)
+    transaction = _decode(claimed)
+    _check_bytes(claimed, transaction)
+    if transaction.max_total_fee_wei > fee_cap_wei:
+        raise _refused(
+            claimed,
+            f"its fee may reach {transaction.max_total_fee_wei} wei, this machine allows {fee_cap_wei}",
+        )
+    return CheckedInstruction(claimed, transaction, chain, token.symbol, token.decimals)
+
+
+def require_device_path(chain: Chain, path: str) -> None:
+    """Raise InstructionRefused for a software device on a chain with real money (R17)."""
+    if path.startswith(UDP) and not chain.is_development:
+        raise InstructionRefused(
+            f"TREZOR_PATH is {path}: a udp device signs on development chains only; plug in the treasury's device."
+        )
+
+
+def require_readable(checked: CheckedInstruction, model: str, firmware: str) -> str | None:
+    """R2: refuse what the device cannot show; on a development chain it is the warning that is returned."""
+    why = why_amount_not_readable(checked.transaction, model, firmware)
+    if why is not None and not checked.chain.is_development:
+        raise InstructionRefused(f"Instruction {checked.claimed.id}: {why}")
+    return why
+
+
+def _check_recipient(claimed: ApiInstruction, chain: Chain) -> None:
+    try:
+        recipient = parse_address(claimed.recipient, field="recipient", require_checksum=True)
+    except InvalidAddress as error:
+        raise _refused(claimed, str(error)) from None
+    ours = {chain.treasury, chain.fee_proxy, *(token.address for token in chain.tokens)}
+    if recipient.lower() in {address.lower() for address in ours}:
+        raise _refused(claimed, f"recipient {recipient} is our treasury, the payment proxy or a token")
+
+
+def _check_amount(claimed: ApiInstruction) -> None:
+    try:
+        amount = to_amount(int(claimed.amount_units), claimed.decimals)
+    except InvalidAmount as error:
+        raise _refused(claimed, str(error)) from None
+    if amount <= 0 or f"{amount.normalize():f}" != claimed.amount:
+        raise _refused(claimed, f"amount {claimed.amount} is not {claimed.amount_units} smallest units")
+
+
+def _decode(claimed: ApiInstruction) -> UnsignedTransaction:
+    if claimed.unsigned_bytes is None:
+        raise _refused(claimed, f"it is {claimed.state} and has no bytes to sign yet")
+    try:
+        return UnsignedTransaction.from_signing_bytes(bytes.fromhex(claimed.unsigned_bytes[2:]))
+    except TransactionError as error:
+        raise _refused(claimed, f"its bytes are no release transaction: {error}") from None
+
+
+def _check_bytes(claimed: ApiInstruction, transaction: UnsignedTransaction) -> None:
+    if claimed.token == NATIVE:
+        to, value, recipient, units = transaction.to, transaction.value, transaction.to, transaction.value
+        data_ok = transaction.data == b""
+    else:
+        to, value, data_ok = claimed.token, 0, True
+        try:
+            recipient, units = decode_erc20_transfer(transaction.data)
+        except TransactionError as error:
+            raise _refused(claimed, f"its bytes are no token transfer: {error}") from None
+    if not data_ok:
+        raise _refused(claimed, "its bytes carry call data beside a transfer of coins")
+    for field, found, expected in (
+        ("chain id", transaction.chain_id, claimed.chain_id),
+        ("nonce", transaction.nonce, claimed.nonce),
+        ("to", transaction.to, to),
+        ("value", transaction.value, value),
+        ("recipient", recipient, claimed.recipient),
+        ("amount", units, int(claimed.amount_units)),
+        ("fee ceiling", transaction.max_total_fee_wei, int(claimed.max_total_fee_wei or 0)),
+        ("signing hash", "0x" + transaction.signing_hash().hex(), claimed.signing_hash),
+    ):
+        if found != expected:
+            raise _refused(claimed, f"its bytes say {field} {found}, the API says {expected}")
+
+
+def _require(claimed: ApiInstruction, field: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise _refused(claimed, f"the API says {field} {found}, this machine's chains file says {expected}")
+
+
+def _refused(claimed: ApiInstruction, why: str) -> InstructionRefused:
+    return InstructionRefused(
+        f"Instruction {claimed.id} is refused: {why}. Nothing was shown or signed; tell the custody team."
+    )

@@ -1,0 +1,174 @@
+"""The signer API's client. Its answers are claims: workers.signer.checks compares them with local configuration."""
+
+import json
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from custody.trezor.transaction import Signature
+
+TIMEOUT_SECONDS: Final = 10.0  # an answer is one short transaction
+ATTEMPTS: Final = 4  # with waits of 0.2, 0.4, 0.8 s: a restart of the API passes unseen
+ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024  # a list of 100 instructions is under 200 KiB
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+_Digits = Annotated[str, Field(pattern=r"^[0-9]{1,78}$")]
+_HexBytes = Annotated[str, Field(pattern=r"^0x([0-9a-f]{2})*$", max_length=8_192)]
+
+
+class SignerApiError(Exception):
+    """The API did not do what was asked. The message is a sentence that says what to do."""
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class _TryAgain(SignerApiError):
+    """No answer, or one that says to come back."""
+
+
+class LastSubmission(BaseModel):
+    """What was last handed in for an instruction, and what the fleet said of it."""
+
+    kind: Literal["signature", "rejection"]
+    state: Literal["received", "accepted", "refused"]
+    reason: str | None
+
+
+class ApiInstruction(BaseModel):
+    """An instruction as the API claims it. Amounts in smallest units as decimal digits, fees in wei."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    payment_id: str
+    purpose: Literal["release", "refund"]
+    state: str
+    chain_id: int
+    treasury: str
+    token: str
+    symbol: str
+    decimals: Annotated[int, Field(ge=0, le=18)]
+    recipient: str
+    label: str | None
+    amount: Annotated[str, Field(pattern=r"^[0-9]{1,78}(\.[0-9]{1,18})?$")]
+    amount_units: _Digits
+    nonce: int | None
+    unsigned_bytes: _HexBytes | None
+    signing_hash: _HexBytes | None
+    max_total_fee_wei: _Digits | None
+    held_reason: str | None
+    rejected_reason: str | None
+    created_at: str
+    handed_out_at: str | None
+    last_submission: LastSubmission | None
+    evidence: dict[str, list[dict[str, Any]]] | None = None
+
+    @property
+    def waits_for_signer(self) -> bool:
+        """Handed out, and neither answered nor refused by a person: the fleet waits for a signature."""
+        if self.state != "handed_out" or self.rejected_reason is not None:
+            return False
+        return self.last_submission is None or self.last_submission.state != "received"
+
+
+class SignerClient:
+    """Talks to the signer API. Every method raises SignerApiError with a sentence.
+
+    Plain HTTP is for this machine only: anywhere else the bearer token would travel in the open.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise SignerApiError(f"SIGNER_API_URL is {url!r}: expected http:// or https:// with a host.")
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise SignerApiError(
+                f"SIGNER_API_URL is {url!r}: use https:// for a host other than this machine."
+            )
+        self._http = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def instructions(self) -> list[ApiInstruction]:
+        """Every open instruction, handed out ones first."""
+        answer = self._call("GET", "/v1/instructions")
+        found = answer.get("instructions")
+        if not isinstance(found, list):
+            raise SignerApiError("The API's answer has no list of instructions; is SIGNER_API_URL right?")
+        return [self._read(item) for item in found]
+
+    def instruction(self, instruction_id: str) -> ApiInstruction:
+        """One instruction with its evidence."""
+        return self._read(self._call("GET", f"/v1/instructions/{instruction_id}"))
+
+    def submit_signature(self, instruction_id: str, signature: Signature) -> None:
+        """Hand in a signature: three numbers and nothing else. Handing it in twice is harmless."""
+        self._call(
+            "POST",
+            f"/v1/instructions/{instruction_id}/signature",
+            {"y_parity": signature.y_parity, "r": f"0x{signature.r:064x}", "s": f"0x{signature.s:064x}"},
+        )
+
+    def submit_rejection(self, instruction_id: str, reason: str) -> None:
+        """Say that the signer did not sign, and why (at most 500 characters)."""
+        self._call("POST", f"/v1/instructions/{instruction_id}/rejection", {"reason": reason[:500]})
+
+    def _read(self, value: object) -> ApiInstruction:
+        try:
+            return ApiInstruction.model_validate(value)
+        except ValidationError as error:
+            fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors(include_input=False))
+            raise SignerApiError(f"The API's instruction is malformed ({fields}); do not sign it.") from None
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        retrying = Retrying(
+            retry=retry_if_exception_type(_TryAgain),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_exponential(multiplier=0.2, max=2),
+            reraise=True,
+        )
+        return retrying(self._once, method, path, body)
+
+    def _once(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        try:
+            with self._http.stream(method, path, json=body) as response:
+                raw = bytearray()
+                for chunk in response.iter_bytes():
+                    raw += chunk
+                    if len(raw) > ANSWER_LIMIT_BYTES:
+                        raise SignerApiError("The API's answer is too long; is SIGNER_API_URL right?")
+                status = response.status_code
+        except httpx.HTTPError as error:
+            raise _TryAgain(
+                f"The signer API at {self._http.base_url} does not answer ({type(error).__name__}); check "
+                "SIGNER_API_URL and that the fleet runs."
+            ) from error
+        try:
+            answer: Any = json.loads(bytes(raw))
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise SignerApiError(f"The API answered {status} and no JSON; is SIGNER_API_URL right?", status)
+        if status >= 400:
+            kind = _TryAgain if status in {429, 503} else SignerApiError
+            raise kind(f"The signer API refused: {answer.get('error', status)}", status)
+        return answer

@@ -1,0 +1,178 @@
+"""The ASGI application of the signer API. Every answer is JSON; every refusal is a sentence in ``error``."""
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from custody.store.engine import ring_relay, transaction
+from workers.signer_api.evidence import instruction_with_evidence, open_instructions
+from workers.signer_api.rate_limit import RateLimit
+from workers.signer_api.submissions import RejectionBody, SignatureBody, SubmissionRefused, submit
+
+log = structlog.get_logger(__name__)
+
+BODY_LIMIT_BYTES: Final = 4_096  # a signature is under 200 bytes, a reason at most 500 characters
+TOKEN_MINIMUM_CHARACTERS: Final = 32  # below it a token can be guessed
+
+_Body = TypeVar("_Body", bound=BaseModel)
+_Handler = Callable[[Request], Awaitable[Response]]
+
+
+class WeakToken(Exception):
+    """The bearer token is too short to guard the API."""
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | None = None) -> Starlette:
+    """The API over an engine of role fleet_signer_api, guarded by ``token``. Raises WeakToken."""
+    if len(token) < TOKEN_MINIMUM_CHARACTERS:
+        raise WeakToken(
+            f"SIGNER_API_TOKEN_FILE: the token needs at least {TOKEN_MINIMUM_CHARACTERS} characters; "
+            "write 64 random hex digits"
+        )
+    api = _Api(engine, token.encode(), rate_limit or RateLimit())
+    return Starlette(
+        routes=[
+            Route("/healthz", api.healthz, methods=["GET"]),
+            Route("/v1/instructions", api.guarded(api.open_ones), methods=["GET"]),
+            Route("/v1/instructions/{id}", api.guarded(api.show), methods=["GET"]),
+            Route("/v1/instructions/{id}/signature", api.guarded(api.signature), methods=["POST"]),
+            Route("/v1/instructions/{id}/rejection", api.guarded(api.rejection), methods=["POST"]),
+        ],
+    )
+
+
+class _Api:
+    def __init__(self, engine: Engine, token: bytes, rate_limit: RateLimit) -> None:
+        self._engine = engine
+        self._token = token
+        self._rate_limit = rate_limit
+
+    def guarded(self, handler: _Handler) -> _Handler:
+        """The handler behind rate limit and bearer token, its errors as sentences."""
+
+        async def endpoint(request: Request) -> Response:
+            caller = request.client.host if request.client else "unknown"
+            if not self._rate_limit.allows(caller):
+                return _error(429, "Too many requests; wait a second.", {"Retry-After": "1"})
+            if not self._knows(request.headers.get("authorization", "")):
+                log.warning("signer_api_unauthorised", caller=caller)
+                return _error(401, "The bearer token is missing or wrong.", {"WWW-Authenticate": "Bearer"})
+            try:
+                return await handler(request)
+            except _Refused as error:
+                return _error(error.status, str(error))
+            except DBAPIError as error:
+                log.error("signer_api_database", error=type(error).__name__)
+                return _error(503, "The database does not answer; try again.", {"Retry-After": "1"})
+
+        return endpoint
+
+    async def healthz(self, _request: Request) -> Response:
+        try:
+            await run_in_threadpool(self._ping)
+        except DBAPIError:
+            return _error(503, "The database does not answer.")
+        return JSONResponse({"status": "ok"})
+
+    async def open_ones(self, _request: Request) -> Response:
+        return JSONResponse({"instructions": await run_in_threadpool(self._list)})
+
+    async def show(self, request: Request) -> Response:
+        found = await run_in_threadpool(self._show, _instruction_id(request))
+        if found is None:
+            raise _Refused(404, "There is no such instruction.")
+        return JSONResponse(found)
+
+    async def signature(self, request: Request) -> Response:
+        return await self._take(request, SignatureBody)
+
+    async def rejection(self, request: Request) -> Response:
+        return await self._take(request, RejectionBody)
+
+    async def _take(self, request: Request, form: type[SignatureBody] | type[RejectionBody]) -> Response:
+        instruction_id = _instruction_id(request)
+        body = _parse(form, await _read_body(request))
+        try:
+            made = await run_in_threadpool(self._submit, instruction_id, body)
+        except SubmissionRefused as error:
+            raise _Refused(error.status, str(error)) from error
+        log.info("signer_answered", instruction_id=str(instruction_id), form=form.__name__, **made)
+        return JSONResponse(made, status_code=200 if made["repeated"] else 202)
+
+    def _knows(self, authorization: str) -> bool:
+        scheme, _, given = authorization.partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            given.encode("utf-8", "surrogateescape"), self._token
+        )
+
+    def _ping(self) -> None:
+        with self._engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def _list(self) -> list[dict[str, Any]]:
+        with transaction(self._engine) as connection:
+            return open_instructions(connection)
+
+    def _show(self, instruction_id: UUID) -> dict[str, Any] | None:
+        with transaction(self._engine) as connection:
+            return instruction_with_evidence(connection, instruction_id)
+
+    def _submit(self, instruction_id: UUID, body: SignatureBody | RejectionBody) -> dict[str, Any]:
+        with transaction(self._engine) as connection:
+            made = submit(connection, instruction_id, body)
+        ring_relay(self._engine)
+        return made
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_LIMIT_BYTES:
+                raise _Refused(413, f"The body is over {BODY_LIMIT_BYTES} bytes.")
+    except ClientDisconnect as error:
+        raise _Refused(400, "The body ended early.") from error
+    return bytes(body)
+
+
+def _parse(form: type[_Body], body: bytes) -> _Body:
+    try:
+        return form.model_validate(json.loads(body))
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+        raise _Refused(422, f"The body is refused: {'; '.join(lines)}.") from None
+    except (ValueError, RecursionError):
+        raise _Refused(400, "The body is no JSON.") from None
+
+
+def _instruction_id(request: Request) -> UUID:
+    try:
+        return UUID(request.path_params["id"])
+    except ValueError:
+        raise _Refused(404, "There is no such instruction.") from None
+
+
+def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": sentence}, status_code=status, headers=headers)

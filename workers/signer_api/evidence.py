@@ -1,0 +1,124 @@
+"""What a signer is shown of an instruction, read with the signer API's own database role (R9).
+
+Amounts are decimal texts, fees wei as texts, bytes hex with 0x: nothing passes through a float.
+"""
+
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+LIST_LIMIT: Final = 100  # a signer's day; the rest follows as these are done
+ROWS_LIMIT: Final = 200  # of each kind of evidence of one payment
+
+OPEN_STATES: Final = (
+    "handed_out",
+    "ready",
+    "awaiting_approval",
+    "drafted",
+    "signed",
+    "broadcast",
+    "cancelling",
+)
+
+_COLUMNS: Final = """
+    SELECT i.*, t.symbol, t.decimals, s.kind AS last_kind, s.state AS last_state,
+        coalesce(s.refused_reason, s.reason) AS last_reason, (
+            SELECT a.label FROM fleet.address_book a WHERE a.chain_id = i.chain_id AND a.address = i.recipient
+            ORDER BY a.created_at DESC LIMIT 1) AS label
+    FROM fleet.release_instructions i
+    JOIN fleet.tokens t ON t.chain_id = i.chain_id AND t.token = i.token
+    LEFT JOIN LATERAL (
+        SELECT kind, state, reason, refused_reason FROM fleet.signature_submissions s
+        WHERE s.instruction_id = i.id ORDER BY s.received_at DESC, s.id DESC LIMIT 1
+    ) s ON true
+"""
+
+
+def open_instructions(connection: Connection) -> list[dict[str, Any]]:
+    """Instructions that have not ended, handed out ones first, then the oldest."""
+    statement = f"""
+        {_COLUMNS} WHERE i.state = ANY (:states)
+        ORDER BY array_position(CAST(:states AS text[]), i.state), i.created_at, i.id LIMIT :limit
+    """
+    found = connection.execute(text(statement), {"states": list(OPEN_STATES), "limit": LIST_LIMIT})
+    return [_instruction(row) for row in found]
+
+
+def instruction_with_evidence(connection: Connection, instruction_id: UUID) -> dict[str, Any] | None:
+    """One instruction with the deposits, sweeps and ledger entries behind it; None if unknown."""
+    row = connection.execute(text(f"{_COLUMNS} WHERE i.id = :id"), {"id": instruction_id}).one_or_none()
+    if row is None:
+        return None
+    return {**_instruction(row), "evidence": _evidence(connection, row.payment_id, row.chain_id)}
+
+
+def _instruction(row: Any) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "payment_id": str(row.payment_id),
+        "purpose": row.purpose,
+        "state": row.state,
+        "chain_id": row.chain_id,
+        "treasury": row.treasury,
+        "token": row.token,
+        "symbol": row.symbol,
+        "decimals": row.decimals,
+        "recipient": row.recipient,
+        "label": row.label,
+        "amount": f"{row.amount.normalize():f}",
+        "amount_units": str(int(row.amount_units)),
+        "nonce": row.nonce,
+        "unsigned_bytes": _hex(row.unsigned_bytes),
+        "signing_hash": _hex(row.signing_hash),
+        "max_total_fee_wei": None if row.max_total_fee_wei is None else str(int(row.max_total_fee_wei)),
+        "release_epoch": row.release_epoch,
+        "held_reason": row.held_reason,
+        "rejected_reason": row.rejected_reason,
+        "created_at": row.created_at.isoformat(),
+        "handed_out_at": None if row.handed_out_at is None else row.handed_out_at.isoformat(),
+        "last_submission": None
+        if row.last_kind is None
+        else {"kind": row.last_kind, "state": row.last_state, "reason": row.last_reason},
+    }
+
+
+def _evidence(connection: Connection, payment_id: UUID, chain_id: int) -> dict[str, list[dict[str, Any]]]:
+    parameters = {"payment": payment_id, "chain": chain_id, "limit": ROWS_LIMIT}
+    queries = {
+        "deposits": """
+            SELECT block_number, block_hash, transaction_hash, log_index, token, sender, recipient,
+                amount_units::text AS amount_units, judged_at
+            FROM fleet.chain_facts WHERE payment_id = :payment AND direction = 'inbound' AND live
+            ORDER BY block_number, log_index LIMIT :limit
+        """,
+        "sweeps": """
+            SELECT s.transaction_hash, s.log_index, s.block_number, s.token_address, s.from_address,
+                s.to_address, s.amount::text AS amount_units, d.derivation_path
+            FROM fleet.payment_routes r
+            JOIN public.derived_destinations d ON d.id = r.destination_id
+            JOIN public.derived_destination_sweeps s
+                ON s.derived_destination_id = d.id AND s.chain_id = :chain
+            WHERE r.payment_id = :payment ORDER BY s.created_at LIMIT :limit
+        """,
+        "ledger": """
+            SELECT id::text AS id, entry_type::text AS entry_type, reason, debit, credit,
+                amount::text AS amount, currency, idempotency_key, book_seq, encode(entry_hash, 'hex') AS entry_hash, created_at
+            FROM public.funds_ledger_entries WHERE book_id = :payment AND chain_id = :chain
+            ORDER BY token, book_seq LIMIT :limit
+        """,
+    }
+    return {
+        name: [
+            {
+                key: value.isoformat() if hasattr(value, "isoformat") else value
+                for key, value in row._mapping.items()
+            }
+            for row in connection.execute(text(statement), parameters)
+        ]
+        for name, statement in queries.items()
+    }
+
+
+def _hex(raw: bytes | None) -> str | None:
+    return None if raw is None else "0x" + bytes(raw).hex()
