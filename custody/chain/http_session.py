@@ -10,6 +10,7 @@ from typing import Final
 import requests
 from requests.adapters import HTTPAdapter
 from typing_extensions import override
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from custody.chain.connection import ChainConnection
 
@@ -49,20 +50,31 @@ class BoundedAdapter(HTTPAdapter):
         response = super().send(
             request, stream=True, timeout=timeout, verify=verify, cert=cert, proxies=proxies
         )
+        try:
+            body = self._read(response, deadline)
+        except BaseException:
+            response.close()
+            raise
+        # requests has no public way to hand over a body that was read with a limit.
+        response._content = body
+        return response
+
+    def _read(self, response: requests.Response, deadline: float) -> bytes:
         body = bytearray()
         try:
-            for chunk in response.iter_content(_CHUNK):
+            # read1 returns with what one receive brought; read would wait for a whole chunk, and a node
+            # that drips bytes would never let the deadline be looked at.
+            while chunk := response.raw.read1(_CHUNK, decode_content=True):
                 body += chunk
                 if len(body) > self._max_body:
                     raise AnswerTooLong(f"more than {self._max_body} bytes")
                 if time.monotonic() > deadline:
                     raise AnswerTooSlow(f"not complete after {self._timeout} s")
-        except BaseException:
-            response.close()
-            raise
-        # requests has no public way to hand over a body that was read with a limit.
-        response._content = bytes(body)
-        return response
+        except ReadTimeoutError as error:
+            raise AnswerTooSlow(str(error)) from error
+        except HTTPError as error:
+            raise requests.ConnectionError(error) from error
+        return bytes(body)
 
 
 class _RedactingFilter(logging.Filter):

@@ -1,11 +1,11 @@
 """The client against a scripted node on loopback: what a bad node, a bad network and a secret URL do."""
 
+import gzip
 import json
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -22,58 +22,11 @@ from custody.chain import (
     SendOutcomeUnknown,
     WrongChain,
 )
+from tests.scripted_node import SECRET, Script, ScriptedNode
 
-SECRET = "k3y-0123456789abcdef"
 GENESIS = "0x" + "11" * 32
 TX = "0x" + "aa" * 32
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
-
-Script = Callable[[Any], Any]
-
-
-class ScriptedNode:
-    """A real HTTP server whose answer to each request body is what `script` returns for it.
-
-    bytes are sent as they are, an int is an HTTP status, None closes the connection unanswered, anything
-    else is JSON.
-    """
-
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.bodies: list[Any] = []
-
-    @contextmanager
-    def running(self) -> Generator[str]:
-        node = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                node.bodies.append(body)
-                answer = node.script(body)
-                if answer is None:
-                    self.close_connection = True
-                    return
-                status = answer if isinstance(answer, int) else 200
-                content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.send_header("Location", "http://127.0.0.1:1/elsewhere")
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://user:{SECRET}@127.0.0.1:{server.server_port}/v3/{SECRET}?apikey={SECRET}"
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
 
 @contextmanager
@@ -217,6 +170,50 @@ def test_a_silent_node_is_given_up():
         with pytest.raises(ChainUnavailable, match=r"no answer within 0\.2 s"):
             client.head()
         release.set()
+
+
+def test_a_dripping_node_is_given_up():
+    gone = threading.Event()
+
+    def drip(_: bytes) -> Iterable[bytes]:
+        while not gone.wait(0.02):
+            yield b" "
+
+    with client_of(result("0x" + "00" * 50_000), timeout=0.3, read_attempts=1) as (client, node):
+        node.parts = drip
+        with pytest.raises(ChainUnavailable, match=r"no answer within 0\.3 s"):
+            client.head()
+        gone.set()
+
+
+def test_a_cut_answer_is_tried_again():
+    lengths = iter([10, None])
+    with client_of(result("0x7")) as (client, node):
+        node.parts = lambda content: [content[: next(lengths)]]
+        assert client.balance(ADDRESS) == 7
+    assert len(node.bodies) == 2
+
+
+def test_a_compressed_answer_counts_unpacked():
+    def bomb(body: Any) -> Any:
+        return gzip.compress(json.dumps(result("0x" + "00" * 500_000)(body)).encode())
+
+    with client_of(bomb, max_body=100_000) as (client, node):
+        node.encoding = "gzip"
+        with pytest.raises(ChainUnavailable, match="more than 100000 bytes"):
+            client.code(ADDRESS)
+    with client_of(bomb, max_body=2_000_000) as (client, node):
+        node.encoding = "gzip"
+        assert client.code(ADDRESS) == bytes(500_000)
+
+
+def test_the_environment_does_not_decide_where_reads_go(monkeypatch: pytest.MonkeyPatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with client_of(result("0x7"), read_attempts=1) as (client, _):
+        assert client.balance(ADDRESS) == 7
 
 
 def test_wrong_chain_and_wrong_genesis_are_refused():
