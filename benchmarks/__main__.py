@@ -38,7 +38,7 @@ def main(only: Annotated[str | None, typer.Option(help="one benchmark's name")] 
     with console.status("measuring") as status:
         for name, benchmark in found.items():
             if only in (None, name):
-                rows += benchmark(lambda text: status.update(text))
+                rows += benchmark(status.update)
     table = Table("area", "name", "ours", "peer", "ratio", "goal", "met")
     for row in rows:
         table.add_row(

@@ -71,9 +71,7 @@ def rows(progress: Callable[[str], None]) -> Iterable[Row]:
                 started = time.perf_counter()
                 for fact, payment in facts:
                     key = f"fact:{fact}:detected"
-                    connection.execute(
-                        _RAW, [payment, key, payment, _TOKEN, _ADDRESS, fact, digest, digest, digest]
-                    )
+                    connection.execute(_RAW, [payment, key, payment, _TOKEN, _ADDRESS, fact, digest, digest, digest])
                 return len(facts) / (time.perf_counter() - started)
 
         yield compare(

@@ -50,9 +50,7 @@ def compare(
         theirs.append(peer())
     ratio = statistics.median(mine) / statistics.median(theirs)
     goal, met = _judge(ratio, at_least, at_most)
-    return Row(
-        area, name, statistics.median(mine), statistics.median(theirs), peer_name, ratio, unit, goal, met
-    )
+    return Row(area, name, statistics.median(mine), statistics.median(theirs), peer_name, ratio, unit, goal, met)
 
 
 def _judge(ratio: float, at_least: float | None, at_most: float | None) -> tuple[str, bool]:

@@ -67,9 +67,7 @@ def role_passwords(services: embedded.Services) -> Path:
 
 def _maintenance(admin_url: str) -> Engine:
     parts = urlsplit(admin_url)
-    return create_engine(
-        sqlalchemy_url(urlunsplit(parts._replace(path="/postgres"))), isolation_level="AUTOCOMMIT"
-    )
+    return create_engine(sqlalchemy_url(urlunsplit(parts._replace(path="/postgres"))), isolation_level="AUTOCOMMIT")
 
 
 def _schema_fingerprint() -> str:
@@ -88,9 +86,7 @@ def template_database(services: embedded.Services, role_passwords: Path) -> Iter
     maintenance = _maintenance(services.database_admin_url)
     with maintenance.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(7201)"))
-        exists = connection.execute(
-            text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}
-        ).first()
+        exists = connection.execute(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}).first()
         if exists is None:
             making = f"{name}_making"
             connection.execute(text(f'DROP DATABASE IF EXISTS "{making}" WITH (FORCE)'))

@@ -164,9 +164,7 @@ class Marketplace:
         self.execute("UPDATE fleet.chain_facts SET live = false WHERE id = :id", id=fact)
 
     def set_dispute(self, payment: UUID, count: int) -> None:
-        self.execute(
-            "UPDATE fleet.ledger_balances SET dispute_open = :n WHERE book_id = :id", n=count, id=payment
-        )
+        self.execute("UPDATE fleet.ledger_balances SET dispute_open = :n WHERE book_id = :id", n=count, id=payment)
 
     def balance(self, book: UUID) -> dict[str, Any]:
         """The book's balance row of this marketplace's token, by account."""
@@ -178,12 +176,10 @@ class Marketplace:
         return dict(rows[0]._mapping)
 
     def entries(self, payment: UUID) -> int:
-        return self.execute(
-            "SELECT count(*) AS n FROM public.funds_ledger_entries WHERE payment_id = :id", id=payment
-        )[0].n
+        return self.execute("SELECT count(*) AS n FROM public.funds_ledger_entries WHERE payment_id = :id", id=payment)[
+            0
+        ].n
 
     def state(self, payment: UUID) -> tuple[str, str | None]:
-        row = self.execute(
-            "SELECT status::text, escrow_state::text FROM public.payments WHERE id = :id", id=payment
-        )[0]
+        row = self.execute("SELECT status::text, escrow_state::text FROM public.payments WHERE id = :id", id=payment)[0]
         return row.status, row.escrow_state

@@ -46,9 +46,7 @@ def compare_books(engine: Engine, client: ChainClient, chain: Chain) -> tuple[in
                 if position.token == NATIVE
                 else client.token_balance(position.token, position.address, block)
             )
-            rows.append(
-                Compared(token.symbol, position.address, position.amount, to_amount(units, token.decimals))
-            )
+            rows.append(Compared(token.symbol, position.address, position.amount, to_amount(units, token.decimals)))
         with engine.connect() as connection:
             if asset_positions(connection, chain.id) == before:
                 return block, rows

@@ -143,9 +143,7 @@ def _rows(connection: Connection, statement: str, **values: Any) -> list[Any]:
 
 
 def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
-    yield Happening(
-        payment.created_at, "payment", f"opened for {payment.amount.normalize():f} {payment.currency}"
-    )
+    yield Happening(payment.created_at, "payment", f"opened for {payment.amount.normalize():f} {payment.currency}")
     for row in _rows(
         connection,
         "SELECT received_at, delivery_key, event, state, reason FROM fleet.webhook_deliveries "
@@ -153,9 +151,7 @@ def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
         id=payment.id,
     ):
         reason = f": {row.reason}" if row.reason else ""
-        yield Happening(
-            row.received_at, "webhook", f"{row.event or 'delivery'} {row.delivery_key} {row.state}{reason}"
-        )
+        yield Happening(row.received_at, "webhook", f"{row.event or 'delivery'} {row.delivery_key} {row.state}{reason}")
     for row in _rows(
         connection,
         """
@@ -204,9 +200,7 @@ def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
         id=payment.id,
     ):
         name = f"{row.purpose} {str(row.id)[-8:]}"
-        yield Happening(
-            row.created_at, "release", f"{name} drafted: {row.whole.normalize():f} to {row.recipient}"
-        )
+        yield Happening(row.created_at, "release", f"{name} drafted: {row.whole.normalize():f} to {row.recipient}")
         for at, what in (
             (row.handed_out_at, f"{name} handed out to the signer with nonce {row.nonce}"),
             (row.signed_at, f"{name} signed by the treasury device"),
@@ -266,9 +260,7 @@ def _waits_for_money(connection: Connection, payment: Any) -> Iterator[Wait]:
         yield Wait(
             f"transaction {look.transaction_hash}: {look.outcome or look.last_error or 'not looked at yet'}",
             look.created_at,
-            "a canonical block that holds it"
-            if look.state == "due"
-            else "another transaction that pays this address",
+            "a canonical block that holds it" if look.state == "due" else "another transaction that pays this address",
         )
     if not looks:
         yield Wait("a transfer to its address", payment.created_at, f"a payment to {payment.destination}")
@@ -282,9 +274,7 @@ def _waits_for_depth(connection: Connection, payment: Any, facts: list[Any]) -> 
         {"id": payment.chain_id},
     ).one_or_none()
     if cursor is not None and cursor.paused_reason:
-        yield Wait(
-            f"chain {payment.chain_id} is paused: {cursor.paused_reason}", cursor.paused_at, "an operator"
-        )
+        yield Wait(f"chain {payment.chain_id} is paused: {cursor.paused_reason}", cursor.paused_at, "an operator")
     newest = newest_threshold(connection, payment.chain_id)
     threshold = effective_threshold(payment.chain_id, None if newest is None else newest.value_blocks)
     for fact in facts:
@@ -326,13 +316,9 @@ def _waits_for_release(connection: Connection, payment: Any) -> Iterator[Wait]:
         reason = f": {row.held_reason}" if row.held_reason else ""
         if row.state == "handed_out":
             said = f" (refused on the device: {row.rejected_reason})" if row.rejected_reason else ""
-            yield Wait(
-                f"the signer's approval on the treasury device{said}", row.handed_out_at, "fleet signer sign"
-            )
+            yield Wait(f"the signer's approval on the treasury device{said}", row.handed_out_at, "fleet signer sign")
         elif row.state in {"signed", "broadcast"}:
-            yield Wait(
-                f"its release transaction is {row.state}{reason}", row.signed_at, "the chain's next blocks"
-            )
+            yield Wait(f"its release transaction is {row.state}{reason}", row.signed_at, "the chain's next blocks")
         else:
             yield Wait(
                 f"its release is {row.state}{reason}",

@@ -31,9 +31,7 @@ class Token(_Strict):
     symbol: Annotated[str, Field(min_length=1, max_length=12)]
     address: Annotated[str, Field(pattern=r"^(0x[0-9a-fA-F]{40}|native)$")]
     decimals: Annotated[int, Field(ge=0, le=18)]
-    treasury_maximum: Decimal = Field(
-        Decimal(10_000), gt=0, description="whole tokens an EOA treasury may hold (R5)"
-    )
+    treasury_maximum: Decimal = Field(Decimal(10_000), gt=0, description="whole tokens an EOA treasury may hold (R5)")
 
 
 class Chain(_Strict):

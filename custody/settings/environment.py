@@ -26,24 +26,14 @@ class FleetSettings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
 
     # Where things are
-    fleet_state_dir: Path = Field(
-        Path(".fleet"), description="folder of the embedded servers' data, logs, secrets"
-    )
-    database_url: SecretStr | None = Field(
-        None, description="postgresql://ROLE:PASSWORD@HOST:PORT/DB of this process"
-    )
-    database_admin_url: SecretStr | None = Field(
-        None, description="the same for an administrator; fleet db upgrade"
-    )
-    database_role_passwords_dir: Path | None = Field(
-        None, description="folder with one password file a database role"
-    )
+    fleet_state_dir: Path = Field(Path(".fleet"), description="folder of the embedded servers' data, logs, secrets")
+    database_url: SecretStr | None = Field(None, description="postgresql://ROLE:PASSWORD@HOST:PORT/DB of this process")
+    database_admin_url: SecretStr | None = Field(None, description="the same for an administrator; fleet db upgrade")
+    database_role_passwords_dir: Path | None = Field(None, description="folder with one password file a database role")
     broker_url: SecretStr | None = Field(None, description="redis://:PASSWORD@HOST:PORT/0 of Valkey or Redis")
     mongo_url: SecretStr | None = Field(None, description="mongodb://HOST:PORT/?replicaSet=rs0")
     mongo_database: str = Field("amanat", min_length=1, max_length=63)
-    chains_file: Path | None = Field(
-        None, description="TOML file of chains, tokens, treasuries (docs/configure.md)"
-    )
+    chains_file: Path | None = Field(None, description="TOML file of chains, tokens, treasuries (docs/configure.md)")
 
     # Ingress
     ingress_host: str = "127.0.0.1"
@@ -56,32 +46,23 @@ class FleetSettings(BaseSettings):
     )
 
     # Keys: read by the sweeps worker alone
-    deposit_seed_file: Path | None = Field(
-        None, description="BIP-39 phrase of the deposit account, mode 0600"
-    )
+    deposit_seed_file: Path | None = Field(None, description="BIP-39 phrase of the deposit account, mode 0600")
     gas_payer_key_file: Path | None = Field(None, description="hex private key of the gas payer, mode 0600")
 
     # Signers
     signer_api_host: str = "127.0.0.1"
     signer_api_port: Annotated[int, Field(ge=1, le=65535)] = 8481
-    signer_api_url: str = Field(
-        "http://127.0.0.1:8481", description="where `fleet signer` finds the signer API"
-    )
-    signer_api_token_file: Path | None = Field(
-        None, description="bearer token shared by API and signer, mode 0600"
-    )
-    trezor_path: str | None = Field(
-        None, description="trezorlib path of the device, e.g. webusb:... or udp:HOST:PORT"
-    )
+    signer_api_url: str = Field("http://127.0.0.1:8481", description="where `fleet signer` finds the signer API")
+    signer_api_token_file: Path | None = Field(None, description="bearer token shared by API and signer, mode 0600")
+    trezor_path: str | None = Field(None, description="trezorlib path of the device, e.g. webusb:... or udp:HOST:PORT")
     trezor_derivation_path: str = "m/44'/60'/0'/0/0"
     trezor_approval_timeout_seconds: Annotated[int, Field(ge=5, le=3600)] = 300
     trezor_safekeeping_required: bool = True
 
     # Flower
+    flower_host: str = "127.0.0.1"
     flower_port: Annotated[int, Field(ge=1, le=65535)] = 8482
-    flower_basic_auth_file: Path | None = Field(
-        None, description="USER:PASSWORD, mode 0600; Flower refuses without"
-    )
+    flower_basic_auth_file: Path | None = Field(None, description="USER:PASSWORD, mode 0600; Flower refuses without")
 
     # Who is read from where until an operator cuts over (design §3)
     repo_marketplace: Store = "mongo"
@@ -105,9 +86,7 @@ class FleetSettings(BaseSettings):
     @field_validator("database_url", "database_admin_url")
     @classmethod
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return _require_scheme(
-            value, {"postgresql", "postgres"}, "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-        )
+        return _require_scheme(value, {"postgresql", "postgres"}, "postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
 
     @field_validator("broker_url")
     @classmethod

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from workers.cli.system import bring_down, bring_up
+from workers.demo.fleet import DevelopmentFleet
 from workers.demo.run import PAYMENTS_DEFAULT, PAYMENTS_MAXIMUM, Demo, DemoResult, write_json
 from workers.demo.stages import STAGES, DemoStalled
 
@@ -26,13 +27,9 @@ _MEANING = {
 
 
 def demo(
-    payments: Annotated[
-        int, typer.Option(min=1, max=PAYMENTS_MAXIMUM, help="how many payments")
-    ] = PAYMENTS_DEFAULT,
+    payments: Annotated[int, typer.Option(min=1, max=PAYMENTS_MAXIMUM, help="how many payments")] = PAYMENTS_DEFAULT,
     keep: Annotated[bool, typer.Option("--keep", help="leave services and data running")] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="write the result as JSON; - is stdout")
-    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON; - is stdout")] = None,
 ) -> None:
     """Take real payments on a real EVM chain through the whole fleet, and compare the books with the chain.
 
@@ -55,7 +52,7 @@ def demo(
         raise typer.Exit(1)
 
 
-def _run(console: Console, fleet: "Demo", payments: int) -> DemoResult:
+def _run(console: Console, fleet: DevelopmentFleet, payments: int) -> DemoResult:
     bars = Progress(
         TextColumn("{task.fields[stage]:<10}"),
         BarColumn(bar_width=28),
@@ -68,9 +65,8 @@ def _run(console: Console, fleet: "Demo", payments: int) -> DemoResult:
         stage: bars.add_task("", total=payments, stage=stage, meaning=_MEANING[stage])
         for stage in ("opened", "paid", "announced", *STAGES)
     }
-    fleet.report = lambda stage, count: bars.update(tasks[stage], completed=count)
     with bars:
-        return fleet.run(payments)
+        return Demo(fleet, lambda stage, count: bars.update(tasks[stage], completed=count)).run(payments)
 
 
 def _print(console: Console, result: DemoResult, *, keep: bool) -> None:
@@ -93,22 +89,16 @@ def _print(console: Console, result: DemoResult, *, keep: bool) -> None:
     console.print(compared)
     for row in result.books:
         if not row.equal:
-            console.print(
-                f"{row.symbol} at {row.address}: booked {row.booked:f}, chain has {row.found:f}", style="red"
-            )
+            console.print(f"{row.symbol} at {row.address}: booked {row.booked:f}, chain has {row.found:f}", style="red")
     console.print(
         f"{result.released} of {result.payments} payments released in {result.seconds:.0f} s, "
         f"{result.deliveries} webhook deliveries, books {'equal' if result.books_equal_chain else 'DIFFER FROM'} chain",
         style="green" if result.succeeded else "red",
     )
     if keep:
-        console.print(
-            f"Flower: {result.flower_url}   one payment's story: fleet explain {result.payment_ids[0]}"
-        )
+        console.print(f"Flower: {result.flower_url}   one payment's story: fleet explain {result.payment_ids[0]}")
     else:
-        console.print(
-            "The fleet is stopped and its data kept: fleet up starts it again (or fleet demo --keep)."
-        )
+        console.print("The fleet is stopped and its data kept: fleet up starts it again (or fleet demo --keep).")
 
 
 def register(app: typer.Typer) -> None:

@@ -48,9 +48,7 @@ def explain(
 
 def _print(story: Story) -> None:
     console = Console()
-    balances = (
-        ", ".join(f"{account} {amount:f}" for account, amount in story.balances.items()) or "nothing booked"
-    )
+    balances = ", ".join(f"{account} {amount:f}" for account, amount in story.balances.items()) or "nothing booked"
     console.print(
         Panel(
             f"{story.amount:f} {story.currency} on chain {story.chain_id} at {story.destination}\n"
@@ -83,9 +81,7 @@ def _as_json(story: Story) -> dict[str, Any]:
         "chain_id": story.chain_id,
         "destination": story.destination,
         "balances": {account: f"{amount:f}" for account, amount in story.balances.items()},
-        "happenings": [
-            {"at": item.at.isoformat(), "step": item.step, "what": item.what} for item in story.happenings
-        ],
+        "happenings": [{"at": item.at.isoformat(), "step": item.step, "what": item.what} for item in story.happenings],
         "waits": [
             {
                 "what": wait.what,
@@ -98,7 +94,9 @@ def _as_json(story: Story) -> dict[str, Any]:
 
 
 def books(
-    chain_id: Annotated[int | None, typer.Option("--chain", help="one chain; default: every chain of CHAINS_FILE")] = None,
+    chain_id: Annotated[
+        int | None, typer.Option("--chain", help="one chain; default: every chain of CHAINS_FILE")
+    ] = None,
     differing: Annotated[bool, typer.Option("--differing", help="show only what differs")] = False,
 ) -> None:
     """Compare what the books hold at each address with what the chain says, at one block. Exit code 1 on a difference."""

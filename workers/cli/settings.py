@@ -47,9 +47,7 @@ def set_(
                     f"{key} is {now}; lowering it to {value} needs the signatures of two persons (R10), "
                     "which this version cannot take"
                 )
-            row = set_threshold(
-                connection, chain_id, value, floor_blocks=floor(chain_id), by=by, reason=reason
-            )
+            row = set_threshold(connection, chain_id, value, floor_blocks=floor(chain_id), by=by, reason=reason)
     finally:
         engine.dispose()
     typer.echo(f"{key} = {value} blocks (history row {row.history_id})")

@@ -97,9 +97,7 @@ def show(instruction_id: Annotated[str, typer.Argument()], chains_file: ChainsFi
             claimed = client.instruction(instruction_id)
         console.print_json(json.dumps(claimed.model_dump()))
         if claimed.unsigned_bytes is not None:
-            checked = check_instruction(
-                claimed, _chains(chains_file), fee_cap_wei=settings().release_max_total_fee_wei
-            )
+            checked = check_instruction(claimed, _chains(chains_file), fee_cap_wei=settings().release_max_total_fee_wei)
             console.print(Panel("\n".join(describe(checked)), title="decoded here", title_align="left"))
     except _SENTENCES as error:
         raise _fail(error) from None
@@ -112,9 +110,7 @@ def sign(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask here; the device always asks")] = False,
     wait: Annotated[
         int,
-        typer.Option(
-            "--wait", min=0, max=86_400, help="with --all: seconds to wait for more when none is open"
-        ),
+        typer.Option("--wait", min=0, max=86_400, help="with --all: seconds to wait for more when none is open"),
     ] = 0,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="with --all: end after this many signatures")

@@ -22,6 +22,7 @@ from workers.demo.wallet import Wallet
 BUYERS_MAXIMUM: Final = 10  # wallets that pay in turn; more would only cost set-up blocks
 TOKEN_DECIMALS: Final = 6
 FLAVOURS: Final = ("", ".client_id", ".checkout")  # one payment is announced as up to three deliveries
+DELIVERIES_PER_PAYMENT: Final = len(FLAVOURS) + 1
 _WEBHOOK_TIMEOUT_SECONDS: Final = 5.0  # Request Network's own
 
 
@@ -50,14 +51,10 @@ def pay(
             key = (index % len(buyers), payment.token)
             owed[key] = owed.get(key, 0) + to_units(payment.amount, TOKEN_DECIMALS)
         owner.wait_all(
-            [
-                mint(owner, contracts, token, buyers[buyer].address, units)
-                for (buyer, token), units in owed.items()
-            ]
+            [mint(owner, contracts, token, buyers[buyer].address, units) for (buyer, token), units in owed.items()]
         )
         approvals = [
-            approve(buyers[buyer], token, contracts.fee_proxy, units)
-            for (buyer, token), units in owed.items()
+            approve(buyers[buyer], token, contracts.fee_proxy, units) for (buyer, token), units in owed.items()
         ]
         owner.wait_all(approvals)
         paid: list[Paid] = []
@@ -122,9 +119,7 @@ def send_webhooks(url: str, webhook_secret: str, paid: list[Paid], progress: Cal
             content=body,
             headers={
                 "content-type": "application/json",
-                "x-request-network-signature": hmac.new(
-                    webhook_secret.encode(), body, hashlib.sha256
-                ).hexdigest(),
+                "x-request-network-signature": hmac.new(webhook_secret.encode(), body, hashlib.sha256).hexdigest(),
                 "x-request-network-delivery": delivery,
                 "x-request-network-retry-count": "0",
             },

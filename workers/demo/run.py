@@ -17,11 +17,12 @@ from eth_account import Account
 from sqlalchemy import Engine, text
 
 from custody.chain import ChainClient, connections
+from custody.ledger.books import Compared, compare_books
 from custody.settings.thresholds import newest_threshold, set_threshold
 from custody.store.engine import open_engine, transaction
 from custody.store.mongo import open_mongo
-from custody.ledger.books import Compared, compare_books
-from workers.demo.buyers import Paid, pay, send_webhooks
+from workers.demo.buyers import DELIVERIES_PER_PAYMENT, Paid, pay, send_webhooks
+from workers.demo.fleet import DevelopmentFleet
 from workers.demo.marketplace import DemoPayment, confirm_delivery, open_payments
 from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS, Provisioned
 from workers.demo.stages import Pace, watch
@@ -87,12 +88,13 @@ class DemoResult:
 class Demo:
     """One run over a fleet that is up."""
 
-    fleet: Provisioned
-    ingress_url: str
-    signer_api_url: str
-    flower_url: str
+    running: DevelopmentFleet
     report: Report
     pace: Pace = field(default_factory=Pace)
+
+    @property
+    def fleet(self) -> Provisioned:
+        return self.running.provisioned
 
     def run(self, payments: int) -> DemoResult:
         """Take ``payments`` payments from webhook to released. Raises DemoStalled, or what a server says."""
@@ -123,7 +125,7 @@ class Demo:
                 block=block,
                 books=tuple(books),
                 addresses={"treasury": self.fleet.treasury, "gas_payer": self.fleet.gas_payer},
-                flower_url=self.flower_url,
+                flower_url=self.running.flower_url,
                 payment_ids=tuple(str(item) for item in ids),
             )
         finally:
@@ -155,10 +157,10 @@ class Demo:
         )
         webhook_secret = self.fleet.secrets.webhook.read_text(encoding="utf-8").strip()
         return send_webhooks(
-            f"{self.ingress_url}/webhooks/request-network",
+            f"{self.running.ingress_url}/webhooks/request-network",
             webhook_secret,
             paid,
-            lambda count: self.report("announced", count * len(opened) // (4 * len(opened))),
+            lambda count: self.report("announced", count // DELIVERIES_PER_PAYMENT),
         )
 
     def _watch(self, admin: Engine, opened: list[DemoPayment], until: str) -> None:
@@ -220,7 +222,7 @@ class Demo:
             "PATH": os.defpath,
             "HOME": os.environ.get("HOME", "/"),
             "FLEET_STATE_DIR": str(self.fleet.services.state_dir / "signer"),
-            "SIGNER_API_URL": self.signer_api_url,
+            "SIGNER_API_URL": self.running.signer_api_url,
             "SIGNER_API_TOKEN_FILE": str(self.fleet.secrets.signer_api_token),
             "CHAINS_FILE": str(self.fleet.chains_file),
             "TREZOR_PATH": device_path,

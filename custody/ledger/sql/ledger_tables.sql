@@ -50,6 +50,11 @@ CREATE INDEX funds_ledger_entries_tx ON public.funds_ledger_entries USING brin (
 CREATE INDEX funds_ledger_entries_fact ON public.funds_ledger_entries (fact_id) WHERE fact_id IS NOT NULL;
 CREATE INDEX funds_ledger_entries_instruction
     ON public.funds_ledger_entries (instruction_id) WHERE instruction_id IS NOT NULL;
+-- How much of the house's coin lies at one deposit address: few rows an address.
+CREATE INDEX funds_ledger_entries_float_in
+    ON public.funds_ledger_entries (debit_address) WHERE debit = 'gas_float';
+CREATE INDEX funds_ledger_entries_float_out
+    ON public.funds_ledger_entries (credit_address) WHERE credit = 'gas_float';
 
 ALTER TABLE public.funds_ledger_entries ENABLE ALWAYS TRIGGER funds_ledger_entries_no_update;
 ALTER TABLE public.funds_ledger_entries ENABLE ALWAYS TRIGGER funds_ledger_entries_no_delete;
@@ -104,3 +109,5 @@ CREATE TABLE fleet.ledger_balances (
         = detected + held + disputed + releasing + refunding + paying_fees + platform_fees + provider_fees + suspense
         + overdraft + gas_funding + provider_received)
 );
+-- What the sweep planner looks for; holds and releases leave this column alone and stay HOT.
+CREATE INDEX ledger_balances_unswept ON fleet.ledger_balances (book_id) WHERE book_kind = 'payment' AND destination > 0;

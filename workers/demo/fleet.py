@@ -1,0 +1,144 @@
+"""``fleet up`` on one machine: servers, a provisioned development chain, every process, all under supervision."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import httpx
+from tenacity import RetryError as WaitedTooLong
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from custody.store.roles import read_role_password
+from workers.demo.provision import Provisioned, provision
+from workers.embedded import services
+from workers.embedded.errors import EmbeddedServiceError
+from workers.embedded.state_folder import write_private
+from workers.processes import PORTS, ProcessContext, programs
+
+OPERATOR_ENVIRONMENT: Final = "operator.env"
+_HEALTH_SECONDS: Final = 60.0  # the slowest process imports in a few seconds on two busy cores
+_HEALTH_POLL_SECONDS: Final = 0.1
+_PROBE_SECONDS: Final = 2.0
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DevelopmentFleet:
+    """A fleet that runs on this machine, and where its doors are."""
+
+    provisioned: Provisioned
+    ingress_url: str
+    signer_api_url: str
+    flower_url: str
+
+
+def role_url(admin_url: str, passwords: Path, role: str) -> str:
+    """The same database for one of the fleet's roles."""
+    parts = urlsplit(admin_url)
+    password = quote(read_role_password(passwords, role), safe="")
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{role}:{password}@{host}"))
+
+
+def start_services(state_dir: Path, progress: Progress) -> tuple[services.Services, Provisioned]:
+    """Start the servers and make a development chain's fleet ready on them; start no process of the fleet."""
+    running = services.up(state_dir, progress=progress)
+    made = provision(running, progress)
+    _write_operator_environment(made, {})
+    return running, made
+
+
+def start(state_dir: Path, progress: Progress = lambda _: None) -> DevelopmentFleet:
+    """Bring everything up and wait until the doors answer. Raises EmbeddedServiceError, with what to do."""
+    running, made = start_services(state_dir, progress)
+    ports = services.process_ports(state_dir, PORTS)
+    fleet = DevelopmentFleet(
+        made,
+        ingress_url=f"http://127.0.0.1:{ports['ingress']}",
+        signer_api_url=f"http://127.0.0.1:{ports['signer-api']}",
+        flower_url=f"http://127.0.0.1:{ports['flower']}",
+    )
+    context = ProcessContext(
+        state_dir=running.state_dir,
+        settings=common_settings(made)
+        | {
+            "INGRESS_PORT": str(ports["ingress"]),
+            "SIGNER_API_PORT": str(ports["signer-api"]),
+            "SIGNER_API_URL": fleet.signer_api_url,
+            "FLOWER_PORT": str(ports["flower"]),
+            "REQUEST_NETWORK_WEBHOOK_SECRETS_FILE": str(made.secrets.webhook),
+            "DEPOSIT_SEED_FILE": str(made.secrets.deposit_seed),
+            "GAS_PAYER_KEY_FILE": str(made.secrets.gas_payer_key),
+            "SIGNER_API_TOKEN_FILE": str(made.secrets.signer_api_token),
+            "FLOWER_BASIC_AUTH_FILE": str(made.secrets.flower),
+        },
+        database_url=lambda role: role_url(running.database_admin_url, made.role_passwords, role),
+    )
+    _write_operator_environment(
+        made,
+        {
+            "SIGNER_API_URL": fleet.signer_api_url,
+            "SIGNER_API_TOKEN_FILE": str(made.secrets.signer_api_token),
+            "FLOWER_PORT": str(ports["flower"]),
+            "INGRESS_PORT": str(ports["ingress"]),
+            "SIGNER_API_PORT": str(ports["signer-api"]),
+        },
+    )
+    services.start_processes(state_dir, programs(context), progress)
+    for name, url in (
+        ("ingress", f"{fleet.ingress_url}/healthz"),
+        ("signer-api", f"{fleet.signer_api_url}/healthz"),
+        ("flower", f"{fleet.flower_url}/healthcheck"),
+    ):
+        _wait_until_answers(state_dir, name, url)
+        progress(f"{name} answers")
+    return fleet
+
+
+def common_settings(made: Provisioned) -> dict[str, str]:
+    """What every process is told; keys and passwords of single processes are added by their own needs."""
+    return {
+        "FLEET_STATE_DIR": str(made.services.state_dir),
+        "BROKER_URL": made.services.broker_url,
+        "MONGO_URL": made.services.mongo_url,
+        "CHAINS_FILE": str(made.chains_file),
+        "LOG_FORMAT": os.environ.get("LOG_FORMAT", "json"),
+        "LOG_LEVEL": os.environ.get("LOG_LEVEL", "info"),
+        **{name: os.environ[name] for name in ("SENTRY_DSN", "SENTRY_ENVIRONMENT") if name in os.environ},
+    }
+
+
+def _write_operator_environment(made: Provisioned, doors: Mapping[str, str]) -> None:
+    operator = role_url(made.services.database_admin_url, made.role_passwords, "fleet_operator")
+    values = common_settings(made) | {
+        "DATABASE_URL": operator,
+        "DATABASE_ADMIN_URL": made.services.database_admin_url,
+        "DATABASE_ROLE_PASSWORDS_DIR": str(made.role_passwords),
+        **doors,
+    }
+    lines = [f'{name}="{value}"' for name, value in sorted(values.items())]
+    write_private(made.services.state_dir / OPERATOR_ENVIRONMENT, "\n".join(lines) + "\n")
+
+
+def _wait_until_answers(state_dir: Path, name: str, url: str) -> None:
+    def answers() -> bool:
+        try:
+            return httpx.get(url, timeout=_PROBE_SECONDS, trust_env=False).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    attempts = Retrying(
+        stop=stop_after_delay(_HEALTH_SECONDS),
+        wait=wait_fixed(_HEALTH_POLL_SECONDS),
+        retry=retry_if_result(lambda healthy: not healthy),
+    )
+    try:
+        attempts(answers)
+    except WaitedTooLong:
+        raise EmbeddedServiceError(
+            f"{name} did not answer at {url} within {_HEALTH_SECONDS:.0f} s: read {state_dir / 'logs'}/{name}.log"
+        ) from None
