@@ -66,6 +66,7 @@ GRANT SELECT, INSERT, UPDATE ON fleet.release_instructions, fleet.nonce_lanes, f
 GRANT SELECT, UPDATE ON fleet.signature_submissions TO fleet_releases;
 GRANT UPDATE (status, escrow_state, updated_at) ON public.payments TO fleet_releases;
 GRANT UPDATE (status, updated_at) ON public.purchase_requests TO fleet_releases;
+GRANT UPDATE (paused_reason, paused_at) ON fleet.chain_cursors TO fleet_releases;
 GRANT INSERT ON fleet.outbox TO fleet_releases;
 
 -- The signer API reads open instructions and inserts submissions; hand-out is the releases worker's.
@@ -79,6 +80,7 @@ GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_des
     public.purchase_requests, public.trezor_accounts, public.trezor_derived_addresses, public.config_settings TO fleet_mirror;
 GRANT SELECT (id, legacy_object_id) ON public.users, public.seller_offers, public.disputes TO fleet_mirror;
 GRANT SELECT, UPDATE, DELETE ON fleet.outbox TO fleet_mirror;
+GRANT USAGE ON SEQUENCE fleet.mirror_versions TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON public.id_map, public.pg_dualwrite_gaps TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_mirror;
 

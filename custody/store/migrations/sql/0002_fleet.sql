@@ -53,6 +53,10 @@ CREATE TABLE fleet.outbox (
 CREATE INDEX outbox_unrung ON fleet.outbox (id) WHERE rung_at IS NULL;
 CREATE INDEX outbox_mirror_due ON fleet.outbox (run_after, id) WHERE queue = 'mirror';
 
+-- A mirror draws a version after it has claimed its rows and before it reads their state: a write of a lower version
+-- never replaces one of a higher (L17).
+CREATE SEQUENCE fleet.mirror_versions;
+
 CREATE TABLE fleet.schedule_runs (
     name text NOT NULL,
     slot bigint NOT NULL,
@@ -194,6 +198,7 @@ CREATE TABLE fleet.chain_facts (
 CREATE UNIQUE INDEX chain_facts_live ON fleet.chain_facts (chain_id, transaction_hash, tx_ordinal) WHERE live;
 CREATE INDEX chain_facts_waiting ON fleet.chain_facts (chain_id, block_number) WHERE live AND judged_at IS NULL;
 CREATE INDEX chain_facts_payment ON fleet.chain_facts (payment_id);
+CREATE INDEX chain_facts_destination ON fleet.chain_facts (destination_id) WHERE destination_id IS NOT NULL;
 
 CREATE TABLE fleet.nonce_lanes (
     chain_id bigint NOT NULL,

@@ -1,0 +1,47 @@
+"""Queue housekeeping: what is kept only for a while goes, and what has waited too long is said aloud."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import sentry_sdk
+import structlog
+from celery import shared_task
+from sqlalchemy import Engine, text
+
+from custody.settings.environment import FleetSettings
+from custody.store.engine import transaction
+from custody.store.schedule_runs import purge
+from tasks.doors import Door, Step
+
+log = structlog.get_logger(__name__)
+
+SCHEDULE_RUNS_KEPT: Final = timedelta(hours=1)
+PURGE_LIMIT: Final = 5_000  # an hour of every schedule is about 12,000 rows
+OUTBOX_PATIENCE: Final = timedelta(seconds=60)  # the relay takes 0.2 s; older means that it does not run
+
+_OLDEST_UNRUNG = text("SELECT min(created_at) FROM fleet.outbox WHERE rung_at IS NULL")
+
+
+def tidy(engine: Engine, now: datetime) -> int:
+    """Purge old claims of schedules, and alarm when the relay rings no more. Returns the rows deleted."""
+    with transaction(engine) as connection:
+        purged = purge(connection, now=now, older_than=SCHEDULE_RUNS_KEPT, limit=PURGE_LIMIT)
+        oldest: datetime | None = connection.execute(_OLDEST_UNRUNG).scalar()
+    if oldest is not None and now - oldest > OUTBOX_PATIENCE:
+        log.error("outbox_not_rung", since=oldest.isoformat(), unblocks="see whether the relay process runs")
+        sentry_sdk.capture_message("the outbox is not being rung", level="error")
+    return purged
+
+
+def build(engine: Engine, _settings: FleetSettings) -> Step:
+    """One step: ``tidy`` at the present time."""
+    return lambda: tidy(engine, datetime.now(UTC))
+
+
+_door = Door("housekeeping", build)
+
+
+@shared_task(name="housekeeping.tidy")
+def tidy_up(schedule: str | None = None, period: int = 0) -> int:
+    """One ring. The arguments are a beat's (its entry's name and period in seconds); a doorbell has none."""
+    return _door.answer(schedule, period)

