@@ -1,0 +1,1 @@
+"""Destinations: deposit addresses, how they are issued, and how their coins reach the treasury."""

@@ -1,0 +1,1 @@
+"""Sweeps: from a destination to the treasury (design §6)."""

@@ -1,0 +1,74 @@
+"""What a sweep may pay for gas. Prices in wei per gas (EIP-1559); a node's word is capped here."""
+
+from dataclasses import dataclass
+from typing import Final
+
+GWEI: Final = 10**9
+MAX_FEE_PER_GAS_WEI: Final = 500 * GWEI  # above it a sweep waits: coins at rest are cheaper than this block
+MAX_PRIORITY_FEE_WEI: Final = 50 * GWEI
+GAS_LIMIT_PERCENT: Final = 110  # over the estimate: state may change between estimate and block
+GAS_LIMIT_MAXIMUM: Final = 1_000_000  # dearest known case is 250k (sweeping.md); more is not a token transfer
+TOP_UP_MAXIMUM_WEI: Final = GAS_LIMIT_MAXIMUM * MAX_FEE_PER_GAS_WEI
+
+
+class FeesTooHigh(Exception):
+    """Gas costs more than the fleet pays now; the sweep waits. The message has the numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class GasTerms:
+    """Gas limit (gas) and EIP-1559 prices (wei per gas) of one transaction."""
+
+    gas_limit: int
+    max_fee: int
+    max_priority_fee: int
+
+    @property
+    def cost(self) -> int:
+        """The most the transaction can cost for gas, wei."""
+        return self.gas_limit * self.max_fee
+
+
+@dataclass(frozen=True, slots=True)
+class FeeQuote:
+    """The newest block's base fee and the priority fee to offer, wei per gas."""
+
+    base_fee: int
+    priority_fee: int
+
+    @classmethod
+    def capped(cls, base_fee: int, priority_fee: int) -> "FeeQuote":
+        """Cap what a node suggests. Raises FeesTooHigh if even the next block costs more than the cap."""
+        quote = cls(base_fee, min(priority_fee, MAX_PRIORITY_FEE_WEI))
+        if quote.least_fee > MAX_FEE_PER_GAS_WEI:
+            raise FeesTooHigh(
+                f"gas at {quote.least_fee} wei is above the cap of {MAX_FEE_PER_GAS_WEI} wei per gas"
+            )
+        return quote
+
+    @property
+    def least_fee(self) -> int:
+        """The max fee that the next block still takes: the base fee rises by at most 1/8 a block (EIP-1559)."""
+        return self.base_fee + -(-self.base_fee // 8) + self.priority_fee
+
+    @property
+    def max_fee(self) -> int:
+        """The max fee to offer: room for the base fee to double."""
+        return min(2 * self.base_fee + self.priority_fee, MAX_FEE_PER_GAS_WEI)
+
+    def terms(self, gas_limit: int, affordable_wei: int | None = None) -> GasTerms | None:
+        """Terms at the wished max fee, or at what ``affordable_wei`` pays if the next block takes that; else None."""
+        max_fee = self.max_fee
+        if affordable_wei is not None:
+            max_fee = min(max_fee, affordable_wei // gas_limit)
+        if max_fee < self.least_fee:
+            return None
+        return GasTerms(gas_limit, max_fee, min(self.priority_fee, max_fee))
+
+
+def gas_limit_for(estimate: int) -> int:
+    """The gas limit for an estimate: 110 % of it, rounded up. Raises FeesTooHigh above GAS_LIMIT_MAXIMUM."""
+    limit = -(-estimate * GAS_LIMIT_PERCENT // 100)
+    if limit > GAS_LIMIT_MAXIMUM:
+        raise FeesTooHigh(f"a transfer that needs {estimate} gas is refused; at most {GAS_LIMIT_MAXIMUM}")
+    return limit

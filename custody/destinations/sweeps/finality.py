@@ -1,0 +1,374 @@
+"""Booking what a sweep really did, once its blocks are deep (L2, L6, L11): one transaction, all or nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, text
+
+from custody.chain import Receipt, TransferLog, to_amount
+from custody.chain.lanes import LaneTransaction, mark_final
+from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
+from custody.destinations.issuing import COLLECTION
+from custody.destinations.sweeps import jobs
+from custody.destinations.sweeps.booked import after, facts_at, split
+from custody.destinations.sweeps.jobs import SweepJob
+from custody.ledger import Entry, post
+from custody.settings.chains import NATIVE
+from custody.store.outbox import mirror, ring
+
+log = structlog.get_logger(__name__)
+
+_NATIVE_DECIMALS: Final = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """A transaction of a job, and its receipt in a canonical block at depth."""
+
+    transaction: LaneTransaction
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A Transfer that left the destination; ``tx_ordinal`` is its place inside its transaction (L1)."""
+
+    log: TransferLog
+    tx_ordinal: int
+
+
+def outgoing(receipt: Receipt, token: str, address: str) -> list[Outgoing]:
+    """Every Transfer of ``token`` out of ``address`` that the receipt's logs prove.
+
+    A receipt's status is not looked at: it proves nothing. Raises MalformedLog.
+    """
+    found: list[Outgoing] = []
+    for ordinal, entry in enumerate(receipt.logs):
+        if entry.address == token and entry.event == TRANSFER_TOPIC:
+            transfer = decode_transfer(entry)
+            if transfer.sender == address and transfer.recipient != address and transfer.amount > 0:
+                found.append(Outgoing(transfer, ordinal))
+    return found
+
+
+def exact_transfer(transfers: Sequence[Outgoing], job: SweepJob) -> bool:
+    """Whether exactly the planned amount went to the treasury, and nothing else went anywhere."""
+    return len(transfers) == 1 and (transfers[0].log.recipient, transfers[0].log.amount) == (
+        job.treasury,
+        job.amount_units,
+    )
+
+
+def book_sweep(
+    connection: Connection,
+    job: SweepJob,
+    mined: Sequence[Mined],
+    transfers: Sequence[Outgoing],
+    *,
+    held_after_units: int,
+    house_book: UUID,
+    gas_payer: str,
+    evidence: Mapping[str, Any],
+) -> None:
+    """Book an exact sweep and end its job.
+
+    ``held_after_units``: the token's balanceOf(destination) after the sweep's block; the destination is swept when
+    it and the books are both at zero, else active again. Raises LeaseLost; a LedgerRefusal rolls everything back.
+    """
+    jobs.lock(connection, job)
+    _lock_destination(connection, job)
+    decimals = _decimals(connection, job)
+    _book_transfers(connection, job, transfers, decimals, evidence)
+    block = max(item.log.block_number for item in transfers)
+    facts = _facts(connection, job, decimals)
+    booked_then = sum(fact.units for fact in facts if fact.block_number <= block)
+    others = _other_tokens_with_coins(connection, job)
+    is_empty = not facts and not others and held_after_units == 0
+    if booked_then != held_after_units:
+        # More on chain than booked: a deposit nobody has told us of yet; the watcher finds it. Less cannot be ours.
+        log.warning(
+            "destination_differs_from_books",
+            address=job.address,
+            booked_units=str(booked_then),
+            chain_units=str(held_after_units),
+            block=block,
+        )
+    _set_destination(connection, job, "swept" if is_empty else "active")
+    jobs.move(connection, job, "swept")
+    ring(connection, "releases")
+    _book_costs(connection, job, mined, house_book, gas_payer)
+    log.info("sweep_booked", job=str(job.id), address=job.address, units=str(job.amount_units))
+
+
+def book_failure(
+    connection: Connection,
+    job: SweepJob,
+    mined: Sequence[Mined],
+    transfers: Sequence[Outgoing],
+    reason: str,
+    *,
+    house_book: UUID,
+    gas_payer: str,
+    evidence: Mapping[str, Any],
+) -> None:
+    """Book what a failed sweep did all the same (gas, and coins that did move), fail its job, and quarantine its
+    destination alone. Raises LeaseLost.
+    """
+    jobs.lock(connection, job)
+    _lock_destination(connection, job)
+    if transfers:
+        _book_transfers(connection, job, transfers, _decimals(connection, job), evidence)
+    _set_destination(connection, job, None)
+    jobs.fail(connection, job, reason)
+    ring(connection, "releases")
+    _book_costs(connection, job, mined, house_book, gas_payer)
+    log.error("sweep_failed", job=str(job.id), address=job.address, reason=reason)
+
+
+def _book_transfers(
+    connection: Connection,
+    job: SweepJob,
+    transfers: Sequence[Outgoing],
+    decimals: int,
+    evidence: Mapping[str, Any],
+) -> None:
+    for item in transfers:
+        fact = _insert_fact(connection, job, item)
+        to_treasury = item.log.recipient == job.treasury
+        # L9: what a token keeps for itself on the way is booked from its own log.
+        reason, debit = ("sweep", "treasury") if to_treasury else ("token_fee", "transfer_cost")
+        shares, uncovered = split(_facts(connection, job, decimals), item.log.amount)
+        if uncovered:
+            log.error("sweep_exceeds_books", address=job.address, units=str(uncovered))
+        for share in shares:
+            post(
+                connection,
+                Entry(
+                    book_kind="payment",
+                    book_id=share.payment_id,
+                    chain_id=job.chain_id,
+                    token=job.token,
+                    entry_type="adjustment",
+                    reason=reason,
+                    debit=debit,
+                    credit="destination",
+                    amount=to_amount(share.units, decimals),
+                    key=f"fact:{fact}:{reason}:{share.payment_id}",
+                    debit_address=job.treasury if to_treasury else None,
+                    credit_address=job.address,
+                    fact_id=fact,
+                    evidence={
+                        **evidence,
+                        "transaction_hash": item.log.transaction_hash,
+                        "log_index": item.log.log_index,
+                        "block_number": item.log.block_number,
+                        "block_hash": item.log.block_hash,
+                    },
+                ),
+            )
+        if to_treasury:
+            _append_sweep(connection, job, item)
+
+
+def _book_costs(
+    connection: Connection, job: SweepJob, mined: Sequence[Mined], house_book: UUID, gas_payer: str
+) -> None:
+    """The house's side, last of all locks (L17): one entry for each (transaction, account), exact to the wei (L6)."""
+    for item in sorted(
+        mined, key=lambda item: (item.transaction.purpose != "top_up", item.transaction.nonce)
+    ):
+        receipt, transaction = item.receipt, item.transaction
+        is_first = mark_final(
+            connection,
+            transaction.id,
+            block_number=receipt.block_number,
+            block_hash=receipt.block_hash,
+            succeeded=receipt.succeeded,
+            fee_wei=receipt.fee,
+        )
+        if not is_first:
+            continue
+        key = f"transaction:{receipt.transaction_hash}"
+        is_top_up = transaction.purpose == "top_up"
+        if is_top_up and receipt.succeeded:
+            _post_house(
+                connection,
+                job,
+                house_book,
+                reason="topup",
+                debit="gas_float",
+                credit="gas_payer",
+                wei=transaction.value_wei,
+                key=f"{key}:topup",
+                debit_address=job.address,
+                credit_address=gas_payer,
+            )
+        _post_house(
+            connection,
+            job,
+            house_book,
+            reason="gas",
+            debit="gas_spent",
+            credit="gas_payer" if is_top_up else "gas_float",
+            wei=receipt.fee,
+            key=f"{key}:gas",
+            debit_address=None,
+            credit_address=gas_payer if is_top_up else job.address,
+        )
+
+
+def _post_house(
+    connection: Connection,
+    job: SweepJob,
+    house_book: UUID,
+    *,
+    reason: str,
+    debit: str,
+    credit: str,
+    wei: int,
+    key: str,
+    debit_address: str | None,
+    credit_address: str,
+) -> None:
+    if wei == 0:  # a chain without base fee
+        return
+    post(
+        connection,
+        Entry(
+            book_kind="house",
+            book_id=house_book,
+            chain_id=job.chain_id,
+            token=NATIVE,
+            entry_type="adjustment",
+            reason=reason,
+            debit=debit,
+            credit=credit,
+            amount=to_amount(wei, _NATIVE_DECIMALS),
+            key=key,
+            debit_address=debit_address,
+            credit_address=credit_address,
+            evidence={"sweep_job": str(job.id)},
+        ),
+    )
+
+
+def _insert_fact(connection: Connection, job: SweepJob, item: Outgoing) -> UUID:
+    return connection.execute(
+        text(
+            """
+            INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index, tx_ordinal,
+                token, sender, recipient, amount_units, direction, destination_id, judged_at)
+            VALUES (:chain, :number, :block_hash, :hash, :log_index, :ordinal, :token, :sender, :recipient, :units,
+                'sweep', :destination, clock_timestamp())
+            RETURNING id
+            """
+        ),
+        {
+            "chain": job.chain_id,
+            "number": item.log.block_number,
+            "block_hash": item.log.block_hash,
+            "hash": item.log.transaction_hash,
+            "log_index": item.log.log_index,
+            "ordinal": item.tx_ordinal,
+            "token": job.token,
+            "sender": item.log.sender,
+            "recipient": item.log.recipient,
+            "units": item.log.amount,
+            "destination": job.destination_id,
+        },
+    ).scalar_one()
+
+
+def _append_sweep(connection: Connection, job: SweepJob, item: Outgoing) -> None:
+    connection.execute(
+        text(
+            """
+            INSERT INTO public.derived_destination_sweeps (derived_destination_id, chain_id, token_address,
+                transaction_hash, log_index, block_number, from_address, to_address, amount)
+            VALUES (:destination, :chain, :token, :hash, :log_index, :number, :sender, :recipient, :units)
+            """
+        ),
+        {
+            "destination": job.destination_id,
+            "chain": job.chain_id,
+            "token": job.token,
+            "hash": item.log.transaction_hash,
+            "log_index": item.log.log_index,
+            "number": item.log.block_number,
+            "sender": item.log.sender,
+            "recipient": item.log.recipient,
+            "units": item.log.amount,
+        },
+    )
+
+
+def _lock_destination(connection: Connection, job: SweepJob) -> None:
+    connection.execute(
+        text("SELECT 1 FROM public.derived_destinations WHERE id = :id FOR UPDATE"),
+        {"id": job.destination_id},
+    ).one()
+
+
+def _set_destination(connection: Connection, job: SweepJob, status: str | None) -> None:
+    """Totals are derived from the append-only sweeps, the balance from the live facts; both in smallest units."""
+    connection.execute(
+        text(
+            """
+            UPDATE public.derived_destinations d SET
+                status = coalesce(CAST(:status AS public.derived_destination_status), d.status),
+                sweep_count = s.n, total_swept = s.total, updated_at = clock_timestamp(),
+                balance = greatest(0, (
+                    SELECT coalesce(sum(CASE WHEN f.direction = 'inbound' THEN f.amount_units ELSE -f.amount_units END), 0)
+                    FROM fleet.chain_facts f WHERE f.destination_id = d.id AND f.live))
+            FROM (SELECT count(*) AS n, coalesce(sum(amount), 0) AS total
+                  FROM public.derived_destination_sweeps WHERE derived_destination_id = :id) s
+            WHERE d.id = :id
+            """
+        ),
+        {"id": job.destination_id, "status": status},
+    )
+    mirror(connection, COLLECTION, job.destination_id)
+
+
+def _facts(connection: Connection, job: SweepJob, decimals: int) -> list[Any]:
+    return list(
+        facts_at(
+            connection,
+            destination_id=job.destination_id,
+            chain_id=job.chain_id,
+            token=job.token,
+            address=job.address,
+            decimals=decimals,
+        )
+    )
+
+
+def _decimals(connection: Connection, job: SweepJob) -> int:
+    return connection.execute(
+        text("SELECT decimals FROM fleet.tokens WHERE chain_id = :chain AND token = :token"),
+        {"chain": job.chain_id, "token": job.token},
+    ).scalar_one()
+
+
+def _other_tokens_with_coins(connection: Connection, job: SweepJob) -> bool:
+    inbound: Mapping[str, Decimal] = {
+        row.token: row.units
+        for row in connection.execute(
+            text(
+                """
+                SELECT token, sum(CASE WHEN direction = 'inbound' THEN amount_units ELSE -amount_units END) AS units
+                FROM fleet.chain_facts
+                WHERE destination_id = :id AND chain_id = :chain AND token <> :token AND live GROUP BY token
+                """
+            ),
+            {"id": job.destination_id, "chain": job.chain_id, "token": job.token},
+        )
+    }
+    return any(units > 0 for units in inbound.values())
+
+
+__all__ = ["Mined", "Outgoing", "after", "book_failure", "book_sweep", "exact_transfer", "outgoing"]

