@@ -1,0 +1,328 @@
+"""Chain facts: Transfer logs of allow-listed tokens to addresses that the fleet issued (L1, L2, L12).
+
+The chain's own coin has no Transfer log; it is a later step's (L8), and nothing here books it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+from uuid import UUID
+
+from eth_utils.address import to_checksum_address
+from sqlalchemy import Connection, text
+
+from custody.chain.assets import NATIVE, to_amount
+from custody.chain.logs import TRANSFER_TOPIC
+from custody.chain.receipts import InboundTransfer, Receipt, inbound_transfers
+from custody.ledger import Entry, post
+from custody.payments.standing import OPEN_STATUSES
+from custody.settings.chains import Chain
+from custody.store.outbox import mirror
+
+Basis = Literal["reference", "only_open", "newest"]
+"""Why a fact is this payment's (L11). ``newest`` is a guess: its money goes to suspense."""
+
+_WORD_HEX: Final = 66
+
+
+@dataclass(frozen=True, slots=True)
+class StandingFact:
+    """A live inbound fact of the transaction that is looked at."""
+
+    id: UUID
+    block_number: int
+    block_hash: str
+    log_index: int
+    tx_ordinal: int
+    payment_id: UUID | None
+    destination_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """An issued address, as the fleet stores it."""
+
+    id: UUID
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What the canonical chain says came in: one Transfer log to one issued address.
+
+    ``token`` as fleet.tokens stores it; ``transfer.amount`` in its smallest unit.
+    """
+
+    inbound: InboundTransfer
+    destination: Destination
+    token: str
+    decimals: int
+
+    def is_same_log(self, fact: StandingFact) -> bool:
+        transfer = self.inbound.transfer
+        return (transfer.block_hash, transfer.log_index, self.inbound.tx_ordinal) == (
+            fact.block_hash,
+            fact.log_index,
+            fact.tx_ordinal,
+        )
+
+
+def lock_standing_facts(connection: Connection, chain_id: int, transaction_hash: str) -> list[StandingFact]:
+    """The live inbound facts of one transaction, in the order of their logs, locked (L17: work rows first)."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT id, block_number, block_hash, log_index, tx_ordinal, payment_id, destination_id
+            FROM fleet.chain_facts
+            WHERE chain_id = :chain_id AND transaction_hash = :hash AND direction = 'inbound' AND live
+            ORDER BY tx_ordinal FOR UPDATE
+            """
+        ),
+        {"chain_id": chain_id, "hash": transaction_hash},
+    )
+    return [
+        StandingFact(
+            row.id,
+            row.block_number,
+            row.block_hash,
+            row.log_index,
+            row.tx_ordinal,
+            row.payment_id,
+            row.destination_id,
+        )
+        for row in rows
+    ]
+
+
+def block_numbers_of(connection: Connection, chain_id: int, transaction_hashes: Sequence[str]) -> set[int]:
+    """The heights of the live inbound facts of these transactions."""
+    return set(
+        connection.execute(
+            text(
+                """
+                SELECT DISTINCT block_number FROM fleet.chain_facts
+                WHERE chain_id = :chain_id AND transaction_hash = ANY(:hashes)
+                    AND direction = 'inbound' AND live
+                """
+            ),
+            {"chain_id": chain_id, "hashes": list(transaction_hashes)},
+        ).scalars()
+    )
+
+
+def arrivals(connection: Connection, chain: Chain, receipt: Receipt) -> list[Arrival]:
+    """What the transaction brought to any address ever issued, for any chain (L10, L12), in log order.
+
+    Addresses are matched in this transaction, after the block's data arrived, so that none issued meanwhile
+    is missed. Raises MalformedLog when an allow-listed token's event has an impossible shape.
+    """
+    destinations = _issued(connection, chain.id, _recipients(receipt))
+    if not destinations:
+        return []
+    tokens = {
+        to_checksum_address(row.token): (row.token, int(row.decimals))
+        for row in connection.execute(
+            text("SELECT token, decimals FROM fleet.tokens WHERE chain_id = :id AND token <> :native"),
+            {"id": chain.id, "native": NATIVE},
+        )
+    }
+    return [
+        Arrival(inbound, destinations[inbound.transfer.recipient], *tokens[inbound.transfer.token])
+        for inbound in inbound_transfers(
+            receipt,
+            tokens=tokens.keys(),
+            watched=destinations.keys(),
+            fee_proxies={to_checksum_address(chain.fee_proxy)},
+        )
+    ]
+
+
+def _recipients(receipt: Receipt) -> set[str]:
+    return {
+        to_checksum_address("0x" + log.topics[2][-40:])
+        for log in receipt.logs
+        if log.event == TRANSFER_TOPIC and len(log.topics) == 3 and len(log.topics[2]) == _WORD_HEX
+    }
+
+
+def _issued(connection: Connection, chain_id: int, addresses: Iterable[str]) -> dict[str, Destination]:
+    # Both spellings instead of lower(address), so that the index on address serves.
+    spellings = {spelling for address in addresses for spelling in (address, address.lower())}
+    if not spellings:
+        return {}
+    rows = connection.execute(
+        text(
+            """
+            SELECT id, address FROM public.derived_destinations WHERE address = ANY(:addresses)
+            ORDER BY (chain_id = :chain_id), created_at
+            """
+        ),
+        {"addresses": sorted(spellings), "chain_id": chain_id},
+    )
+    # Last one wins: the row issued for this very chain.
+    return {to_checksum_address(row.address): Destination(row.id, row.address) for row in rows}
+
+
+def attribute(connection: Connection, destination_id: UUID, reference_topic: str | None) -> tuple[UUID, Basis] | None:
+    """The payment a transfer to this address is for, and why (L11); None while the address has no payment.
+
+    By the proxy's reference; else the one open payment on the address; else the newest. A reference counts
+    only at its own address: it is a hash over that address, so anywhere else it is a lie.
+    """
+    routes = connection.execute(
+        text(
+            """
+            SELECT r.payment_id, r.reference_topic, p.status::text AS status
+            FROM fleet.payment_routes r JOIN public.payments p ON p.id = r.payment_id
+            WHERE r.destination_id = :id ORDER BY r.created_at DESC, r.payment_id DESC
+            """
+        ),
+        {"id": destination_id},
+    ).all()
+    if not routes:
+        return None
+    if reference_topic is not None:
+        for route in routes:
+            if route.reference_topic is not None and route.reference_topic.lower() == reference_topic:
+                return route.payment_id, "reference"
+    open_ones = [route.payment_id for route in routes if route.status in OPEN_STATUSES]
+    if len(open_ones) == 1:
+        return open_ones[0], "only_open"
+    return routes[0].payment_id, "newest"
+
+
+def earlier_attribution(connection: Connection, chain_id: int, arrival: Arrival) -> tuple[UUID, Basis] | None:
+    """Whose a dead incarnation of the same transfer was, and why.
+
+    A reorganisation moves no money between payments, though their states may have changed meanwhile (L1).
+    """
+    transfer = arrival.inbound.transfer
+    row = connection.execute(
+        text(
+            """
+            SELECT f.payment_id, e.metadata ->> 'attribution' AS basis
+            FROM fleet.chain_facts f JOIN public.funds_ledger_entries e
+                ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
+            WHERE f.chain_id = :chain_id AND f.transaction_hash = :hash AND f.tx_ordinal = :ordinal
+                AND NOT f.live AND f.token = :token AND f.destination_id = :destination_id
+            ORDER BY f.incarnation DESC LIMIT 1
+            """
+        ),
+        {
+            "chain_id": chain_id,
+            "hash": transfer.transaction_hash,
+            "ordinal": arrival.inbound.tx_ordinal,
+            "token": arrival.token,
+            "destination_id": arrival.destination.id,
+        },
+    ).one_or_none()
+    return None if row is None else (row.payment_id, row.basis)
+
+
+def insert_fact(connection: Connection, chain_id: int, arrival: Arrival, payment_id: UUID | None) -> UUID:
+    """Write a new fact; a log seen before, in this block or another, is one incarnation more (L1)."""
+    transfer = arrival.inbound.transfer
+    return connection.execute(
+        text(
+            """
+            INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index,
+                tx_ordinal, token, sender, recipient, amount_units, direction, reference_topic, payment_id,
+                destination_id, incarnation)
+            SELECT :chain_id, :block_number, :block_hash, :hash, :log_index, :ordinal, :token, :sender,
+                :recipient, :units, 'inbound', :topic, :payment_id, :destination_id,
+                coalesce(max(incarnation), 0) + 1
+            FROM fleet.chain_facts
+            WHERE chain_id = :chain_id AND transaction_hash = :hash AND tx_ordinal = :ordinal
+            RETURNING id
+            """
+        ),
+        {
+            "chain_id": chain_id,
+            "block_number": transfer.block_number,
+            "block_hash": transfer.block_hash,
+            "hash": transfer.transaction_hash,
+            "log_index": transfer.log_index,
+            "ordinal": arrival.inbound.tx_ordinal,
+            "token": arrival.token,
+            "sender": transfer.sender,
+            "recipient": transfer.recipient,
+            "units": transfer.amount,
+            "topic": arrival.inbound.reference_topic,
+            "payment_id": payment_id,
+            "destination_id": arrival.destination.id,
+        },
+    ).scalar_one()
+
+
+def set_payment(connection: Connection, fact_id: UUID, payment_id: UUID) -> None:
+    """Attribute a fact that had no payment. Set once (L2)."""
+    connection.execute(
+        text("UPDATE fleet.chain_facts SET payment_id = :payment_id WHERE id = :id AND payment_id IS NULL"),
+        {"id": fact_id, "payment_id": payment_id},
+    )
+
+
+def post_detected(connection: Connection, fact_id: UUID, arrival: Arrival, *, payment_id: UUID, basis: Basis) -> None:
+    """Book the whole transfer (L7): what of it is due is decided at depth."""
+    transfer = arrival.inbound.transfer
+    post(
+        connection,
+        Entry(
+            book_kind="payment",
+            book_id=payment_id,
+            chain_id=transfer.chain_id,
+            token=arrival.token,
+            entry_type="payment_detected",
+            reason="seen",
+            debit="destination",
+            credit="detected",
+            amount=to_amount(transfer.amount, arrival.decimals),
+            key=f"fact:{fact_id}:detected",
+            debit_address=arrival.destination.address,
+            fact_id=fact_id,
+            evidence={
+                "attribution": basis,
+                "transaction_hash": transfer.transaction_hash,
+                "log_index": transfer.log_index,
+                "block_number": transfer.block_number,
+                "block_hash": transfer.block_hash,
+            },
+        ),
+    )
+
+
+def lock_destinations(connection: Connection, destination_ids: Iterable[UUID]) -> None:
+    """Lock the destinations' rows by id (L17: before payments)."""
+    connection.execute(
+        text("SELECT 1 FROM public.derived_destinations WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"),
+        {"ids": list(destination_ids)},
+    )
+
+
+def show_balance(connection: Connection, destination_id: UUID) -> None:
+    """Write what the books say lies at the address, in the smallest unit of the asset expected there last.
+
+    Other assets at the address have other decimals and are not in this number. An address that was swept and
+    received again is active again.
+    """
+    connection.execute(
+        text(
+            """
+            UPDATE public.derived_destinations d
+            SET balance = booked.units, updated_at = clock_timestamp(),
+                status = CASE WHEN d.status = 'swept' AND booked.units > 0 THEN 'active' ELSE d.status END
+            FROM (
+                SELECT coalesce(sum(b.destination), 0) * power(10::numeric, max(t.decimals)) AS units
+                FROM (SELECT chain_id, token FROM fleet.payment_routes WHERE destination_id = :id
+                      ORDER BY created_at DESC, payment_id DESC LIMIT 1) AS newest
+                JOIN fleet.tokens t ON t.chain_id = newest.chain_id AND t.token = newest.token
+                LEFT JOIN (fleet.payment_routes r JOIN fleet.ledger_balances b ON b.book_id = r.payment_id)
+                    ON r.destination_id = :id AND b.chain_id = newest.chain_id AND b.token = newest.token
+                HAVING count(*) > 0
+            ) AS booked
+            WHERE d.id = :id
+            """
+        ),
+        {"id": destination_id},
+    )
+    mirror(connection, "deriveddestinations", destination_id)

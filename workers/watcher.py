@@ -1,0 +1,245 @@
+"""The watcher: the process that says what the chains hold (role fleet_watcher).
+
+One thread a chain. It reads the head about once a second, and due looks as soon as they are there; a chain has one
+watcher at a time (L12), whoever holds its lock; a second one waits for it. Native coin of destinations, logs without
+a webhook and agreement of several nodes are later steps'.
+"""
+
+import signal
+import sys
+import threading
+from time import monotonic
+from types import FrameType
+from typing import Any, Final
+
+import psycopg
+import sentry_sdk
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from custody.chain import ChainClient, ChainError, connections
+from custody.chain.detection import run_once
+from custody.chain.house_funding import book_funding
+from custody.chain.looks import due_looks
+from custody.settings.chains import Chain, load_chains
+from custody.settings.environment import FleetSettings, SettingsError, load_settings
+from custody.store.engine import (
+    CONNECT_TIMEOUT_SECONDS,
+    STATEMENT_TIMEOUT_MS,
+    open_engine,
+    sqlstate,
+    transaction,
+)
+from workers import health
+from workers.telemetry.logging import configure_logging
+from workers.telemetry.sentry import init_sentry
+
+log = structlog.get_logger(__name__)
+
+HEAD_SECONDS: Final = 1.0  # a new block is noticed within this; the fastest chain of the fleet makes four a second
+HOUSE_SECONDS: Final = 5.0  # house accounts are funded by people, seldom
+LEASE_SECONDS: Final = 1.0  # how soon a waiting watcher notices that the other one is gone
+BACKOFF_FIRST_SECONDS: Final = 0.5
+BACKOFF_MAXIMUM_SECONDS: Final = 15.0  # the node is back: its chain is watched again within this
+
+
+class LeaseLost(Exception):
+    """The session that held the chain's lock is gone; another watcher may hold it now."""
+
+
+class ChainLease:
+    """A chain's advisory lock on a session of its own, outside any transaction (L15). Ends with the session."""
+
+    def __init__(self, database_url: str, chain_id: int) -> None:
+        self._url = database_url
+        self._name = f"fleet.watcher:{chain_id}"
+        self._session: psycopg.Connection[Any] | None = None
+
+    def acquire(self, stop: threading.Event) -> bool:
+        """Wait for the lock, or until ``stop`` is set (False). Raises psycopg.Error when Postgres is away."""
+        self.release()
+        self._session = psycopg.connect(
+            self._url,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            application_name="fleet-watcher-lease",
+            options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
+            tcp_user_timeout=STATEMENT_TIMEOUT_MS,
+        )
+        waited = False
+        while not stop.is_set():
+            row = self._session.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [self._name]).fetchone()
+            if row is not None and row[0]:
+                return True
+            if not waited:
+                log.info("another_watcher_runs", lock=self._name)
+                waited = True
+            stop.wait(LEASE_SECONDS)
+        return False
+
+    def require(self) -> None:
+        """Raises LeaseLost when the session is gone."""
+        try:
+            if self._session is not None:
+                self._session.execute("SELECT 1")
+                return
+        except psycopg.Error as error:
+            raise LeaseLost(type(error).__name__) from None
+        raise LeaseLost("no session")
+
+    def release(self) -> None:
+        """Close the session, and with it the lock."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+
+class ChainWatch:
+    """The loop of one chain. Whatever goes wrong is said once, and tried again."""
+
+    def __init__(self, chain: Chain, engine: Engine, lease: ChainLease, settings: FleetSettings) -> None:
+        self.chain = chain
+        self._engine = engine
+        self._lease = lease
+        self._poll = settings.poll_interval_seconds
+        self._limit = settings.claim_limit
+        self._urls = connections(chain)
+        self._node = 0
+        self._client: ChainClient | None = None
+        self._head_at = 0.0
+        self._house_at = 0.0
+        self._trouble: str | None = None
+        self._pause = BACKOFF_FIRST_SECONDS
+
+    def run(self, stop: threading.Event) -> None:
+        """Watch until ``stop`` is set."""
+        try:
+            while not stop.is_set():
+                if self._guarded(lambda: self._lease.acquire(stop), stop):
+                    log.info("watching", chain_id=self.chain.id, chain=self.chain.name)
+                    self._watch(stop)
+        finally:
+            self._lease.release()
+            self._close_client()
+
+    def _watch(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                self._lease.require()
+            except LeaseLost as error:
+                log.warning("watcher_lease_lost", chain_id=self.chain.id, error=str(error))
+                return
+            if self._guarded(self.tick, stop):
+                health.alive()
+                stop.wait(self._poll)
+
+    def tick(self) -> bool:
+        """Read what is due now. True always; raises what its parts raise."""
+        client = self._open_client()
+        now = monotonic()
+        if now >= self._head_at or self._has_due_looks():
+            self._head_at = now + HEAD_SECONDS
+            moved = run_once(self._engine, client, self.chain, self._limit)
+            if moved == self._limit:
+                self._head_at = now  # more may be due
+        if now >= self._house_at:
+            self._house_at = now + HOUSE_SECONDS
+            book_funding(self._engine, client, self.chain, client.head())
+        return True
+
+    def _has_due_looks(self) -> bool:
+        with transaction(self._engine) as connection:
+            return bool(due_looks(connection, self.chain.id, 1))
+
+    def _open_client(self) -> ChainClient:
+        if self._client is None:
+            client = ChainClient(self._urls[self._node])
+            try:
+                client.require_identity(self.chain.id, self.chain.genesis_hash)
+            except BaseException:
+                client.close()
+                raise
+            self._client = client
+        return self._client
+
+    def _close_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _guarded(self, step: Any, stop: threading.Event) -> bool:
+        """The step's answer; False after a failure, which was said and waited for."""
+        try:
+            done: bool = step()
+        except ChainError as error:
+            self._close_client()
+            self._node = (self._node + 1) % len(self._urls)
+            self._wait(stop, "node_away", str(error), "see whether the node runs and is of this chain")
+        except (DBAPIError, psycopg.Error) as error:
+            self._wait(stop, "database_away", sqlstate(error) or type(error).__name__, "see whether Postgres runs")
+        except Exception as error:
+            sentry_sdk.capture_exception(error)
+            log.exception("watch_failed", chain_id=self.chain.id)
+            self._wait(stop, "watch_failed", type(error).__name__, "see the traceback above")
+        else:
+            if self._trouble is not None:
+                log.info("watch_recovered", chain_id=self.chain.id, after=self._trouble)
+            self._trouble = None
+            self._pause = BACKOFF_FIRST_SECONDS
+            return done
+        return False
+
+    def _wait(self, stop: threading.Event, trouble: str, error: str, unblocks: str) -> None:
+        if self._trouble != trouble:
+            log.error(trouble, chain_id=self.chain.id, error=error, unblocks=unblocks)
+            self._trouble = trouble
+        stop.wait(self._pause)
+        self._pause = min(BACKOFF_MAXIMUM_SECONDS, 2 * self._pause)
+
+
+class Watcher:
+    """All chains of the chains file, one thread each. ``stop`` may be set from a signal."""
+
+    def __init__(self, settings: FleetSettings) -> None:
+        url = settings.secret("database_url")
+        chains = load_chains(settings.path("chains_file")).chains
+        self._engine = open_engine(url, application="fleet-watcher", pool_size=len(chains))
+        self._watches = [ChainWatch(chain, self._engine, ChainLease(url, chain.id), settings) for chain in chains]
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """Watch until ``stop`` is set and every thread has ended its pass."""
+        threads = [
+            threading.Thread(target=watch.run, args=[self.stop], name=f"watch-{watch.chain.id}")
+            for watch in self._watches
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self._engine.dispose()
+        log.info("watcher_stopped")
+
+
+def main() -> None:
+    """``python -m workers.watcher``. Ends after its pass on SIGTERM or SIGINT."""
+    settings = load_settings().require("database_url", "chains_file")
+    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    init_sentry(settings, process="watcher")
+    health.name_process("watcher")
+    watcher = Watcher(settings)
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        watcher.stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    watcher.run()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SettingsError as error:
+        sys.exit(str(error))
