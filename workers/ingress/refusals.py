@@ -1,0 +1,26 @@
+"""Refusals in the log: counted, and told at most once a second each: no stranger fills the disk."""
+
+import time
+from typing import Final
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+TOLD_EVERY_SECONDS: Final = 1.0
+
+
+class Refusals:
+    """One counter a kind of refusal."""
+
+    def __init__(self) -> None:
+        self._count: dict[str, int] = {}
+        self._told_at: dict[str, float] = {}
+
+    def note(self, kind: str) -> None:
+        """Count a refusal of ``kind`` (an event name of the log) and tell it, with those not told before."""
+        self._count[kind] = self._count.get(kind, 0) + 1
+        now = time.monotonic()
+        if now - self._told_at.get(kind, -TOLD_EVERY_SECONDS) >= TOLD_EVERY_SECONDS:
+            log.warning(kind, count=self._count.pop(kind))
+            self._told_at[kind] = now
