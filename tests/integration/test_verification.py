@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -230,3 +231,22 @@ def test_rows_that_another_worker_holds_are_left_to_it(inbox: Inbox) -> None:
     assert inbox.row(free).state == "linked"
     assert inbox.row(held).state == "received"
     assert inbox.run() == 1
+
+
+def test_workers_that_run_at_once_make_each_look_once(inbox: Inbox) -> None:
+    payment = inbox.marketplace.payment()
+    hashes = [f"0x{n:064x}" for n in range(20)]
+    deliveries = [inbox.receive(inbox.event(payment, hash_)) for _ in range(5) for hash_ in (*hashes, *hashes[::-1])]
+
+    def work(_: int) -> int:
+        done = 0
+        while taken := inbox.run(limit=7):
+            done += taken
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = sum(pool.map(work, range(4)))
+    assert taken == len(deliveries)
+    assert sorted(look.transaction_hash for look in inbox.looks()) == hashes
+    states = inbox.marketplace.execute("SELECT DISTINCT state FROM fleet.webhook_deliveries")
+    assert [row.state for row in states] == ["linked"]
