@@ -1,7 +1,8 @@
 """Signs of life: each long-running process touches a file when it has really done something.
 
 A process that is up but stuck (a half-open broker, a lost connection) stops touching it. ``python -m workers.health
-NAME`` exits 1 when the file is missing or too old: the health check of docker-compose.yml.
+NAME`` exits 1 when the file is missing or too old: the health check of docker-compose.yml. For processes with a door
+it takes the door's URL instead.
 """
 
 import sys
@@ -13,6 +14,8 @@ from custody.settings.environment import settings
 
 STALE_SECONDS: Final = 60
 """The slowest process that is checked, housekeeping, is rung every 60 s; ``alive_within`` allows it twice that."""
+
+HTTP_SECONDS: Final = 3.0
 
 _name: list[str] = []
 
@@ -52,13 +55,26 @@ def is_alive(name: str, *, within_seconds: float = 2 * STALE_SECONDS) -> bool:
     return age is not None and age <= within_seconds
 
 
+def answers(url: str) -> bool:
+    """Whether a door of the fleet says that it is well (HTTP 200)."""
+    import httpx
+
+    try:
+        return httpx.get(url, timeout=HTTP_SECONDS, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
 def main() -> None:
-    """``python -m workers.health NAME``: exit code 0 when that process is alive."""
+    """``python -m workers.health NAME|URL``: exit code 0 when that process is alive, or the URL answers 200."""
     if len(sys.argv) != 2:
-        sys.exit("expected one argument: the process's name, for example worker-webhooks")
-    name = sys.argv[1]
-    if not is_alive(name):
-        sys.exit(f"{name} has done nothing for {2 * STALE_SECONDS} s")
+        sys.exit("expected one argument: a process's name, for example worker-webhooks, or a URL")
+    what = sys.argv[1]
+    if what.startswith("http://"):
+        if not answers(what):
+            sys.exit(f"{what} does not answer 200")
+    elif not is_alive(what):
+        sys.exit(f"{what} has done nothing for {2 * STALE_SECONDS} s")
 
 
 if __name__ == "__main__":

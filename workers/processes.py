@@ -1,0 +1,193 @@
+"""The processes of the fleet: one table for ``fleet up``, ``fleet run`` and docker-compose.yml.
+
+Each process is told only what it needs: its own database role's URL, and keys and passwords by name.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from custody.settings.environment import FleetSettings, SettingsError
+from workers.queues import QUEUES, QueueSpec
+
+if TYPE_CHECKING:
+    from workers.embedded.supervision import Program
+
+GUARDED_SETTINGS: Final = frozenset(
+    {
+        "database_url", "database_admin_url", "database_role_passwords_dir", "broker_url", "mongo_url", "chains_file",
+        "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "signer_api_token_file",
+        "flower_basic_auth_file",
+    }
+)  # fmt: skip
+"""Settings that hold or lead to a secret: a process gets those it names. All others go to every process."""
+
+WORKER_STOP_SECONDS: Final = 75  # a task may take 60 s; SIGKILL before its end costs a repeated step
+STOP_SECONDS: Final = 20
+
+_PRIORITY_FIRST: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process. ``arguments`` follow the interpreter; ``needs`` names guarded settings beside DATABASE_URL.
+
+    ``role`` is its database role (None: no database). ``health`` is a path on its HTTP port, or None: then it is
+    ``python -m workers.health NAME``.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    role: str | None
+    needs: tuple[str, ...]
+    does: str
+    stop_seconds: int = STOP_SECONDS
+    health: str | None = None
+    port_setting: str | None = None
+
+    def settings(self) -> tuple[str, ...]:
+        """Every guarded setting of this process."""
+        return (("database_url",) if self.role else ()) + self.needs
+
+
+_WORKER_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "confirmations": ("chains_file",),
+    "sweeps": ("chains_file", "deposit_seed_file", "gas_payer_key_file"),
+    "releases": ("chains_file", "mongo_url"),
+    "mirror": ("mongo_url",),
+}
+
+
+def worker_arguments(spec: QueueSpec) -> tuple[str, ...]:
+    """A Celery worker of one queue. Gossip and mingle are for workers that share queues and take commands."""
+    return (
+        *("-m", "celery", "-A", "workers.celery_app", "worker"),
+        *("-Q", spec.name, "-c", str(spec.concurrency), "-n", f"{spec.name}@%h"),
+        *("--without-gossip", "--without-mingle"),
+    )
+
+
+PROCESSES: Final = (
+    Process(
+        "ingress",
+        ("-m", "workers.ingress"),
+        "fleet_ingress",
+        ("request_network_webhook_secrets_file",),
+        "Takes webhooks, checks their signature and journals them before it answers.",
+        health="/healthz",
+        port_setting="ingress_port",
+    ),
+    Process(
+        "signer-api",
+        ("-m", "workers.signer_api"),
+        "fleet_signer_api",
+        ("signer_api_token_file",),
+        "Shows open instructions to the signers' machines and takes their signatures.",
+        health="/healthz",
+        port_setting="signer_api_port",
+    ),
+    Process(
+        "relay",
+        ("-m", "workers.relay"),
+        "fleet_relay",
+        ("broker_url",),
+        "Rings the queues for what was committed.",
+    ),
+    Process(
+        "watcher",
+        ("-m", "workers.watcher"),
+        "fleet_watcher",
+        ("chains_file",),
+        "Says what the chains hold.",
+    ),
+    *(
+        Process(
+            f"worker-{spec.name}",
+            worker_arguments(spec),
+            spec.role,
+            ("broker_url", *_WORKER_NEEDS.get(spec.name, ())),
+            spec.does,
+            stop_seconds=WORKER_STOP_SECONDS,
+        )
+        for spec in QUEUES
+    ),
+    Process(
+        "beat",
+        ("-m", "celery", "-A", "workers.celery_app", "beat"),
+        None,
+        ("broker_url",),
+        "Rings each queue periodically; more than one is harmless.",
+    ),
+    Process(
+        "flower",
+        ("-m", "workers.flower"),
+        None,
+        ("broker_url", "flower_basic_auth_file"),
+        "Shows queues, workers and tasks, behind a password and read-only.",
+        health="/healthcheck",
+        port_setting="flower_port",
+    ),
+)
+
+PORTS: Final = tuple(process.name for process in PROCESSES if process.port_setting)
+"""The processes that listen on a port of their own."""
+
+
+def process(name: str) -> Process:
+    """The process of that name. Raises LookupError naming those that exist."""
+    for found in PROCESSES:
+        if found.name == name:
+            return found
+    raise LookupError(f"there is no process {name!r}; there are: {', '.join(p.name for p in PROCESSES)}")
+
+
+@dataclass(frozen=True)
+class ProcessContext:
+    """What the processes of one fleet are made from: settings by variable name, and each role's DATABASE_URL."""
+
+    state_dir: Path
+    settings: Mapping[str, str]
+    database_url: Callable[[str], str]
+
+
+def process_environment(
+    chosen: Process, context: ProcessContext, inherited: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The variables of one process: every open setting that is set, and of the guarded ones those it names.
+
+    ``inherited`` (default: this process's environment) gives open settings that ``context`` does not.
+    Raises SettingsError naming a guarded setting it needs and nobody gave.
+    """
+    around = os.environ if inherited is None else inherited
+    offered = {name: around[name] for name in _open_variables() if around.get(name)} | dict(context.settings)
+    environment = {name: value for name, value in offered.items() if name.lower() not in GUARDED_SETTINGS}
+    missing = [name.upper() for name in chosen.needs if name.upper() not in offered]
+    if missing:
+        raise SettingsError(f"{chosen.name} needs {', '.join(missing)}: set it, or give it to `fleet up`")
+    environment |= {name.upper(): offered[name.upper()] for name in chosen.needs}
+    if chosen.role is not None:
+        environment["DATABASE_URL"] = context.database_url(chosen.role)
+    return environment | {"FLEET_STATE_DIR": str(context.state_dir)}
+
+
+def programs(context: ProcessContext, inherited: Mapping[str, str] | None = None) -> "list[Program]":
+    """Every process as a supervised program. Raises SettingsError as ``process_environment`` does."""
+    from workers.embedded.supervision import Program
+
+    return [
+        Program(
+            name=each.name,
+            argv=[sys.executable, *each.arguments],
+            env=process_environment(each, context, inherited),
+            stop_wait_seconds=each.stop_seconds,
+            priority=_PRIORITY_FIRST + place,  # stopped in reverse: beat rings nobody while workers finish
+        )
+        for place, each in enumerate(PROCESSES)
+    ]
+
+
+def _open_variables() -> list[str]:
+    return [name.upper() for name in FleetSettings.model_fields if name not in GUARDED_SETTINGS]
