@@ -45,19 +45,14 @@ def read_webhook_secrets(path: Path) -> tuple[str, ...]:
     Raises SettingsError naming the file and the line, never a secret.
     """
     what = "REQUEST_NETWORK_WEBHOOK_SECRETS_FILE"
-    try:
-        lines = read_secret_file(path, what=what).splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise SettingsError(f"{what}: {path} cannot be read as text: expected one secret a line") from None
+    lines = read_secret_file(path, what=what).splitlines()
     secrets: list[str] = []
     for number, line in enumerate(lines, 1):
         secret = line.strip()
         if not secret:
             continue
         if not _SECRET.fullmatch(secret):
-            raise SettingsError(
-                f"{what}: line {number} of {path}: expected 32 to 256 printable ASCII characters"
-            )
+            raise SettingsError(f"{what}: line {number} of {path}: expected 32 to 256 printable ASCII characters")
         secrets.append(secret)
     if not 0 < len(secrets) <= SECRETS_LIMIT:
         raise SettingsError(f"{what}: {path} holds {len(secrets)} secrets, expected 1 to {SECRETS_LIMIT}")
