@@ -48,6 +48,7 @@ _REFUSALS: Mapping[str, type[LedgerRefusal]] = {
     "FL002": MovementNotAllowed,
     "FL003": DisputeOpen,
     "FL004": EntryMalformed,
+    "22003": EntryMalformed,  # more digits than numeric(38,18) holds
     "23514": BookTooSmall,
 }
 
@@ -100,6 +101,8 @@ def post(connection: Connection, entry: Entry) -> Posted:
     """
     if not isinstance(entry.amount, Decimal):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EntryMalformed(f"amount must be a Decimal, not {type(entry.amount).__name__}")
+    if not entry.amount.is_finite():
+        raise EntryMalformed(f"amount must be a number above zero, not {entry.amount}")
     try:
         row = connection.execute(
             _POST,

@@ -63,13 +63,15 @@ def find_payment(connection: Connection, name: str) -> UUID:
         text(
             """
             SELECT p.id FROM public.payments p LEFT JOIN fleet.payment_routes r ON r.payment_id = p.id
-            WHERE :name IN (p.id::text, p.legacy_object_id, p.provider_payment_id, r.request_id, r.payment_reference,
-                            p.transaction_hash)
-               OR p.id IN (SELECT f.payment_id FROM fleet.chain_facts f WHERE f.transaction_hash = :name)
-            LIMIT 1
+            WHERE p.id::text = ANY(:names) OR p.legacy_object_id = ANY(:names) OR p.provider_payment_id = ANY(:names)
+               OR r.request_id = ANY(:names) OR p.payment_reference = ANY(:names)
+               OR r.payment_reference = ANY(:names) OR p.transaction_hash = ANY(:names)
+               OR p.id IN (SELECT f.payment_id FROM fleet.chain_facts f WHERE f.transaction_hash = ANY(:names))
+            ORDER BY p.created_at, p.id LIMIT 1
             """
         ),
-        {"name": name.strip().lower()},
+        # As written, since other providers' ids have capitals, and as hex digits are stored.
+        {"names": [name.strip(), name.strip().lower()]},
     ).one_or_none()
     if row is None:
         raise PaymentUnknown(
@@ -231,18 +233,20 @@ def _waits(connection: Connection, payment: Any) -> Iterator[Wait]:
         id=payment.id,
     ):
         yield Wait(f"{row.queue} gave up: {row.reason}", row.created_at, row.unblocks)
+    yield from _waits_for_chain(connection, payment)
     if payment.disputed:
         yield Wait("a dispute is open", None, "the dispute's resolution")
     facts = _rows(
         connection,
-        "SELECT block_number, created_at, judged_at FROM fleet.chain_facts "
-        "WHERE payment_id = :id AND direction = 'inbound' AND live",
+        "SELECT f.chain_id, f.block_number, f.created_at, f.judged_at, c.head_number FROM fleet.chain_facts f "
+        "LEFT JOIN fleet.chain_cursors c ON c.chain_id = f.chain_id "
+        "WHERE f.payment_id = :id AND f.direction = 'inbound' AND f.live ORDER BY f.block_number, f.log_index LIMIT 100",
         id=payment.id,
     )
     if not facts:
         yield from _waits_for_money(connection, payment)
         return
-    yield from _waits_for_depth(connection, payment, [fact for fact in facts if fact.judged_at is None])
+    yield from _waits_for_depth(connection, [fact for fact in facts if fact.judged_at is None])
     if payment.escrow_text == "partial":
         yield Wait("the rest of the amount", None, "the buyer's further transfer to the same address")
     yield from _waits_for_sweep(connection, payment)
@@ -266,19 +270,23 @@ def _waits_for_money(connection: Connection, payment: Any) -> Iterator[Wait]:
         yield Wait("a transfer to its address", payment.created_at, f"a payment to {payment.destination}")
 
 
-def _waits_for_depth(connection: Connection, payment: Any, facts: list[Any]) -> Iterator[Wait]:
-    if not facts:
-        return
-    cursor = connection.execute(
-        text("SELECT head_number, paused_reason, paused_at FROM fleet.chain_cursors WHERE chain_id = :id"),
-        {"id": payment.chain_id},
-    ).one_or_none()
-    if cursor is not None and cursor.paused_reason:
-        yield Wait(f"chain {payment.chain_id} is paused: {cursor.paused_reason}", cursor.paused_at, "an operator")
-    newest = newest_threshold(connection, payment.chain_id)
-    threshold = effective_threshold(payment.chain_id, None if newest is None else newest.value_blocks)
+def _waits_for_chain(connection: Connection, payment: Any) -> Iterator[Wait]:
+    """A pause stops every step, on the payment's chain and on those its coins came by (L10)."""
+    for row in _rows(
+        connection,
+        "SELECT chain_id, paused_reason, paused_at FROM fleet.chain_cursors WHERE paused_reason IS NOT NULL AND chain_id IN "
+        "(SELECT :chain UNION SELECT f.chain_id FROM fleet.chain_facts f WHERE f.payment_id = :id AND f.live) ORDER BY chain_id",
+        chain=payment.chain_id,
+        id=payment.id,
+    ):
+        yield Wait(f"chain {row.chain_id} is paused: {row.paused_reason}", row.paused_at, "an operator")
+
+
+def _waits_for_depth(connection: Connection, facts: list[Any]) -> Iterator[Wait]:
     for fact in facts:
-        depth = 0 if cursor is None else confirmations(cursor.head_number, fact.block_number)
+        newest = newest_threshold(connection, fact.chain_id)
+        threshold = effective_threshold(fact.chain_id, None if newest is None else newest.value_blocks)
+        depth = 0 if fact.head_number is None else confirmations(fact.head_number, fact.block_number)
         missing = max(0, threshold - depth)
         yield Wait(
             f"depth: {depth} of {threshold} confirmations of block {fact.block_number}",
@@ -295,13 +303,26 @@ def _waits_for_sweep(connection: Connection, payment: Any) -> Iterator[Wait]:
             "an operator releases the destination",
         )
         return
-    for job in _rows(
+    jobs = _rows(
         connection,
         "SELECT state, reason, created_at FROM fleet.sweep_jobs "
         "WHERE destination_id = :id AND state IN ('planned', 'funding', 'transferring') ORDER BY created_at",
         id=payment.destination_id,
-    ):
+    )
+    for job in jobs:
         yield Wait(f"its sweep is {job.state}", job.created_at, job.reason or "the chain's next blocks")
+    if not jobs and payment.status_text == "confirmed":
+        for row in _rows(
+            connection,
+            "SELECT destination, updated_at FROM fleet.ledger_balances "
+            "WHERE book_id = :id AND is_primary AND destination > 0",
+            id=payment.id,
+        ):
+            yield Wait(
+                f"{row.destination.normalize():f} of it is not swept yet",
+                row.updated_at,
+                "the sweeps worker's next pass",
+            )
 
 
 def _waits_for_release(connection: Connection, payment: Any) -> Iterator[Wait]:

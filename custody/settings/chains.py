@@ -6,9 +6,11 @@ A chain is (id, genesis hash), never an id alone (R17). Addresses are EIP-55 che
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from eth_utils.address import to_checksum_address
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from custody.settings.environment import SettingsError
 
@@ -17,7 +19,35 @@ DEVELOPMENT_CHAINS: Final = frozenset({1337, 31337})
 
 _FILE_MAXIMUM_BYTES: Final = 1_048_576  # a chains file is a few kilobytes
 
-Address = Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
+_NO_ADDRESS: Final = "0x" + "0" * 40
+
+
+def _checksummed(value: str) -> str:
+    """An address as EIP-55 writes it, unchanged; a text that is not is refused, never repaired."""
+    if value == NATIVE:
+        return value
+    if value != to_checksum_address(value):
+        raise ValueError(
+            "the EIP-55 checksum is wrong or missing: copy the address again from its source, upper and lower case as it is there"
+        )
+    if value == _NO_ADDRESS:
+        raise ValueError("the zero address is refused, coins sent there are lost")
+    return value
+
+
+def _rpc_url(value: str) -> str:
+    """An RPC URL, unchanged. The message never shows it: providers put their key in it."""
+    try:
+        parts = urlsplit(value)
+        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise ValueError("expected http:// or https:// with a host")
+    return value
+
+
+Address = Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$"), AfterValidator(_checksummed)]
 Hash32 = Annotated[str, Field(pattern=r"^0x[0-9a-f]{64}$")]
 
 
@@ -29,22 +59,29 @@ class Token(_Strict):
     """A token that the fleet accepts on one chain. ``address`` is ``native`` for the chain's own coin."""
 
     symbol: Annotated[str, Field(min_length=1, max_length=12)]
-    address: Annotated[str, Field(pattern=r"^(0x[0-9a-fA-F]{40}|native)$")]
-    decimals: Annotated[int, Field(ge=0, le=18)]
+    address: Annotated[str, Field(pattern=r"^(0x[0-9a-fA-F]{40}|native)$"), AfterValidator(_checksummed)]
+    decimals: Annotated[int, Field(ge=0, le=18, strict=True)]
     treasury_maximum: Decimal = Field(Decimal(10_000), gt=0, description="whole tokens an EOA treasury may hold (R5)")
+
+    @field_validator("treasury_maximum", mode="before")
+    @classmethod
+    def _exact(cls, value: Any) -> Any:
+        if isinstance(value, float | bool):
+            raise ValueError('expected an exact amount: a whole number, or a decimal in quotes as "10000.5"')
+        return value
 
 
 class Chain(_Strict):
     """One chain. ``rpc_urls`` may hold secrets: they are never logged whole."""
 
-    id: Annotated[int, Field(ge=1)]
+    id: Annotated[int, Field(ge=1, strict=True)]
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,24}$")]
     genesis_hash: Hash32
-    rpc_urls: Annotated[tuple[str, ...], Field(min_length=1, max_length=8)]
+    rpc_urls: Annotated[tuple[Annotated[str, AfterValidator(_rpc_url)], ...], Field(min_length=1, max_length=8)]
     treasury: Address
     fee_proxy: Address
     tokens: Annotated[tuple[Token, ...], Field(min_length=1, max_length=64)]
-    max_head_age_seconds: Annotated[int, Field(ge=5, le=3600)] = 120
+    max_head_age_seconds: Annotated[int, Field(ge=5, le=3600, strict=True)] = 120
     rpc_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
 
     @property
@@ -62,8 +99,13 @@ class Chain(_Strict):
         addresses = [token.address for token in self.tokens]
         if len(set(addresses)) != len(addresses):
             raise ValueError("two tokens share an address")
+        symbols = [token.symbol for token in self.tokens]
+        if len(set(symbols)) != len(symbols):
+            raise ValueError("two tokens share a symbol: people could not tell them apart")
         if NATIVE not in addresses:
             raise ValueError("the chain's own coin is missing: add a token with address 'native'")
+        if self.treasury == self.fee_proxy or self.treasury in addresses:
+            raise ValueError("the treasury is a token's or the fee proxy's address: coins sent there are lost")
         return self
 
 
@@ -85,6 +127,8 @@ class Chains(_Strict):
         ids = [chain.id for chain in self.chains]
         if len(set(ids)) != len(ids):
             raise ValueError("two chains share an id")
+        if len({chain.name for chain in self.chains}) != len(ids):
+            raise ValueError("two chains share a name")
         # R17: a development chain's floor of 1 must never stand beside real money.
         if len(ids) > 1 and any(chain.is_development for chain in self.chains):
             raise ValueError("a development chain (1337, 31337) may not be configured beside another chain")
@@ -93,17 +137,26 @@ class Chains(_Strict):
 
 def load_chains(path: Path) -> Chains:
     """Read and check the chains file. Raises SettingsError naming each wrong field and what was expected."""
-    if not path.is_file():
-        raise SettingsError(f"CHAINS_FILE names {path}, which does not exist")
-    if path.stat().st_size > _FILE_MAXIMUM_BYTES:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_FILE_MAXIMUM_BYTES + 1)
+    except FileNotFoundError:
+        raise SettingsError(f"CHAINS_FILE names {path}, which does not exist") from None
+    except OSError as error:
+        raise SettingsError(f"CHAINS_FILE {path} cannot be read: {error.strerror}") from None
+    if len(content) > _FILE_MAXIMUM_BYTES:
         raise SettingsError(f"CHAINS_FILE {path} is over {_FILE_MAXIMUM_BYTES} bytes")
     try:
-        return Chains.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Chains.model_validate(tomllib.loads(content.decode("utf-8")))
+    except UnicodeDecodeError:
+        raise SettingsError(f"CHAINS_FILE {path} is no TOML: it is not UTF-8 text") from None
+    except RecursionError:
+        raise SettingsError(f"CHAINS_FILE {path} is no TOML of ours: it nests too deep") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"CHAINS_FILE {path} is no TOML: {error}") from None
     except ValidationError as error:
         lines = [
-            f"CHAINS_FILE {path}: {'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            f"CHAINS_FILE {path}: {'.'.join(str(part) for part in item['loc']) or 'chains'}: {item['msg']}"
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None

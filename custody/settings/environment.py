@@ -2,16 +2,20 @@
 
 A value comes from, in this order: an environment variable of the field's name in capitals; a file of that name in
 ``FLEET_SECRETS_DIR`` (how production passes secrets); the file that ``FLEET_ENV_FILE`` names; the default here.
+An empty variable counts as not set: compose files pass those on.
 """
 
 import os
+import stat
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
 
 Store = Literal["mongo", "dual", "pg"]
 
@@ -23,7 +27,9 @@ class SettingsError(Exception):
 class FleetSettings(BaseSettings):
     """The settings of one process. Units are in the names: ``_seconds``, ``_bytes``, ``_blocks``, ``_wei``."""
 
-    model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", hide_input_in_errors=True, frozen=True, env_ignore_empty=True, allow_inf_nan=False
+    )
 
     # Where things are
     fleet_state_dir: Path = Field(Path(".fleet"), description="folder of the embedded servers' data, logs, secrets")
@@ -36,7 +42,7 @@ class FleetSettings(BaseSettings):
     chains_file: Path | None = Field(None, description="TOML file of chains, tokens, treasuries (docs/configure.md)")
 
     # Ingress
-    ingress_host: str = "127.0.0.1"
+    ingress_host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"
     ingress_port: Annotated[int, Field(ge=1, le=65535)] = 8480
     ingress_body_limit_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 65_536
     ingress_queue_limit: Annotated[int, Field(ge=1, le=100_000)] = 2_000
@@ -50,12 +56,16 @@ class FleetSettings(BaseSettings):
     gas_payer_key_file: Path | None = Field(None, description="hex private key of the gas payer, mode 0600")
 
     # Signers
-    signer_api_host: str = "127.0.0.1"
+    signer_api_host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"
     signer_api_port: Annotated[int, Field(ge=1, le=65535)] = 8481
-    signer_api_url: str = Field("http://127.0.0.1:8481", description="where `fleet signer` finds the signer API")
+    signer_api_url: str = Field(
+        "http://127.0.0.1:8481",
+        pattern=r"^https?://[^/\s]+/?$",
+        description="where `fleet signer` finds the signer API, http(s)://HOST:PORT",
+    )
     signer_api_token_file: Path | None = Field(None, description="bearer token shared by API and signer, mode 0600")
     trezor_path: str | None = Field(None, description="trezorlib path of the device, e.g. webusb:... or udp:HOST:PORT")
-    trezor_derivation_path: str = "m/44'/60'/0'/0/0"
+    trezor_derivation_path: Annotated[str, Field(pattern=r"^m(/[0-9]{1,10}['h]?){1,10}$")] = "m/44'/60'/0'/0/0"
     trezor_approval_timeout_seconds: Annotated[int, Field(ge=5, le=3600)] = 300
     trezor_safekeeping_required: bool = True
 
@@ -86,17 +96,38 @@ class FleetSettings(BaseSettings):
     @field_validator("database_url", "database_admin_url")
     @classmethod
     def _postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return _require_scheme(value, {"postgresql", "postgres"}, "postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        expected = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, each part percent-encoded"
+        return _require_url(value, {"postgresql", "postgres"}, expected)
 
     @field_validator("broker_url")
     @classmethod
     def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return _require_scheme(value, {"redis", "rediss"}, "redis://:PASSWORD@HOST:PORT/0")
+        expected = "redis://:PASSWORD@HOST:PORT/0, the password percent-encoded"
+        return _require_url(value, {"redis", "rediss"}, expected)
 
     @field_validator("mongo_url")
     @classmethod
     def _mongodb_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return _require_scheme(value, {"mongodb", "mongodb+srv"}, "mongodb://HOST:PORT/?replicaSet=rs0")
+        # A replica set's URL names several hosts, so it has no one port to check.
+        expected = "mongodb://HOST:PORT/?replicaSet=rs0"
+        return _require_url(value, {"mongodb", "mongodb+srv"}, expected, one_host=False)
+
+    @field_validator("sentry_dsn")
+    @classmethod
+    def _sentry_url(cls, value: SecretStr | None) -> SecretStr | None:
+        return _require_url(value, {"http", "https"}, "https://KEY@HOST/PROJECT")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """A secrets folder before the env file, which the library has the other way round."""
+        return init_settings, env_settings, file_secret_settings, dotenv_settings
 
     def require(self, *names: str) -> Self:
         """Refuse to go on unless each named setting has a value. Raises SettingsError naming all that lack one."""
@@ -125,8 +156,20 @@ class FleetSettings(BaseSettings):
         return value
 
 
-def _require_scheme(value: SecretStr | None, schemes: set[str], expected: str) -> SecretStr | None:
-    if value is not None and urlsplit(value.get_secret_value()).scheme not in schemes:
+def _require_url(
+    value: SecretStr | None, schemes: set[str], expected: str, *, one_host: bool = True
+) -> SecretStr | None:
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(value.get_secret_value())
+        has_place = bool(parts.netloc or parts.query)  # a Unix socket's folder is in the query
+        if one_host:
+            _ = parts.port
+    except ValueError:
+        # The parser's own sentence may quote the part with the password in it.
+        raise ValueError(f"expected {expected}") from None
+    if parts.scheme not in schemes or not has_place:
         raise ValueError(f"expected {expected}")
     return value
 
@@ -136,30 +179,61 @@ def read_secret_file(path: Path, *, what: str, maximum_bytes: int = 4096) -> str
 
     Raises SettingsError, which names the file and never its content.
     """
-    if not path.is_file():
-        raise SettingsError(f"{what}: {path} does not exist")
-    status = path.stat()
-    if status.st_mode & 0o077:
+    try:
+        # One handle for every check: a file put in its place meanwhile is not the one that was checked.
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(maximum_bytes + 1) if stat.S_ISREG(mode) else b""
+    except FileNotFoundError:
+        raise SettingsError(f"{what}: {path} does not exist") from None
+    except OSError as error:
+        raise SettingsError(f"{what}: {path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise SettingsError(f"{what}: {path} is no regular file")
+    if mode & 0o077:
         raise SettingsError(f"{what}: {path} can be read by others; run: chmod 600 {path}")
-    if not 0 < status.st_size <= maximum_bytes:
-        raise SettingsError(f"{what}: {path} must hold 1 to {maximum_bytes} bytes")
-    return path.read_text(encoding="utf-8").strip()
+    if not content.strip() or len(content) > maximum_bytes:
+        raise SettingsError(f"{what}: {path} must hold 1 to {maximum_bytes} bytes besides blanks")
+    try:
+        return content.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{what}: {path} is not UTF-8 text") from None
+
+
+def _named_place(variable: str, *, folder: bool) -> Path | None:
+    """Where ``variable`` points. A place that is named but missing is refused: defaults would be used unseen."""
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    path = Path(value)
+    if not (path.is_dir() if folder else path.is_file()):
+        raise SettingsError(f"{variable} names {path}, which is no {'folder' if folder else 'file'} that can be read")
+    return path
 
 
 def load_settings(**overrides: Any) -> FleetSettings:
     """The settings of this process. Raises SettingsError that names each wrong setting and what was expected."""
+    env_file = _named_place("FLEET_ENV_FILE", folder=False)
+    secrets_dir = _named_place("FLEET_SECRETS_DIR", folder=True)
     try:
-        return FleetSettings(
-            _env_file=os.environ.get("FLEET_ENV_FILE"),  # pyright: ignore[reportCallIssue]
-            _secrets_dir=os.environ.get("FLEET_SECRETS_DIR"),  # pyright: ignore[reportCallIssue]
-            **overrides,
-        )
+        with warnings.catch_warnings():
+            # The library warns of a secret it skips and goes on with the default; here that stops the process.
+            warnings.simplefilter("error", UserWarning)
+            return FleetSettings(
+                _env_file=env_file,  # pyright: ignore[reportCallIssue]
+                _secrets_dir=secrets_dir,  # pyright: ignore[reportCallIssue]
+                **overrides,
+            )
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in item['loc']).upper()} is wrong: {item['msg']}"
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None
+    except UnicodeDecodeError:
+        raise SettingsError("FLEET_ENV_FILE or a file in FLEET_SECRETS_DIR is not UTF-8 text") from None
+    except (SourceError, UserWarning, OSError) as error:
+        raise SettingsError(f"FLEET_ENV_FILE or FLEET_SECRETS_DIR: {error}") from None
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 Units: blocks. A change binds on the next judgement, since every judgement reads the row anew (well within 30 s).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, text
 
 KEY_PREFIX: Final = "confirmation_threshold:"
 THRESHOLD_MAXIMUM_BLOCKS: Final = 100_000  # above it a typing error is likelier than a wish
+LABEL_MAXIMUM_CHARACTERS: Final = 500  # who and why are sentences that a table shows
 
 
 class SettingRefused(Exception):
@@ -30,17 +32,36 @@ def threshold_key(chain_id: int) -> str:
 
 
 def newest_threshold(connection: Connection, chain_id: int) -> ThresholdRow | None:
-    """The newest row by max(changed_at <= now, id), or None if the chain has none (L13)."""
+    """The newest row by max(changed_at <= now, id), or None if the chain has none (L13).
+
+    A history value between two blocks binds as the higher one. Raises SettingRefused for one that is no number.
+    """
     row = connection.execute(
         text(
             """
             SELECT id, new_value FROM public.config_setting_history
-            WHERE key = :key AND changed_at <= now() ORDER BY changed_at DESC, id DESC LIMIT 1
+            WHERE key = :key AND changed_at <= statement_timestamp() ORDER BY changed_at DESC, id DESC LIMIT 1
             """
         ),
         {"key": threshold_key(chain_id)},
     ).one_or_none()
-    return None if row is None else ThresholdRow(row.id, int(row.new_value))
+    if row is None:
+        return None
+    if not row.new_value.is_finite():
+        raise SettingRefused(
+            f"{threshold_key(chain_id)}: history row {row.id} is {row.new_value}; expected blocks: set it anew"
+        )
+    return ThresholdRow(row.id, math.ceil(row.new_value))
+
+
+def lock_threshold(connection: Connection, chain_id: int) -> None:
+    """Let one transaction at a time change the chain's threshold, until this one ends.
+
+    Who compares with the value that stands takes it first: without it two changes judge the same old value.
+    """
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": threshold_key(chain_id)}
+    )
 
 
 def set_threshold(
@@ -48,7 +69,7 @@ def set_threshold(
 ) -> ThresholdRow:
     """Write the setting and its history row in one transaction.
 
-    Raises SettingRefused for a value below ``floor_blocks`` or above THRESHOLD_MAXIMUM_BLOCKS, or an empty reason.
+    Raises SettingRefused for a value below ``floor_blocks`` or above THRESHOLD_MAXIMUM_BLOCKS, or an empty or overlong ``by`` or ``reason``.
     """
     if not floor_blocks <= blocks <= THRESHOLD_MAXIMUM_BLOCKS:
         raise SettingRefused(
@@ -57,6 +78,9 @@ def set_threshold(
         )
     if not by.strip() or not reason.strip():
         raise SettingRefused("say who changes it (--by) and why (--reason)")
+    if max(len(by), len(reason)) > LABEL_MAXIMUM_CHARACTERS:
+        raise SettingRefused(f"--by and --reason may have {LABEL_MAXIMUM_CHARACTERS} characters each")
+    lock_threshold(connection, chain_id)
     key = threshold_key(chain_id)
     old = newest_threshold(connection, chain_id)
     connection.execute(

@@ -4,12 +4,11 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +44,8 @@ def forbid_inside_transaction(what: str) -> None:
 
 def sqlalchemy_url(url: str) -> str:
     """The same database for SQLAlchemy: ``postgresql+psycopg://``."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(scheme="postgresql+psycopg"))
+    # Only the scheme changes: taking a URL apart and together loses the empty host of a Unix socket's.
+    return f"postgresql+psycopg://{url.partition('://')[2]}"
 
 
 def open_engine(url: str, *, application: str, pool_size: int = POOL_SIZE) -> Engine:
@@ -107,5 +106,5 @@ def ring_relay(engine: Engine) -> None:
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": OUTBOX_CHANNEL})
-    except DBAPIError as error:
+    except SQLAlchemyError as error:  # the pool's timeout is none of the driver's errors
         log.debug("relay_not_woken", sqlstate=sqlstate(error))

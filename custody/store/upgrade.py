@@ -11,9 +11,17 @@ from sqlalchemy import Connection, Engine, text
 from custody.store.roles import OWNER_ROLE, ensure_roles
 from custody.store.sql_files import run_sql
 
-_UPGRADE_LOCK: Final = (
-    0x666C6565_74646200  # advisory lock: two upgrades of one database run one after the other
-)
+_UPGRADE_LOCK: Final = 0x666C6565_74646200  # advisory lock: two upgrades of one database run one after the other
+
+
+# An upgrade may wait for another one and rewrites big tables: a process's limits would cut it off half-way. They
+# end it before an operator gives up watching.
+_UPGRADE_LIMITS_MS: Final = {
+    "lock_timeout": 600_000,
+    "statement_timeout": 1_800_000,
+    "transaction_timeout": 3_600_000,
+    "idle_in_transaction_session_timeout": 60_000,
+}
 
 
 def alembic_config(connection: Connection) -> Config:
@@ -28,9 +36,14 @@ def alembic_config(connection: Connection) -> Config:
 def upgrade_database(admin: Engine, passwords_dir: Path, revision: str = "head") -> None:
     """Bring the database to ``revision``: make the login roles, run the revisions as the owner, set the grants.
 
-    ``admin`` must be able to create roles. Raises RolePasswordMissing, or the database's own error.
+    ``admin``: a superuser, or who may create roles and SET ROLE to the owner. Raises RolePasswordMissing, RoleTooStrong, or the database's own error.
     """
     with admin.connect() as connection:
+        for name, milliseconds in _UPGRADE_LIMITS_MS.items():
+            connection.execute(
+                text("SELECT set_config(:name, :value, false)"), {"name": name, "value": str(milliseconds)}
+            )
+        connection.commit()
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _UPGRADE_LOCK})
         connection.commit()
         try:
@@ -48,4 +61,5 @@ def upgrade_database(admin: Engine, passwords_dir: Path, revision: str = "head")
             connection.rollback()
             connection.execute(text("RESET ROLE"))
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _UPGRADE_LOCK})
+            connection.execute(text("RESET ALL"))
             connection.commit()

@@ -49,8 +49,10 @@ def _refusals() -> tuple[type[Exception], ...]:
     for module, name in (
         ("custody.settings.thresholds", "SettingRefused"),
         ("custody.store.roles", "RolePasswordMissing"),
+        ("custody.store.roles", "RoleTooStrong"),
         ("custody.chain.errors", "ChainUnavailable"),
         ("custody.chain.errors", "WrongChain"),
+        ("custody.chain.depth", "UnknownChain"),
         ("workers.embedded.errors", "EmbeddedServiceError"),
         ("workers.demo.provision", "StateFolderOfAnotherChain"),
     ):

@@ -9,7 +9,13 @@ from sqlalchemy import text
 
 from custody.chain.depth import effective_threshold, floor
 from custody.settings.environment import settings as read_settings
-from custody.settings.thresholds import KEY_PREFIX, SettingRefused, newest_threshold, set_threshold
+from custody.settings.thresholds import (
+    KEY_PREFIX,
+    SettingRefused,
+    lock_threshold,
+    newest_threshold,
+    set_threshold,
+)
 from custody.store.engine import open_engine, transaction
 
 settings = typer.Typer(
@@ -19,7 +25,7 @@ settings = typer.Typer(
 
 def _chain_id(key: str) -> int:
     number = key.removeprefix(KEY_PREFIX)
-    if not key.startswith(KEY_PREFIX) or not number.isdigit():
+    if not key.startswith(KEY_PREFIX) or not (number.isascii() and number.isdecimal()):
         raise SettingRefused(f"{key}: expected {KEY_PREFIX}CHAIN_ID, e.g. {KEY_PREFIX}31337")
     return int(number)
 
@@ -40,6 +46,7 @@ def set_(
     engine = open_engine(configured.secret("database_url"), application="fleet-settings", pool_size=1)
     try:
         with transaction(engine) as connection:
+            lock_threshold(connection, chain_id)
             newest = newest_threshold(connection, chain_id)
             now = effective_threshold(chain_id, None if newest is None else newest.value_blocks)
             if value < now and floor(chain_id) > 1:

@@ -42,7 +42,8 @@ BEGIN
         RAISE EXCEPTION 'post_entry: no token % on chain %; add it to the chains file first', p_token, p_chain_id
             USING ERRCODE = 'FL004';
     END IF;
-    IF p_amount <= 0 OR scale(trim_scale(p_amount)) > v_decimals THEN
+    -- NaN is above zero for PostgreSQL and passes every CHECK; one would spoil a book for good.
+    IF p_amount <= 0 OR p_amount IN ('NaN', 'Infinity') OR scale(trim_scale(p_amount)) > v_decimals THEN
         RAISE EXCEPTION 'post_entry: amount % of % must be above zero with at most % decimals', p_amount, v_symbol, v_decimals
             USING ERRCODE = 'FL004';
     END IF;
@@ -108,12 +109,15 @@ BEGIN
             p_instruction_id USING ERRCODE = 'FL002';
     END IF;
     IF v_rule.reverses THEN
-        SELECT e.debit, e.credit, e.amount, e.book_id, e.chain_id, e.token, e.reverses_entry_id INTO v_reversed
+        SELECT e.debit, e.credit, e.amount, e.book_id, e.chain_id, e.token, e.debit_address, e.credit_address, e.fact_id,
+               e.reverses_entry_id INTO v_reversed
         FROM public.funds_ledger_entries e WHERE e.id = p_reverses_entry_id;
         IF NOT FOUND OR (v_reversed.debit, v_reversed.credit, v_reversed.amount, v_reversed.book_id, v_reversed.chain_id,
-                         v_reversed.token) IS DISTINCT FROM (p_credit, p_debit, p_amount, p_book_id, p_chain_id, p_token)
+                         v_reversed.token, v_reversed.debit_address, v_reversed.credit_address, v_reversed.fact_id)
+              IS DISTINCT FROM (p_credit, p_debit, p_amount, p_book_id, p_chain_id, p_token, p_credit_address,
+                                p_debit_address, p_fact_id)
            OR v_reversed.reverses_entry_id IS NOT NULL THEN
-            RAISE EXCEPTION 'post_entry: a reversal must be the exact reverse of one entry that is no reversal; % is not',
+            RAISE EXCEPTION 'post_entry: a reversal must be the exact reverse of one entry of the same fact that is no reversal; % is not',
                 p_reverses_entry_id USING ERRCODE = 'FL002';
         END IF;
     ELSIF p_reverses_entry_id IS NOT NULL THEN
