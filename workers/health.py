@@ -60,7 +60,7 @@ def answers(url: str) -> bool:
     import httpx
 
     try:
-        return httpx.get(url, timeout=HTTP_SECONDS, trust_env=False).status_code == httpx.codes.OK
+        return httpx.get(url, timeout=HTTP_SECONDS, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 
