@@ -156,7 +156,8 @@ def load_chains(path: Path) -> Chains:
         raise SettingsError(f"CHAINS_FILE {path} is no TOML: {error}") from None
     except ValidationError as error:
         lines = [
-            f"CHAINS_FILE {path}: {'.'.join(str(part) for part in item['loc']) or 'chains'}: {item['msg']}"
+            f"CHAINS_FILE {path}: {'.'.join(str(part) for part in item['loc']) or 'chains'}: "
+            + item["msg"].removeprefix("Value error, ")
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None

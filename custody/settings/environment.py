@@ -226,7 +226,7 @@ def load_settings(**overrides: Any) -> FleetSettings:
             )
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc']).upper()} is wrong: {item['msg']}"
+            f"{'.'.join(str(part) for part in item['loc']).upper()} is wrong: {item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None
