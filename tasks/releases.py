@@ -7,11 +7,11 @@ from custody.settings.environment import FleetSettings
 from tasks.doors import Door, Step
 
 
-def build(_engine: Engine, settings: FleetSettings) -> Step:
-    """The step has connections of its own. Raises SettingsError naming what is missing."""
+def build(engine: Engine, settings: FleetSettings) -> Step:
+    """Raises SettingsError naming what is missing."""
     from custody.releases.step import build as build_step
 
-    step = build_step(settings)
+    step = build_step(engine, settings)
     return lambda: step.run_once(settings.claim_limit)
 
 

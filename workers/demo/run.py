@@ -30,6 +30,7 @@ from workers.demo.stages import Pace, watch
 PAYMENTS_DEFAULT: Final = 6
 PAYMENTS_MAXIMUM: Final = 1_000
 _DEVICE_START_SECONDS: Final = 20.0
+_SIGNER_WAIT_SECONDS: Final = 600  # between instructions; the demo ends it long before
 _SIGNER_STOP_SECONDS: Final = 20.0
 
 Report = Callable[[str, int], None]
@@ -229,7 +230,7 @@ class Demo:
         }
         with (self.fleet.services.state_dir / "logs" / "signer.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli", "signer", "watch", "--yes"],
+                [sys.executable, "-m", "workers.cli", "signer", "sign", "--all", "--yes", "--wait", str(_SIGNER_WAIT_SECONDS)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
