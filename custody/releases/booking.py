@@ -162,14 +162,11 @@ def _outbound_fact(connection: Connection, instruction: Instruction, receipt: Re
     ).scalar_one()
 
 
-def _book_fee(
-    connection: Connection, instruction: Instruction, receipt: Receipt, evidence: Mapping[str, Any]
-) -> None:
+def _book_fee(connection: Connection, instruction: Instruction, receipt: Receipt, evidence: Mapping[str, Any]) -> None:
     """L6: one entry for the exact fee, in the treasury's house book, which is locked last."""
     house = connection.execute(
         text(
-            "SELECT id FROM fleet.house_accounts "
-            "WHERE chain_id = :chain AND address = :treasury AND kind = 'treasury'"
+            "SELECT id FROM fleet.house_accounts WHERE chain_id = :chain AND address = :treasury AND kind = 'treasury'"
         ),
         {"chain": instruction.chain_id, "treasury": instruction.treasury},
     ).scalar_one()

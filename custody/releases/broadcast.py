@@ -37,14 +37,20 @@ def broadcast_signed(engine: Engine, nodes: ChainNodes, sources: Sources, limit:
     if not leased:
         return 0
     leased.sort(key=lambda each: each.nonce or 0)
+    try:
+        readings = sources.read(list(named.values()))
+    except SourceUnreadable as error:
+        for instruction in leased:
+            _hold(engine, instruction, f"source_unreadable: {error}")
+        return 0
     sent = 0
     for instruction in leased:
         try:
-            reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
+            reading = readings[instruction.payment_id]
+            if not reading.is_fresh():  # those before it took their time
+                reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
             if why := reading.why_it_stops():
-                raise _Waits(
-                    f"{why} It is signed but not sent: waits_for_cancel, or for the dispute's end (R1)."
-                )
+                raise _Waits(f"{why} It is signed but not sent: waits_for_cancel, or for the dispute's end (R1).")
             sent += _send(engine, nodes, instruction)
         except SourceUnreadable as error:
             _hold(engine, instruction, f"source_unreadable: {error}")
@@ -68,9 +74,7 @@ def _send(engine: Engine, nodes: ChainNodes, instruction: Instruction) -> int:
         # decides, and the next step looks.
         log.info("release_nonce_spent", instruction_id=str(instruction.id), nonce=lane.nonce)
     except InsufficientFunds as error:
-        raise _Waits(
-            f"treasury_short: {error.reason}; send coins for the fee to {instruction.treasury}."
-        ) from error
+        raise _Waits(f"treasury_short: {error.reason}; send coins for the fee to {instruction.treasury}.") from error
     except SendRefused as error:
         raise _Waits(f"send_refused: {error.reason}; the same bytes are sent again.") from error
     with transaction(engine) as connection:
@@ -107,9 +111,7 @@ def _require_quiet_books(connection: Connection, instruction: Instruction) -> No
         {"payment": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
     ).one()
     if row.dispute_open or row.disputed:
-        raise _Waits(
-            "dispute_open: waits_for_cancel, or for the dispute's end; it is signed but not sent (R1)."
-        )
+        raise _Waits("dispute_open: waits_for_cancel, or for the dispute's end; it is signed but not sent (R1).")
     if row.paused_reason:
         raise _Waits(f"chain_paused: {row.paused_reason}; an operator resumes chain {instruction.chain_id}.")
 

@@ -24,9 +24,7 @@ from custody.store.engine import transaction
 
 log = structlog.get_logger(__name__)
 
-_OPEN: Final = (
-    "i.chain_id = :chain AND i.state IN ('handed_out', 'signed', 'broadcast') AND i.run_after <= now()"
-)
+_OPEN: Final = "i.chain_id = :chain AND i.state IN ('handed_out', 'signed', 'broadcast')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +52,7 @@ def end_deep_ones(engine: Engine, nodes: ChainNodes, limit: int) -> int:
 
 
 def _waiting(connection: Connection, chain_id: int, limit: int) -> list[Instruction]:
-    return rows.select(
-        connection, _OPEN, {"chain": chain_id, "limit": limit}, suffix="ORDER BY i.nonce LIMIT :limit"
-    )
+    return rows.select(connection, _OPEN, {"chain": chain_id, "limit": limit}, suffix="ORDER BY i.nonce LIMIT :limit")
 
 
 def _open(connection: Connection, instruction: Instruction) -> _Open:
@@ -69,9 +65,7 @@ def _open(connection: Connection, instruction: Instruction) -> _Open:
     return _Open(instruction, None, ())
 
 
-def _spent_below(
-    nodes: ChainNodes, waiting: Sequence[_Open], mined: Mapping[str, Mined], threshold: int
-) -> int:
+def _spent_below(nodes: ChainNodes, waiting: Sequence[_Open], mined: Mapping[str, Mined], threshold: int) -> int:
     """Nonces below this are spent by canonical transactions at depth; 0 when nothing of ours is in doubt.
 
     The count at an older block is asked only when a nonce is spent and has no receipt of ours, since it needs a
@@ -127,8 +121,7 @@ def _end_own(engine: Engine, nodes: ChainNodes, item: _Open, own: Mined, thresho
         assert item.lane is not None
         if isinstance(outcome, Unclear):
             pause_chain(connection, nodes.chain.id, f"release {instruction.id}: {outcome.sentence}")
-            rows.hold(connection, instruction, f"{outcome.reason}: {outcome.sentence}")
-            log.error("release_outcome_unclear", instruction_id=str(instruction.id), reason=outcome.reason)
+            _say_once(connection, instruction, f"{outcome.reason}: {outcome.sentence}")
             return 0
         if isinstance(outcome, Paid):
             book_paid(connection, instruction, item.lane, own.receipt, outcome, evidence)
@@ -158,10 +151,15 @@ def _end_foreign(engine: Engine, nodes: ChainNodes, item: _Open) -> int:
         if instruction.state == "handed_out":
             # A signer may have sent our own bytes himself: voiding now could pay twice. His signature, or an
             # operator, says which it was.
-            rows.hold(
-                connection, instruction, f"{reason}; if the signer sent it himself, submit its signature."
-            )
+            _say_once(connection, instruction, f"{reason}; if the signer sent it himself, submit its signature.")
             return 0
         book_failed(connection, instruction, item.lane, None, reason, {})
     log.error("release_nonce_taken", instruction_id=str(instruction.id), nonce=instruction.nonce)
     return 1
+
+
+def _say_once(connection: Connection, instruction: Instruction, reason: str) -> None:
+    """Leave the instruction open with a reason for people; it is looked at each round and said once."""
+    if instruction.held_reason != reason[: rows.REASON_CHARACTERS]:
+        rows.hold(connection, instruction, reason)
+        log.error("release_needs_people", instruction_id=str(instruction.id), reason=reason)

@@ -136,9 +136,7 @@ def chain_stops(connection: Connection, chain: Chain) -> list[Stop]:
         {"chain": chain.id, "treasury": chain.treasury},
     ).one()
     if row.paused:
-        stops.append(
-            Stop("chain_paused", f"chain {chain.id} is paused ({row.paused}); an operator resumes it.")
-        )
+        stops.append(Stop("chain_paused", f"chain {chain.id} is paused ({row.paused}); an operator resumes it."))
     if not row.known:
         stops.append(
             Stop(
@@ -191,9 +189,7 @@ def _state_stops(row: Any) -> list[Stop]:
             )
         )
     if row.disputed or row.dispute_open:
-        stops.append(
-            Stop("dispute_open", f"{row.dispute_open or 1} dispute(s) open; resolve them first (L4).")
-        )
+        stops.append(Stop("dispute_open", f"{row.dispute_open or 1} dispute(s) open; resolve them first (L4)."))
     return stops
 
 

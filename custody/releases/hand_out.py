@@ -41,7 +41,7 @@ _MAY_GO: Final = """
     AND NOT EXISTS (SELECT FROM fleet.release_instructions o
                     WHERE o.chain_id = w.chain_id AND o.treasury = w.treasury AND o.state IN ('handed_out', 'cancelling'))
     AND (SELECT count(*) FROM fleet.release_instructions o
-         WHERE o.chain_id = w.chain_id AND o.treasury = w.treasury AND o.state IN ('signed', 'broadcast')) < :limit
+         WHERE o.chain_id = w.chain_id AND o.treasury = w.treasury AND o.state IN ('signed', 'broadcast')) < :in_flight
 """
 
 
@@ -78,7 +78,7 @@ def hand_out_next(
         leased = rows.lease(
             connection,
             _MAY_GO,
-            {"chain": nodes.chain.id, "treasury": nodes.chain.treasury, "limit": in_flight_limit},
+            {"chain": nodes.chain.id, "treasury": nodes.chain.treasury, "in_flight": in_flight_limit},
             1,
         )
         named = references(connection, [each.payment_id for each in leased])

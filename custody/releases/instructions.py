@@ -60,9 +60,7 @@ def candidates(connection: Connection, limit: int, after: UUID = FIRST) -> list[
     return list(connection.execute(_CANDIDATES, {"limit": limit, "after": after}).scalars())
 
 
-def draft_release(
-    connection: Connection, payment_id: UUID, chains: Chains, *, request_key: str = WHOLE
-) -> Instruction:
+def draft_release(connection: Connection, payment_id: UUID, chains: Chains, *, request_key: str = WHOLE) -> Instruction:
     """The instruction to pay a payment's whole held amount to its seller: made if it is new, else as it stands.
 
     Rings the releases queue; the worker reserves it. Raises ReleaseStopped when the gate is closed, LookupError

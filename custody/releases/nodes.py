@@ -78,9 +78,7 @@ class ChainNodes:
                         Mined(receipt, depth, answer.head.number)
                     )
             for agreeing in votes.values():
-                if len(agreeing) >= self.quorum and all(
-                    vote.receipt == agreeing[0].receipt for vote in agreeing
-                ):
+                if len(agreeing) >= self.quorum and all(vote.receipt == agreeing[0].receipt for vote in agreeing):
                     found[transaction_hash] = min(agreeing, key=lambda vote: vote.depth)
         return found
 

@@ -14,9 +14,7 @@ from sqlalchemy import Connection, text
 from custody.releases.states import InstructionState, MoveRefused, require_move
 from custody.store.work import backoff_seconds
 
-LEASE_SECONDS: Final = (
-    60  # the slowest step: two nodes that each use up their time, then a bounded MongoDB read
-)
+LEASE_SECONDS: Final = 60  # the slowest step: two nodes that each use up their time, then a bounded MongoDB read
 HOLD_MAXIMUM_SECONDS: Final = 15  # a seller waits at most this long once a dispute closed or MongoDB is back
 REASON_CHARACTERS: Final = 1_000  # a node's own words are inside; a person reads it in a line or two
 
@@ -82,9 +80,7 @@ def read_row(row: Any) -> Instruction:
     )
 
 
-def select(
-    connection: Connection, where: str, parameters: dict[str, Any], *, suffix: str = ""
-) -> list[Instruction]:
+def select(connection: Connection, where: str, parameters: dict[str, Any], *, suffix: str = "") -> list[Instruction]:
     """Instructions that satisfy ``where``, a condition written in this package, never from outside."""
     statement = f"SELECT {_COLUMNS} FROM fleet.release_instructions i WHERE {where} {suffix}"  # noqa: S608
     return [read_row(row) for row in connection.execute(text(statement), parameters)]

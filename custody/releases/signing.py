@@ -26,9 +26,7 @@ _CLAIM: Final = text(
     WHERE state = 'received' ORDER BY received_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
     """
 )
-_JUDGED: Final = text(
-    "UPDATE fleet.signature_submissions SET state = :state, refused_reason = :reason WHERE id = :id"
-)
+_JUDGED: Final = text("UPDATE fleet.signature_submissions SET state = :state, refused_reason = :reason WHERE id = :id")
 
 
 class SubmissionRefused(Exception):
@@ -67,9 +65,7 @@ def _judge(connection: Connection, row: Any) -> None:
 
 def _note_rejection(connection: Connection, instruction: Instruction, reason: str) -> None:
     if instruction.state != "handed_out":
-        raise SubmissionRefused(
-            f"not_handed_out: the instruction is {instruction.state}; nothing waits for a signer."
-        )
+        raise SubmissionRefused(f"not_handed_out: the instruction is {instruction.state}; nothing waits for a signer.")
     # R1: still handed out, since a signature may exist all the same.
     connection.execute(
         text(
@@ -83,16 +79,12 @@ def _note_rejection(connection: Connection, instruction: Instruction, reason: st
 
 def _accept(connection: Connection, instruction: Instruction, row: Any) -> None:
     if instruction.state != "handed_out":
-        raise SubmissionRefused(
-            f"not_handed_out: the instruction is {instruction.state}; it takes no signature."
-        )
+        raise SubmissionRefused(f"not_handed_out: the instruction is {instruction.state}; it takes no signature.")
     try:
         unsigned = stored_transaction(instruction)
     except BytesDiffer as error:
         _alarm(connection, instruction, str(error))
-        raise SubmissionRefused(
-            f"stored_bytes_differ: {error}; an operator must look at this instruction."
-        ) from error
+        raise SubmissionRefused(f"stored_bytes_differ: {error}; an operator must look at this instruction.") from error
     signature = _recover(unsigned, instruction, row)
     lane_id = _intent_of(connection, instruction, unsigned)
     store_signed(connection, lane_id, unsigned.signed_raw(signature), unsigned.transaction_hash(signature))

@@ -7,7 +7,7 @@ releases that need it wait with that reason, nothing else does.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FRESH_SECONDS: Final = 5.0  # R14: what hand-out and broadcast rely on is at most this old
-MONGO_SELECTION_SECONDS: Final = (
-    2.0  # finding the primary; an election takes longer and is waited for in rounds
-)
-MONGO_OPERATION_SECONDS: Final = 3.0  # one query; below FRESH_SECONDS, so a slow answer can still be used
+MONGO_SECONDS: Final = 2.0  # finding the primary and one query; two of them are still fresh enough to be used
 DISPUTES_LIMIT: Final = 10_000  # documents of one read; more means a broken query, not that many quarrels
 
 COMPLETED: Final = "completed"
@@ -107,9 +104,7 @@ class Reading:
         if self.status is None:
             return "purchase_request_missing: the marketplace has no such request; check its id mapping."
         if self.status in MUST_NOT_BE_PAID:
-            return (
-                f"dispute_open: the purchase request is {self.status}; the marketplace must settle it first."
-            )
+            return f"dispute_open: the purchase request is {self.status}; the marketplace must settle it first."
         return None
 
 
@@ -141,7 +136,6 @@ class Sources:
     mongo_database: str
     repo_dispute: Store = "mongo"
     repo_marketplace: Store = "mongo"
-    _unreadable_until: float = field(default=0.0, init=False)
 
     def read(self, wanted: Sequence[RequestReference]) -> dict[UUID, Reading]:
         """A reading for each reference, by payment id. Raises SourceUnreadable."""
@@ -189,9 +183,7 @@ class Sources:
                     ),
                     {"names": names},
                 ):
-                    found.setdefault(row.purchase_request_id, []).append(
-                        Dispute(row.id, row.status, row.action)
-                    )
+                    found.setdefault(row.purchase_request_id, []).append(Dispute(row.id, row.status, row.action))
             return found
         for document in self._find(
             "disputes",
@@ -201,18 +193,15 @@ class Sources:
             resolution = document.get("resolution")
             action = resolution.get("action") if isinstance(resolution, dict) else resolution
             found.setdefault(str(document["purchaseRequestId"]), []).append(
-                Dispute(
-                    str(document["_id"]), str(document.get("status")), None if action is None else str(action)
-                )
+                Dispute(str(document["_id"]), str(document.get("status")), None if action is None else str(action))
             )
         return found
 
     def _postgres(self) -> Any:
         return _PostgresReading(self.engine)
 
-    def _find(
-        self, collection: str, query: Mapping[str, Any], fields: Mapping[str, int]
-    ) -> list[dict[str, Any]]:
+    def _find(self, collection: str, query: Mapping[str, Any], fields: Mapping[str, int]) -> list[dict[str, Any]]:
+        import pymongo
         from pymongo.errors import PyMongoError
 
         if self.mongo is None:
@@ -220,7 +209,8 @@ class Sources:
                 f"{collection} is read from MongoDB and MONGO_URL is not set: set it, or cut the domain over."
             )
         try:
-            documents = list(self._collection(collection).find(query, fields).limit(DISPUTES_LIMIT + 1))
+            with pymongo.timeout(MONGO_SECONDS):
+                documents = list(self._collection(collection).find(query, fields).limit(DISPUTES_LIMIT + 1))
         except PyMongoError as error:
             log.warning("release_source_unreadable", collection=collection, error=type(error).__name__)
             raise SourceUnreadable(
@@ -255,20 +245,6 @@ class _PostgresReading:
 
     def __exit__(self, *error: Any) -> None:
         self._context.__exit__(*error)
-
-
-def open_mongo(url: str) -> "MongoClient[dict[str, Any]]":
-    """A MongoDB client with bounded waits. It connects with its first query; build it after a fork."""
-    from pymongo import MongoClient
-
-    return MongoClient(
-        url,
-        serverSelectionTimeoutMS=int(MONGO_SELECTION_SECONDS * 1000),
-        connectTimeoutMS=int(MONGO_SELECTION_SECONDS * 1000),
-        timeoutMS=int(MONGO_OPERATION_SECONDS * 1000),
-        maxPoolSize=2,
-        appname="fleet-releases",
-    )
 
 
 def _either_type(names: Sequence[str]) -> list[Any]:

@@ -24,12 +24,12 @@ from custody.releases.sources import (
     MAY_BE_PAID,
     Sources,
     SourceUnreadable,
-    open_mongo,
     references,
 )
 from custody.settings.chains import Chains, load_chains
 from custody.settings.environment import FleetSettings
-from custody.store.engine import open_engine, transaction
+from custody.store.engine import transaction
+from custody.store.mongo import open_mongo
 
 log = structlog.get_logger(__name__)
 
@@ -70,12 +70,11 @@ class Step:
         return progressed
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close the connections to MongoDB and the nodes; the engine is its giver's."""
         self.sources.close()
         for nodes in self.nodes.values():
             for client in nodes.clients:
                 client.close()
-        self.engine.dispose()
 
     def _find(self, limit: int) -> int:
         """Draft releases of payments whose purchase request is completed; a page of payments a round."""
@@ -174,27 +173,17 @@ def run_once(
     ).run_once(limit)
 
 
-def build(settings: FleetSettings) -> Step:
-    """The step of this process. Raises SettingsError that names what is missing."""
-    settings.require("database_url", "chains_file")
-    if settings.repo_dispute != "pg" or settings.repo_marketplace != "pg":
-        settings.require("mongo_url")
+def build(engine: Engine, settings: FleetSettings) -> Step:
+    """The step of this process over its own engine. Raises SettingsError that names what is missing."""
     chains = load_chains(settings.path("chains_file"))
-    engine = open_engine(settings.secret("database_url"), application="fleet-releases")
+    mongo = None
+    if settings.repo_dispute != "pg" or settings.repo_marketplace != "pg":
+        mongo = open_mongo(settings.secret("mongo_url"), application="fleet-releases")
     return Step(
         engine,
         chains,
-        {
-            chain.id: ChainNodes(chain, [ChainClient(each) for each in connections(chain)])
-            for chain in chains.chains
-        },
-        Sources(
-            engine,
-            open_mongo(settings.secret("mongo_url")) if settings.mongo_url is not None else None,
-            settings.mongo_database,
-            settings.repo_dispute,
-            settings.repo_marketplace,
-        ),
+        {chain.id: ChainNodes(chain, [ChainClient(each) for each in connections(chain)]) for chain in chains.chains},
+        Sources(engine, mongo, settings.mongo_database, settings.repo_dispute, settings.repo_marketplace),
         settings.release_max_total_fee_wei,
         settings.release_in_flight_limit,
     )

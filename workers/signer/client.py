@@ -87,9 +87,7 @@ class SignerClient:
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise SignerApiError(f"SIGNER_API_URL is {url!r}: expected http:// or https:// with a host.")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-            raise SignerApiError(
-                f"SIGNER_API_URL is {url!r}: use https:// for a host other than this machine."
-            )
+            raise SignerApiError(f"SIGNER_API_URL is {url!r}: use https:// for a host other than this machine.")
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},

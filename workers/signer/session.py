@@ -84,9 +84,7 @@ def sign_instruction(
     """
     claimed = client.instruction(instruction_id)
     if claimed.state != "handed_out":
-        raise InstructionRefused(
-            f"Instruction {claimed.id} is {claimed.state}; only a handed-out one can be signed."
-        )
+        raise InstructionRefused(f"Instruction {claimed.id} is {claimed.state}; only a handed-out one can be signed.")
     checked = check_instruction(claimed, chains, fee_cap_wei=desk.fee_cap_wei)
     require_device_path(checked.chain, desk.device_path)
     with open_device(

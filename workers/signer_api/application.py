@@ -119,9 +119,7 @@ class _Api:
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, given = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(
-            given.encode("utf-8", "surrogateescape"), self._token
-        )
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
 
     def _ping(self) -> None:
         with self._engine.connect() as connection:

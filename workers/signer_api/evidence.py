@@ -110,10 +110,7 @@ def _evidence(connection: Connection, payment_id: UUID, chain_id: int) -> dict[s
     }
     return {
         name: [
-            {
-                key: value.isoformat() if hasattr(value, "isoformat") else value
-                for key, value in row._mapping.items()
-            }
+            {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in row._mapping.items()}
             for row in connection.execute(text(statement), parameters)
         ]
         for name, statement in queries.items()

@@ -9,9 +9,7 @@ from sqlalchemy import Connection, text
 from custody.store.outbox import ring
 
 REASON_CHARACTERS: Final = 500
-UNJUDGED_LIMIT: Final = (
-    8  # submissions of one instruction that wait for the worker; more is a loop or an attack
-)
+UNJUDGED_LIMIT: Final = 8  # submissions of one instruction that wait for the worker; more is a loop or an attack
 
 _Hex32 = Annotated[str, Field(strict=True, pattern=r"^0x[0-9a-f]{64}$")]
 
@@ -42,9 +40,7 @@ class SubmissionRefused(Exception):
         self.status = status
 
 
-def submit(
-    connection: Connection, instruction_id: UUID, body: SignatureBody | RejectionBody
-) -> dict[str, Any]:
+def submit(connection: Connection, instruction_id: UUID, body: SignatureBody | RejectionBody) -> dict[str, Any]:
     """Insert a submission and ring releases. The same signature twice is the one that stands already.
 
     Raises SubmissionRefused: unknown instruction, not handed out, or too many unjudged ones.
@@ -68,9 +64,7 @@ def submit(
     if standing is not None:
         return {"submission_id": str(standing.id), "state": standing.state, "repeated": True}
     if state != "handed_out":
-        raise SubmissionRefused(
-            409, f"The instruction is {state}; only one that is handed out takes an answer."
-        )
+        raise SubmissionRefused(409, f"The instruction is {state}; only one that is handed out takes an answer.")
     waiting = connection.execute(
         text(
             "SELECT count(*) FROM fleet.signature_submissions "
