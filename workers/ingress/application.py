@@ -85,9 +85,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def build_application(
-    journal: Journal, secrets: WebhookSecrets, health: DatabaseHealth, body_limit: int
-) -> Starlette:
+def build_application(journal: Journal, secrets: WebhookSecrets, health: DatabaseHealth, body_limit: int) -> Starlette:
     """The application; ``body_limit`` in bytes. The journal runs while the application does."""
 
     @asynccontextmanager
@@ -106,9 +104,7 @@ def build_application(
 
     async def healthz(_: Request) -> Response:
         there = await health.is_there()
-        return JSONResponse(
-            {"process": "ok", "database": "ok" if there else "away"}, status_code=200 if there else 503
-        )
+        return JSONResponse({"process": "ok", "database": "ok" if there else "away"}, status_code=200 if there else 503)
 
     application = Starlette(
         routes=[

@@ -82,9 +82,7 @@ class Journal:
 
     def start(self) -> None:
         """Start the flushers and the bell, in the running event loop."""
-        self._tasks = [
-            asyncio.create_task(self._flush_forever(n), name=f"flusher-{n}") for n in range(FLUSHERS)
-        ]
+        self._tasks = [asyncio.create_task(self._flush_forever(n), name=f"flusher-{n}") for n in range(FLUSHERS)]
         self._tasks.append(asyncio.create_task(self._ring_forever(), name="bell"))
 
     async def stop(self) -> None:

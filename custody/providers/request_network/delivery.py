@@ -56,9 +56,7 @@ def read_delivery(headers: RawHeaders, body: bytes) -> Delivery:
     key = f"body:{digest.hex()}"
     if given is not None and _DELIVERY_ID.fullmatch(given):
         key = given.decode("ascii")
-    is_test = any(
-        name.lower() == TEST_HEADER and value.strip().lower() not in _NOT_TEST for name, value in pairs
-    )
+    is_test = any(name.lower() == TEST_HEADER and value.strip().lower() not in _NOT_TEST for name, value in pairs)
     return Delivery(
         key=f"test:{key}" if is_test else key,
         body=body,

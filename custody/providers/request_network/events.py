@@ -278,9 +278,7 @@ def _one_request_id(fields: dict[str, Any], model: type[Event]) -> None:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(
-            body.decode("utf-8", "strict"), parse_float=Decimal, parse_constant=_refuse_constant
-        )
+        value = json.loads(body.decode("utf-8", "strict"), parse_float=Decimal, parse_constant=_refuse_constant)
         # Escapes can write halves of surrogate pairs, which are no text and which no database holds.
         if isinstance(value, dict):
             for key in value:
