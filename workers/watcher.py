@@ -57,7 +57,7 @@ class ChainLease:
         self._session: psycopg.Connection[Any] | None = None
 
     def acquire(self, stop: threading.Event) -> bool:
-        """Wait for the lock, or until ``stop`` is set (False). Raises psycopg.Error when Postgres is away."""
+        """Wait for the lock; False if ``stop`` was set first. Raises psycopg.Error when Postgres is away."""
         self.release()
         self._session = psycopg.connect(
             self._url,
@@ -68,15 +68,15 @@ class ChainLease:
             tcp_user_timeout=STATEMENT_TIMEOUT_MS,
         )
         waited = False
-        while not stop.is_set():
+        while True:
             row = self._session.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [self._name]).fetchone()
             if row is not None and row[0]:
                 return True
             if not waited:
                 log.info("another_watcher_runs", lock=self._name)
                 waited = True
-            stop.wait(LEASE_SECONDS)
-        return False
+            if stop.wait(LEASE_SECONDS):
+                return False
 
     def require(self) -> None:
         """Raises LeaseLost when the session is gone."""

@@ -128,7 +128,7 @@ def _judge_chain(engine: Engine, chain: Chain, client: ChainClient, limit: int) 
     except ChainUnavailable as error:
         log.warning("holds_wait", chain_id=chain.id, reason=str(error))
         return 0
-    stale = _why_stale(chain, found.head)
+    stale = why_stale(chain, found.head, int(time.time()))
     if stale is not None:
         log.warning("holds_wait", chain_id=chain.id, reason=stale)
         return 0
@@ -141,11 +141,14 @@ def _judge_chain(engine: Engine, chain: Chain, client: ChainClient, limit: int) 
     )
 
 
-def _why_stale(chain: Chain, head: BlockHeader) -> str | None:
-    """Why a head's age says nothing about the present (L13); development chains stand still legally."""
+def why_stale(chain: Chain, head: BlockHeader, now: int) -> str | None:
+    """Why a head says nothing about the present (L13), None if it may be used; ``now`` in seconds since the epoch.
+
+    Development chains stand still legally.
+    """
     if chain.is_development:
         return None
-    age = int(time.time()) - head.timestamp
+    age = now - head.timestamp
     if age > chain.max_head_age_seconds:
         return f"the newest block is {age} s old, more than {chain.max_head_age_seconds} s: the node is stuck"
     if age < -_FUTURE_SECONDS:

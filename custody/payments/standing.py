@@ -70,7 +70,8 @@ def held_ever(connection: Connection, route: Route) -> Decimal:
 def settle_state(connection: Connection, payment_id: UUID) -> PaymentState:
     """Bring the payment's state to what the live facts and the ledger say, after facts came or went.
 
-    The caller holds the payment's row. A payment past holding (releasing, released, refunded) or closed keeps
+    A transfer of another asset, or one that is this payment's by a guess only (L11), pays nothing and moves
+    nothing. The caller holds the payment's row. A payment past holding (releasing, released, refunded) or closed keeps
     its state. A payment whose buyer opened another one meanwhile cannot be pending again: it stays
     ``processing``.
     """
@@ -86,8 +87,12 @@ def settle_state(connection: Connection, payment_id: UUID) -> PaymentState:
         expects = connection.execute(
             text(
                 """
-                SELECT EXISTS (SELECT FROM fleet.chain_facts WHERE payment_id = :id AND live
-                    AND direction = 'inbound' AND chain_id = :chain_id AND token = :token)
+                SELECT EXISTS (
+                    SELECT FROM fleet.chain_facts f JOIN public.funds_ledger_entries e
+                        ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
+                        AND e.metadata ->> 'attribution' IS DISTINCT FROM 'newest'
+                    WHERE f.payment_id = :id AND f.live AND f.direction = 'inbound'
+                        AND f.chain_id = :chain_id AND f.token = :token)
                 """
             ),
             {"id": payment_id, "chain_id": route.chain_id, "token": route.token},
