@@ -197,6 +197,7 @@ CREATE TABLE fleet.chain_facts (
 );
 CREATE UNIQUE INDEX chain_facts_live ON fleet.chain_facts (chain_id, transaction_hash, tx_ordinal) WHERE live;
 CREATE INDEX chain_facts_waiting ON fleet.chain_facts (chain_id, block_number) WHERE live AND judged_at IS NULL;
+CREATE INDEX chain_facts_transaction ON fleet.chain_facts (chain_id, transaction_hash);
 CREATE INDEX chain_facts_payment ON fleet.chain_facts (payment_id);
 CREATE INDEX chain_facts_destination ON fleet.chain_facts (destination_id) WHERE destination_id IS NOT NULL;
 
