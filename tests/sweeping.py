@@ -51,8 +51,7 @@ class World:
 @contextmanager
 def sweeping_world(*arguments: str) -> Generator[World]:
     packages = {
-        name: npm_packages.fetch(name, STATE_DIR.resolve())
-        for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)
+        name: npm_packages.fetch(name, STATE_DIR.resolve()) for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)
     }
     with running_anvil(*arguments) as rpc_url:
         chain = DevelopmentChain(rpc_url)

@@ -80,9 +80,7 @@ def _account_of_seed(seed: bytes) -> "Bip32Base":
     from bip_utils import Bip32Slip10Secp256k1
 
     if len(seed) != 64:
-        raise DerivationError(
-            f"deposit seed: expected the 64 bytes BIP-39 makes of a phrase, got {len(seed)}"
-        )
+        raise DerivationError(f"deposit seed: expected the 64 bytes BIP-39 makes of a phrase, got {len(seed)}")
     return Bip32Slip10Secp256k1.FromSeedAndPath(seed, ACCOUNT_PATH)
 
 
@@ -102,9 +100,7 @@ def _account(xpub: str) -> "Bip32Base":
     try:
         account = Bip32Slip10Secp256k1.FromExtendedKey(xpub)
     except (Bip32KeyError, Base58ChecksumError, ValueError):
-        raise DerivationError(
-            "xpub: not a valid extended public key; copy it again from its source"
-        ) from None
+        raise DerivationError("xpub: not a valid extended public key; copy it again from its source") from None
     if not account.IsPublicOnly():
         raise DerivationError("xpub: a private extended key is refused")
     depth, child = account.Depth().ToInt(), account.Index().ToInt()

@@ -17,9 +17,7 @@ class HouseAccountDiffers(Exception):
 def house_account(connection: Connection, chain_id: int, address: str, kind: HouseKind) -> UUID | None:
     """The id of the house book, or None if it was never registered."""
     return connection.execute(
-        text(
-            "SELECT id FROM fleet.house_accounts WHERE chain_id = :chain AND address = :address AND kind = :kind"
-        ),
+        text("SELECT id FROM fleet.house_accounts WHERE chain_id = :chain AND address = :address AND kind = :kind"),
         {"chain": chain_id, "address": address, "kind": kind},
     ).scalar_one_or_none()
 

@@ -33,9 +33,7 @@ class OfferRef:
     external: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.kind == "entity") != (self.id is not None) or (self.kind == "template") != bool(
-            self.external
-        ):
+        if (self.kind == "entity") != (self.id is not None) or (self.kind == "template") != bool(self.external):
             raise ValueError("offer: an entity has an id and no external reference, a template the reverse")
 
 
@@ -83,9 +81,7 @@ def register_deposit_account(connection: Connection, xpub: str) -> UUID:
         text("SELECT xpub_fingerprint FROM fleet.deposit_accounts WHERE state = 'active'")
     ).scalar_one_or_none()
     if active is not None:
-        raise IssuingRefused(
-            f"deposit account {active} is active; set it to draining before another one is registered"
-        )
+        raise IssuingRefused(f"deposit account {active} is active; set it to draining before another one is registered")
     # derivation_index is unique over all accounts (seed): a new account goes on where the others stopped.
     return connection.execute(
         text(
@@ -101,9 +97,7 @@ def register_deposit_account(connection: Connection, xpub: str) -> UUID:
     ).scalar_one()
 
 
-def issue_destination(
-    connection: Connection, *, buyer_id: UUID, offer: OfferRef, chain_id: int
-) -> Destination:
+def issue_destination(connection: Connection, *, buyer_id: UUID, offer: OfferRef, chain_id: int) -> Destination:
     """The address of (buyer, offer, chain), issued once: a repeat returns the same one.
 
     An address may be shown to a payer only after this transaction has committed (L12): the watcher matches
@@ -127,9 +121,7 @@ def issue_destination(
         )
     ).one_or_none()
     if account is None:
-        raise IssuingRefused(
-            "no deposit account is active: register one with its xpub (fleet deposits register)"
-        )
+        raise IssuingRefused("no deposit account is active: register one with its xpub (fleet deposits register)")
     # Whoever held the lock before may have issued this very address.
     found = _find(connection, key)
     if found is not None:
@@ -234,9 +226,7 @@ def issue_route(
         values,
     ).one_or_none()
     if same is None:
-        raise IssuingRefused(
-            f"payment {payment_id} already has a route with other values; it is never changed"
-        )
+        raise IssuingRefused(f"payment {payment_id} already has a route with other values; it is never changed")
     return Route(payment_id, destination, token, expected, topic)
 
 

@@ -1,11 +1,23 @@
 """Sweeps on a real chain with real tokens: to the treasury exactly once, whatever breaks in between."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
 
 import pytest
+from sqlalchemy import Engine, event
 
+from custody.chain import ChainClient, erc20
+from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
+from custody.settings.thresholds import set_threshold
+from custody.store.engine import transaction
 from tests.conftest import Database
-from tests.sweeping import SweepingFleet, World, sweeping_world
+from tests.sweeping import CHAIN_ID, SweepingFleet, World, sweeping_world
+from workers.demo.development_chain import ETHER
+
+UNIT = 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -14,17 +26,357 @@ def world() -> Iterator[World]:
         yield made
 
 
+@pytest.fixture
+def fleet(world: World, database: Database) -> SweepingFleet:
+    return SweepingFleet(world, database, world.contracts.usdt)
+
+
+@contextmanager
+def manual_mining(world: World) -> Generator[None]:
+    world.chain.set_automine(enabled=False)
+    try:
+        yield
+    finally:
+        world.chain.set_automine(enabled=True)
+        world.chain.mine(1)
+
+
+def call(world: World, token: str, signature: str, *words: str | int) -> None:
+    data = erc20.selector(signature) + b"".join(
+        (bytes.fromhex(word[2:]) if isinstance(word, str) else word.to_bytes(32)).rjust(32, b"\0") for word in words
+    )
+    world.deployer.wait(world.deployer.send(token, data))
+
+
 @pytest.mark.parametrize("token_name", ["usdc", "usdt"])
 def test_a_deposit_reaches_the_treasury_and_the_books_equal_the_chain(
     world: World, database: Database, token_name: str
 ):
     fleet = SweepingFleet(world, database, getattr(world.contracts, token_name))
-    payment = fleet.payment(100_000_000)
-    fleet.pay(payment, 100_000_000)
+    payment = fleet.payment(100 * UNIT)
+    fleet.pay(payment, 100 * UNIT)
     fleet.run()
-    assert [state for state, _ in fleet.jobs()] == ["swept"], fleet.jobs()
-    assert fleet.destination(payment) == ("swept", 1, 100_000_000, None)
-    assert world.client.token_balance(fleet.token, fleet.treasury) == 100_000_000
+    assert fleet.jobs() == [("swept", None)]
+    assert fleet.destination(payment) == ("swept", 1, 100 * UNIT, None)
+    assert world.client.token_balance(fleet.token, fleet.treasury) == 100 * UNIT
     balance = fleet.market.balance(payment)
     assert (balance["destination"], balance["treasury"], balance["held"]) == (0, 100, 100)
+    assert {address for token, address in fleet.books() if token == "native"} == {
+        fleet.payer,
+        fleet.address(payment),
+    }
+    fleet.assert_books_equal_chain()
+    [sweep] = fleet.market.execute("SELECT * FROM public.derived_destination_sweeps")
+    assert (sweep.from_address, sweep.to_address, sweep.amount) == (
+        fleet.address(payment),
+        fleet.treasury,
+        100 * UNIT,
+    )
+    [entry] = fleet.market.execute("SELECT metadata FROM public.funds_ledger_entries WHERE reason = 'sweep'")
+    assert entry.metadata["transaction_hash"] == sweep.transaction_hash
+    assert entry.metadata["threshold"] == 1
+    assert fleet.count("SELECT count(*) FROM fleet.outbox WHERE queue = 'releases'") == 1
+
+
+def test_running_again_does_nothing(fleet: SweepingFleet):
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    fleet.run()
+    entries = fleet.count("SELECT count(*) FROM public.funds_ledger_entries")
+    assert fleet.round() == 0
+    assert fleet.count("SELECT count(*) FROM public.funds_ledger_entries") == entries
+    assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 2
+
+
+def test_coins_that_are_not_deep_stay_where_they_are(fleet: SweepingFleet):
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT, judged=False)
+    fleet.run()
+    assert fleet.jobs() == []
+    assert fleet.destination(payment)[0] == "active"
+
+
+def test_a_late_second_deposit_is_swept_by_a_second_job(fleet: SweepingFleet):
+    payment = fleet.payment(100 * UNIT)
+    fleet.pay(payment, 100 * UNIT)
+    assert fleet.round() > 0
+    fleet.pay(payment, 30 * UNIT, judged=False)
+    fleet.run()
+    assert fleet.destination(payment) == ("active", 1, 100 * UNIT, None)
+    fleet.assert_books_equal_chain()
+    [fact] = fleet.market.execute("SELECT id FROM fleet.chain_facts WHERE judged_at IS NULL AND direction = 'inbound'")
+    fleet.judge(payment, fact.id, 30 * UNIT)
+    fleet.run()
+    assert fleet.destination(payment) == ("swept", 2, 130 * UNIT, None)
+    assert fleet.world.client.token_balance(fleet.token, fleet.treasury) == 130 * UNIT
+    fleet.assert_books_equal_chain()
+    # What the first top-up left is spent before new coins are sent.
+    values = fleet.market.execute(
+        "SELECT value_wei FROM fleet.chain_transactions WHERE purpose = 'top_up' ORDER BY nonce"
+    )
+    assert len(values) < 2 or values[1].value_wei < values[0].value_wei
+
+
+def test_a_sweep_of_two_payments_is_split_oldest_fact_first(fleet: SweepingFleet):
+    first, second = fleet.payment(10 * UNIT), fleet.payment(20 * UNIT)
+    fleet.market.execute(
+        "UPDATE fleet.payment_routes SET destination_id = (SELECT destination_id FROM fleet.payment_routes "
+        "WHERE payment_id = :a) WHERE payment_id = :b",
+        a=first,
+        b=second,
+    )
+    fleet.pay(first, 10 * UNIT)
+    fleet.pay(second, 20 * UNIT)
+    assert fleet.round() > 0
+    # Comes after the job was made: its coins stay, whoever's they are.
+    fleet.pay(first, 5 * UNIT)
+    fleet.run()
+    shares = fleet.market.execute(
+        "SELECT payment_id, amount FROM public.funds_ledger_entries WHERE reason = 'sweep' ORDER BY created_at"
+    )
+    assert {(row.payment_id, row.amount) for row in shares[:2]} == {(first, 10), (second, 20)}
+    assert [(row.payment_id, row.amount) for row in shares[2:]] == [(first, 5)]
+    fleet.assert_books_equal_chain()
+
+
+def test_depth_is_waited_for(fleet: SweepingFleet):
+    with transaction(fleet.database.engine("fleet_operator")) as connection:
+        set_threshold(connection, CHAIN_ID, 4, floor_blocks=1, by="test", reason="depth")
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    fleet.run()
+    assert fleet.jobs() == [("transferring", "sweep_not_deep")]
+    assert fleet.count("SELECT count(*) FROM public.funds_ledger_entries WHERE reason = 'sweep'") == 0
+    fleet.world.chain.mine(2)
+    fleet.run()
+    assert fleet.jobs()[0][0] == "transferring"
+    fleet.world.chain.mine(1)
+    fleet.run()
+    assert fleet.jobs() == [("swept", None)]
+
+
+def test_a_book_without_gas_waits_and_goes_on_when_funded(world: World, database: Database):
+    fleet = SweepingFleet(world, database, world.contracts.usdt, funding_wei=0)
+    world.chain.set_balance(fleet.payer, ETHER)  # on the chain, but the books do not know of it
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    fleet.run()
+    [(state, reason)] = fleet.jobs()
+    assert state == "planned"
+    assert (reason or "").startswith("house_float_low")
+    assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 0
+    world.chain.set_balance(fleet.payer, 0)
+    fleet.fund(ETHER)
+    fleet.run()
+    assert fleet.jobs() == [("swept", None)]
+    fleet.assert_books_equal_chain()
+
+
+def test_coins_a_stranger_left_at_the_address_pay_no_gas(fleet: SweepingFleet):
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    fleet.world.chain.set_balance(fleet.address(payment), ETHER)
+    fleet.run()
+    assert fleet.jobs() == [("swept", None)]
+    booked = fleet.books()["native", fleet.address(payment)]
+    assert booked * ETHER == fleet.world.client.balance(fleet.address(payment)) - ETHER
+
+
+def test_many_destinations_share_blocks(fleet: SweepingFleet):
+    payments = [fleet.payment(UNIT) for _ in range(10)]
+    fleet.pay_all(payments, UNIT)
+    blocks = 0
+    with manual_mining(fleet.world):
+        while fleet.count("SELECT count(*) FROM public.derived_destination_sweeps") < len(payments):
+            while fleet.round(in_flight_limit=4) > 0:
+                assert (
+                    fleet.count(
+                        "SELECT count(*) FROM fleet.chain_transactions "
+                        "WHERE purpose = 'top_up' AND state = 'broadcast' AND block_hash IS NULL"
+                    )
+                    <= 4
+                )
+            fleet.world.chain.mine(1)
+            blocks += 1
+            assert blocks < 10, fleet.jobs()
+    # Three waves of top-ups, each wave's transfers beside the next one's top-ups.
+    assert blocks <= 5
+    fleet.assert_books_equal_chain()
+
+
+def test_two_workers_at_once_sweep_once(fleet: SweepingFleet):
+    payments = [fleet.payment(UNIT) for _ in range(6)]
+    fleet.pay_all(payments, UNIT)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(12):
+            for worker in [pool.submit(fleet.round) for _ in range(2)]:
+                worker.result()
+    fleet.run()
+    assert {fleet.destination(payment) for payment in payments} == {("swept", 1, UNIT, None)}
+    assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 12
+    fleet.assert_books_equal_chain()
+
+
+# What breaks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_blacklisted_destination_is_quarantined_alone(fleet: SweepingFleet):
+    bad, good = fleet.payment(UNIT), fleet.payment(UNIT)
+    fleet.pay_all([bad, good], UNIT)
+    call(fleet.world, fleet.token, "addBlackList(address)", fleet.address(bad))
+    fleet.run()
+    status, sweeps, _, reason = fleet.destination(bad)
+    assert (status, sweeps) == ("quarantined", 0)
+    assert (reason or "").startswith("transfer_reverts")
+    assert fleet.destination(good) == ("swept", 1, UNIT, None)
+    [dead] = fleet.market.execute("SELECT queue, subject_kind, reason FROM fleet.dead_work")
+    assert (dead.queue, dead.subject_kind) == ("sweeps", "sweep_job")
+    assert fleet.address(bad) in dead.reason
+    fleet.assert_books_equal_chain()
+    # A quarantined destination is not planned again.
+    assert fleet.round() == 0
+
+
+def test_a_transfer_refused_after_the_top_up_books_the_top_up(fleet: SweepingFleet):
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    assert fleet.round() > 0
+    call(fleet.world, fleet.token, "addBlackList(address)", fleet.address(payment))
+    fleet.run()
+    assert fleet.destination(payment)[0] == "quarantined"
+    assert fleet.books()["native", fleet.address(payment)] > 0
+    fleet.assert_books_equal_chain()
+
+
+def test_a_dropped_transfer_is_sent_again_and_a_reverted_one_moves_nothing_in_the_books(fleet: SweepingFleet):
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    with manual_mining(fleet.world):
+        fleet.run()
+        fleet.world.chain.mine(1)
+        fleet.run()  # the transfer is sent
+        [row] = fleet.market.execute("SELECT transaction_hash FROM fleet.chain_transactions WHERE purpose = 'sweep'")
+        fleet.world.chain._request("anvil_dropTransaction", [row.transaction_hash])
+    call(fleet.world, fleet.token, "addBlackList(address)", fleet.address(payment))
+    fleet.run()
+    assert fleet.jobs() == [("transferring", "sweep_waits_for_block")]
+    fleet.world.chain._request("evm_increaseTime", [3600])
+    fleet.world.chain.mine(REBROADCAST_AFTER_BLOCKS + 1)
+    fleet.run()
+    receipt = fleet.world.client.receipt(row.transaction_hash)
+    assert receipt is not None
+    assert not receipt.succeeded
+    fleet.run()
+    status, _, _, reason = fleet.destination(payment)
+    assert status == "quarantined"
+    assert (reason or "").startswith("transfer_log_differs")
+    assert fleet.market.balance(payment)["destination"] == 1
+    fleet.assert_books_equal_chain()
+
+
+def test_a_shallow_reorganisation_is_swept_again_with_the_same_bytes(fleet: SweepingFleet):
+    with transaction(fleet.database.engine("fleet_operator")) as connection:
+        set_threshold(connection, CHAIN_ID, 5, floor_blocks=1, by="test", reason="depth")
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    fleet.run()
+    assert fleet.jobs() == [("transferring", "sweep_not_deep")]
+    hashes = fleet.market.execute("SELECT transaction_hash FROM fleet.chain_transactions ORDER BY purpose")
+    fleet.world.chain.reorganise(2)
+    assert [fleet.world.client.receipt(row.transaction_hash) for row in hashes] == [None, None]
+    fleet.run()
+    assert fleet.jobs()[0][0] == "transferring"
+    fleet.world.chain._request("evm_increaseTime", [3600])
+    fleet.world.chain.mine(REBROADCAST_AFTER_BLOCKS + 1)
+    for _ in range(3):  # the top-up first: without it the node refuses the transfer
+        fleet.run()
+    fleet.world.chain.mine(5)
+    fleet.run()
+    assert fleet.destination(payment) == ("swept", 1, UNIT, None)
+    assert hashes == fleet.market.execute("SELECT transaction_hash FROM fleet.chain_transactions ORDER BY purpose")
+    fleet.assert_books_equal_chain()
+
+
+def test_a_token_that_keeps_a_part_is_booked_as_it_was_and_quarantined(fleet: SweepingFleet):
+    payment = fleet.payment(10 * UNIT)
+    fleet.pay(payment, 10 * UNIT)
+    call(fleet.world, fleet.token, "setParams(uint256,uint256)", 10, 40)
+    try:
+        fleet.run()
+    finally:
+        call(fleet.world, fleet.token, "setParams(uint256,uint256)", 0, 0)
+    assert fleet.destination(payment)[0] == "quarantined"
+    balance = fleet.market.balance(payment)
+    assert balance["destination"] == 0
+    assert balance["transfer_cost"] > 0
+    assert balance["transfer_cost"] + balance["treasury"] == 10
+    fleet.assert_books_equal_chain()
+
+
+class Crash(Exception):
+    """The worker dies here."""
+
+
+class Fuse:
+    """Dies at the ``at``-th of the places where a process can die: before a write, before a commit, around a send."""
+
+    def __init__(self, engine: Engine, client: ChainClient) -> None:
+        self.places = 0
+        self.at = 0
+        self._send = client.send_raw
+        event.listen(engine, "before_cursor_execute", self._statement)
+        event.listen(engine, "commit", self._commit)
+        client.send_raw = self._sending
+
+    def place(self) -> None:
+        self.places += 1
+        if self.places == self.at:
+            raise Crash(f"place {self.at}")
+
+    def _commit(self, _: Any) -> None:
+        self.place()
+
+    def _statement(self, _c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.lstrip().startswith(("INSERT", "UPDATE")) or "post_entry" in statement:
+            self.place()
+
+    def _sending(self, raw: bytes) -> str:
+        self.place()
+        sent = self._send(raw)
+        self.place()
+        return sent
+
+
+def test_a_crash_anywhere_loses_nothing_and_sweeps_nothing_twice(fleet: SweepingFleet, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fleet.world.client, "send_raw", fleet.world.client.send_raw)  # put back at the end
+    fuse = Fuse(fleet.database.engine("fleet_sweeps"), fleet.world.client)
+
+    def sweep(at: int) -> UUID:
+        payment = fleet.payment(UNIT)
+        fuse.at = 0
+        fleet.pay(payment, UNIT)
+        fuse.places, fuse.at = 0, at
+        try:
+            fleet.run()
+        except Crash:
+            fuse.at = 0
+            fleet.market.execute("UPDATE fleet.sweep_jobs SET lease_until = now() WHERE lease_token IS NOT NULL")
+            fleet.run()
+        else:
+            assert at in (0, fuse.places + 1), f"place {at} of {fuse.places} was not reached"
+        return payment
+
+    sweep(0)
+    places = fuse.places
+    assert places > 40
+    swept = 1
+    for at in range(1, places + 1):
+        payment = sweep(at)
+        swept += 1
+        assert fleet.destination(payment) == ("swept", 1, UNIT, None), f"after a crash at place {at}"
+        assert fleet.world.client.token_balance(fleet.token, fleet.treasury) == swept * UNIT
+        assert fleet.market.balance(payment)["treasury"] == 1
+    assert fleet.count("SELECT count(*) FROM public.derived_destination_sweeps") == swept
+    assert fleet.count("SELECT count(*) FROM fleet.chain_transactions WHERE state <> 'final'") == 0
+    assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 2 * swept
     fleet.assert_books_equal_chain()

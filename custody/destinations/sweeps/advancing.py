@@ -43,9 +43,7 @@ def run_once(
     planned = in_transaction(engine, lambda connection: plan(connection, chains, limit=limit))
     for waiting in planned.waiting:
         log.debug("sweep_waits", destination=str(waiting.destination_id), reason=waiting.reason)
-    return len(planned.jobs) + advance(
-        engine, clients, chains, signer, limit=limit, in_flight_limit=in_flight_limit
-    )
+    return len(planned.jobs) + advance(engine, clients, chains, signer, limit=limit, in_flight_limit=in_flight_limit)
 
 
 def advance(

@@ -1,7 +1,7 @@
 """What the ledger says lies at a deposit address, payment by payment and fact by fact (L11). Units: smallest."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
@@ -72,14 +72,11 @@ def facts_at(
 ) -> list[BookedFact]:
     """Every inbound fact that still has coins at the address, oldest first, judged ones before the others."""
     payments = list(
-        connection.execute(
-            _PAYMENTS_AT, {"destination": destination_id, "chain": chain_id, "token": token}
-        ).scalars()
+        connection.execute(_PAYMENTS_AT, {"destination": destination_id, "chain": chain_id, "token": token}).scalars()
     )
     values = {"payments": payments, "chain": chain_id, "token": token, "address": address}
     taken: dict[UUID, int] = {
-        row.payment_id: to_units(max(row.amount, Decimal(0)), decimals)
-        for row in connection.execute(_TAKEN, values)
+        row.payment_id: to_units(max(row.amount, Decimal(0)), decimals) for row in connection.execute(_TAKEN, values)
     }
     left: list[BookedFact] = []
     for row in connection.execute(_SEEN, values):
@@ -88,9 +85,7 @@ def facts_at(
         if gone:
             taken[row.payment_id] -= gone
         if units > gone:
-            left.append(
-                BookedFact(row.payment_id, row.block_number, row.log_index, row.is_judged, units - gone)
-            )
+            left.append(BookedFact(row.payment_id, row.block_number, row.log_index, row.is_judged, units - gone))
     return sorted(left, key=lambda fact: (not fact.is_judged, fact.block_number, fact.log_index))
 
 
@@ -108,26 +103,7 @@ def split(facts: Iterable[BookedFact], units: int) -> tuple[list[Share], int]:
     return [Share(payment, shares[payment]) for payment in sorted(shares)], units
 
 
-def after(facts: Sequence[BookedFact], shares: Sequence[Share]) -> list[BookedFact]:
-    """The facts that are left after each payment's share was taken from its facts in their order."""
-    taken = {share.payment_id: share.units for share in shares}
-    left: list[BookedFact] = []
-    for fact in facts:
-        gone = min(fact.units, taken.get(fact.payment_id, 0))
-        if gone:
-            taken[fact.payment_id] -= gone
-        if fact.units > gone:
-            left.append(
-                BookedFact(
-                    fact.payment_id, fact.block_number, fact.log_index, fact.is_judged, fact.units - gone
-                )
-            )
-    return left
-
-
 def native_float(connection: Connection, *, book_id: UUID, chain_id: int, address: str) -> int:
     """What the house book says of its native coin lies at a deposit address, wei."""
-    amount = connection.execute(
-        _NATIVE_FLOAT, {"book": book_id, "chain": chain_id, "address": address}
-    ).scalar_one()
+    amount = connection.execute(_NATIVE_FLOAT, {"book": book_id, "chain": chain_id, "address": address}).scalar_one()
     return to_units(max(amount, Decimal(0)), 18)

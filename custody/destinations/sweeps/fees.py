@@ -41,9 +41,7 @@ class FeeQuote:
         """Cap what a node suggests. Raises FeesTooHigh if even the next block costs more than the cap."""
         quote = cls(base_fee, min(priority_fee, MAX_PRIORITY_FEE_WEI))
         if quote.least_fee > MAX_FEE_PER_GAS_WEI:
-            raise FeesTooHigh(
-                f"gas at {quote.least_fee} wei is above the cap of {MAX_FEE_PER_GAS_WEI} wei per gas"
-            )
+            raise FeesTooHigh(f"gas at {quote.least_fee} wei is above the cap of {MAX_FEE_PER_GAS_WEI} wei per gas")
         return quote
 
     @property

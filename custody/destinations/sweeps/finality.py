@@ -14,7 +14,7 @@ from custody.chain.lanes import LaneTransaction, mark_final
 from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
 from custody.destinations.issuing import COLLECTION
 from custody.destinations.sweeps import jobs
-from custody.destinations.sweeps.booked import after, facts_at, split
+from custody.destinations.sweeps.booked import BookedFact, facts_at, split
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.ledger import Entry, post
 from custody.settings.chains import NATIVE
@@ -178,9 +178,7 @@ def _book_costs(
     connection: Connection, job: SweepJob, mined: Sequence[Mined], house_book: UUID, gas_payer: str
 ) -> None:
     """The house's side, last of all locks (L17): one entry for each (transaction, account), exact to the wei (L6)."""
-    for item in sorted(
-        mined, key=lambda item: (item.transaction.purpose != "top_up", item.transaction.nonce)
-    ):
+    for item in sorted(mined, key=lambda item: (item.transaction.purpose != "top_up", item.transaction.nonce)):
         receipt, transaction = item.receipt, item.transaction
         is_first = mark_final(
             connection,
@@ -334,7 +332,7 @@ def _set_destination(connection: Connection, job: SweepJob, status: str | None) 
     mirror(connection, COLLECTION, job.destination_id)
 
 
-def _facts(connection: Connection, job: SweepJob, decimals: int) -> list[Any]:
+def _facts(connection: Connection, job: SweepJob, decimals: int) -> list[BookedFact]:
     return list(
         facts_at(
             connection,
@@ -369,6 +367,3 @@ def _other_tokens_with_coins(connection: Connection, job: SweepJob) -> bool:
         )
     }
     return any(units > 0 for units in inbound.values())
-
-
-__all__ = ["Mined", "Outgoing", "after", "book_failure", "book_sweep", "exact_transfer", "outgoing"]

@@ -57,9 +57,7 @@ class SweepSigner:
         key = read_secret_file(settings.path("gas_payer_key_file"), what="GAS_PAYER_KEY_FILE")
         if not _KEY.fullmatch(key):
             raise SettingsError("GAS_PAYER_KEY_FILE: expected one private key, 64 hex digits")
-        return cls(
-            seed=seed_from_phrase(phrase), gas_payer_key=bytes.fromhex(key.removeprefix("0x")), chains=chains
-        )
+        return cls(seed=seed_from_phrase(phrase), gas_payer_key=bytes.fromhex(key.removeprefix("0x")), chains=chains)
 
     def sign_sweep(self, intent: LaneTransaction, *, index: int, gas: GasTerms) -> bytes:
         """The raw transaction of a token transfer from the deposit address at ``index`` to the treasury.
@@ -85,14 +83,20 @@ class SweepSigner:
 
         Raises SigningRefused for any other sender, recipient, calldata, or a value above TOP_UP_MAXIMUM_WEI.
         """
-        self._chains.chain(intent.chain_id)
-        if intent.purpose != "top_up" or intent.sender != self.gas_payer or intent.data:
+        if intent.purpose != "top_up" or intent.data:
             raise SigningRefused("top-up: expected a plain value transfer of the gas payer")
-        if not 0 < intent.value_wei <= TOP_UP_MAXIMUM_WEI:
-            raise SigningRefused(f"top-up: {intent.value_wei} wei; expected at most {TOP_UP_MAXIMUM_WEI}")
-        if address_at(self.xpub, index) != intent.recipient:
-            raise SigningRefused(f"top-up: recipient {intent.recipient} is not this seed's address {index}")
+        self.check_top_up(intent.chain_id, intent.sender, intent.recipient, intent.value_wei, index=index)
         return _sign(self._payer_key.get_secret_value(), intent, gas)
+
+    def check_top_up(self, chain_id: int, sender: str, recipient: str, value_wei: int, *, index: int) -> None:
+        """Raise SigningRefused for a top-up that ``sign_top_up`` would refuse, SettingsError for a foreign chain."""
+        self._chains.chain(chain_id)
+        if sender != self.gas_payer:
+            raise SigningRefused(f"top-up: sender {sender} is not the gas payer {self.gas_payer}")
+        if not 0 < value_wei <= TOP_UP_MAXIMUM_WEI:
+            raise SigningRefused(f"top-up: {value_wei} wei; expected at most {TOP_UP_MAXIMUM_WEI}")
+        if address_at(self.xpub, index) != recipient:
+            raise SigningRefused(f"top-up: recipient {recipient} is not this seed's address {index}")
 
     def __repr__(self) -> str:
         return f"SweepSigner(fingerprint={self.fingerprint!r}, gas_payer={self.gas_payer!r})"

@@ -38,9 +38,7 @@ def reload(work: SweepRound, transaction: LaneTransaction) -> LaneTransaction:
     return next(row for row in rows if row.id == transaction.id)
 
 
-def ensure_signed(
-    work: SweepRound, job: SweepJob, transaction: LaneTransaction, sign: Sign
-) -> LaneTransaction:
+def ensure_signed(work: SweepRound, job: SweepJob, transaction: LaneTransaction, sign: Sign) -> LaneTransaction:
     """Give an intent its bytes. If another worker did so meanwhile, its bytes are the ones that count."""
     if transaction.state != "intent":
         return transaction

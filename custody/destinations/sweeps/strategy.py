@@ -1,18 +1,25 @@
 """What a way to sweep must offer, and what one round of it works with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from custody.chain import ChainClient
-from custody.destinations.sweeps.jobs import SweepJob
-from custody.destinations.sweeps.keys import SweepSigner
+from custody.chain.lanes import LaneBlocked
+from custody.destinations.sweeps.jobs import QUEUE, LeaseLost, SweepJob
+from custody.destinations.sweeps.keys import SigningRefused, SweepSigner
+from custody.ledger import LedgerRefusal
 from custody.settings.chains import Chain
 from custody.store.engine import BATCH_ATTEMPTS, attempts, is_retryable, transaction
+from custody.store.work import bury
+
+log = structlog.get_logger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -44,6 +51,31 @@ class SweepRound:
     def wait(self, job: SweepJob, reason: str) -> None:
         """Say why the job goes no further in this round."""
         self.reasons[job.id] = reason
+
+    @contextmanager
+    def apart(self, job: SweepJob) -> Generator[None]:
+        """One destination never stops the others: what is refused for ``job`` becomes its reason, and dead work."""
+        try:
+            yield
+        except LeaseLost:
+            return
+        except LaneBlocked as error:
+            self.wait(job, f"lane_blocked: {error}")
+        except (LedgerRefusal, SigningRefused) as error:
+            reason = f"{type(error).__name__}: {error}"
+            log.error("sweep_refused", job=str(job.id), address=job.address, reason=reason)
+            self.wait(job, reason)
+            self.apply(
+                lambda connection: bury(
+                    connection,
+                    queue=QUEUE,
+                    subject_kind="sweep_job",
+                    subject_id=job.id,
+                    reason=f"{job.address}: {reason}",
+                    unblocks="correct what the reason names; the job is tried again in each round",
+                    attempts=job.attempts + 1,
+                )
+            )
 
     def step(self) -> None:
         """Count one row that went forward."""

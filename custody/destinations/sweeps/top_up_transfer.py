@@ -4,36 +4,31 @@ Works for every token and chain. Two transactions a destination; the top-ups of 
 waiting for each other, and so are the transfers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import structlog
 from sqlalchemy import Connection, text
 
-from custody.chain import CallRequest, ExecutionReverted, MalformedLog, Receipt, ReceiptsAndHeaders
-from custody.chain.depth import confirmations
+from custody.chain import CallRequest, ExecutionReverted, Receipt, ReceiptsAndHeaders
 from custody.chain.erc20 import encode_transfer
 from custody.chain.lanes import (
-    LaneBlocked,
     LaneTransaction,
     open_lane,
     take_nonce,
     transactions_of,
     unfinished,
 )
-from custody.destinations.sweeps import finality, jobs, sending
+from custody.destinations.sweeps import jobs, sending, settling
 from custody.destinations.sweeps.booked import native_float
 from custody.destinations.sweeps.fees import FeeQuote, FeesTooHigh, GasTerms, gas_limit_for
-from custody.destinations.sweeps.finality import Mined, Outgoing
-from custody.destinations.sweeps.jobs import LeaseLost, SweepJob
+from custody.destinations.sweeps.finality import Mined
+from custody.destinations.sweeps.jobs import SweepJob
 from custody.destinations.sweeps.keys import gas_terms_of
 from custody.destinations.sweeps.planner import TOP_UP_TRANSFER
 from custody.destinations.sweeps.strategy import SweepRound
-
-log = structlog.get_logger(__name__)
 
 TOP_UPS_MAXIMUM: Final = 3  # a job whose gas price outran three top-ups waits until it fits
 _OPEN: Final = frozenset({"intent", "signed", "broadcast"})
@@ -59,11 +54,9 @@ class TopUpTransfer:
 
     def advance(self, work: SweepRound) -> None:
         """Do one round for the jobs of one chain."""
-        owned = work.apply(
-            lambda connection: {job.id: transactions_of(connection, job.id) for job in work.jobs}
-        )
         signing = _Signing(work)
         lane_is_free = sending.finish_intents(work, work.signer.gas_payer, signing.sign)
+        owned = work.apply(lambda connection: {job.id: transactions_of(connection, job.id) for job in work.jobs})
         hashes = [
             row.transaction_hash
             for rows in owned.values()
@@ -72,14 +65,13 @@ class TopUpTransfer:
         ]
         seen = work.client.receipts_and_headers(hashes)
         stale_before = _stale_before(work, seen)
+        _note_mined(work, owned, seen)
         ready: list[_Funding] = []
         for job in work.jobs:
-            try:
+            with work.apart(job):
                 funding = self._look(work, job, owned[job.id], seen, signing, stale_before)
-            except LeaseLost:
-                continue
-            if funding is not None:
-                ready.append(funding)
+                if funding is not None:
+                    ready.append(funding)
         if ready:
             self._go_on(work, ready, seen, signing, lane_is_free=lane_is_free)
 
@@ -102,10 +94,10 @@ class TopUpTransfer:
         mined = tuple(Mined(row, receipt) for row in open_rows if (receipt := _receipt(row, seen)))
         if job.state != "transferring":
             if any(not item.receipt.succeeded for item in mined):
-                _fail(work, job, mined, seen, "top_up_reverted: the address does not take plain coins")
+                settling.fail(work, job, mined, seen, "top_up_reverted: the address does not take plain coins")
                 return None
             return _Funding(job, mined, sum(row.purpose == "top_up" for row in rows))
-        _settle(work, job, mined, seen)
+        settling.settle(work, job, mined, seen)
         return None
 
     def _go_on(
@@ -121,9 +113,9 @@ class TopUpTransfer:
         slots = max(0, work.in_flight_limit - work.apply(lambda connection: _in_flight(connection, work)))
         funded = [item for item in ready if item.job.state == "funding"]
         planned = [item for item in ready if item.job.state == "planned"]
-        for item in planned[slots + len(funded) :]:
+        for item in planned[slots:]:
             work.wait(item.job, "in_flight_limit")
-        items = funded + planned[: slots + len(funded)]
+        items = funded + planned[:slots]
         if not items:
             return
         try:
@@ -147,7 +139,7 @@ class TopUpTransfer:
         for item, estimate in zip(items, estimates, strict=True):
             job = item.job
             if isinstance(estimate, ExecutionReverted):
-                _fail(work, job, item.mined, seen, f"transfer_reverts: {estimate.reason}")
+                settling.fail(work, job, item.mined, seen, f"transfer_reverts: {estimate.reason}")
                 continue
             try:
                 limit = gas_limit_for(estimate)
@@ -158,18 +150,14 @@ class TopUpTransfer:
             usable = min(accounts[job.address].balance, floats[job.id] + item.brought_wei)
             terms = quote.terms(limit, usable)
             if terms is not None:
-                self._transfer(work, job, accounts[job.address].nonce, terms, signing)
+                with work.apart(job):
+                    self._transfer(work, job, accounts[job.address].nonce, terms, signing)
             elif item.top_ups >= TOP_UPS_MAXIMUM:
                 work.wait(job, "fees_outran_top_ups")
             else:
                 short.append((item, limit * quote.max_fee - usable))
-        if not short:
-            return
-        if not lane_is_free:
-            for item, _ in short:
-                work.wait(item.job, "gas_payer_lane_blocked")
-            return
-        self._top_up(work, short, quote, accounts[payer].nonce, accounts[payer].balance, signing)
+        if short and lane_is_free:
+            self._top_up(work, short, quote, accounts[payer].nonce, accounts[payer].balance, signing)
 
     def _transfer(
         self, work: SweepRound, job: SweepJob, chain_nonce: int, terms: GasTerms, signing: "_Signing"
@@ -193,13 +181,7 @@ class TopUpTransfer:
             jobs.move(connection, job, "transferring")
             return intent
 
-        try:
-            intent = work.apply(take)
-        except LeaseLost:
-            return
-        except LaneBlocked as error:
-            work.wait(job, f"lane_blocked: {error}")
-            return
+        intent = work.apply(take)
         if intent is not None:
             work.step()
             signing.terms[intent.id] = terms
@@ -227,10 +209,12 @@ class TopUpTransfer:
             if isinstance(estimate, ExecutionReverted):
                 work.wait(job, f"top_up_reverts: {estimate.reason}")
                 continue
-            terms = quote.terms(gas_limit_for(estimate))
-            if terms is None:
-                work.wait(job, "fees_too_high")
+            try:
+                terms = quote.terms(gas_limit_for(estimate))
+            except FeesTooHigh as error:
+                work.wait(job, f"gas_too_much: {error}")
                 continue
+            assert terms is not None  # FeeQuote.capped has refused dearer blocks
 
             def take(
                 connection: Connection, job: SweepJob = job, wei: int = wei, terms: GasTerms = terms
@@ -240,7 +224,7 @@ class TopUpTransfer:
                 if _is_quarantined(connection, job):
                     work.wait(job, "quarantined")
                     return None
-                if _in_flight(connection, work, apart_from=job.id) >= work.in_flight_limit:
+                if _in_flight(connection, work) >= work.in_flight_limit:
                     work.wait(job, "in_flight_limit")
                     return None
                 missing = wei + terms.cost - _house_free(connection, work)
@@ -259,17 +243,14 @@ class TopUpTransfer:
                 jobs.move(connection, job, "funding")
                 return intent
 
-            try:
+            with work.apart(job):
+                # Before the nonce is taken: a nonce that this key will not sign for would block the lane.
+                work.signer.check_top_up(job.chain_id, payer, job.address, wei, index=job.derivation_index)
                 intent = work.apply(take)
-            except LeaseLost:
-                continue
-            except LaneBlocked:
-                work.wait(job, "gas_payer_lane_blocked")
-                continue
-            if intent is not None:
-                work.step()
-                signing.terms[intent.id] = terms
-                sending.push(work, job, intent, signing.sign, None)
+                if intent is not None:
+                    work.step()
+                    signing.terms[intent.id] = terms
+                    sending.push(work, job, intent, signing.sign, None)
 
 
 class _Signing:
@@ -290,9 +271,7 @@ class _Signing:
 
     def _terms_now(self, job: SweepJob, intent: LaneTransaction) -> GasTerms | None:
         work = self._work
-        request = CallRequest(
-            to=intent.recipient, data=intent.data, value=intent.value_wei, sender=intent.sender
-        )
+        request = CallRequest(to=intent.recipient, data=intent.data, value=intent.value_wei, sender=intent.sender)
         try:
             quote = FeeQuote.capped(*work.client.fees())
             limit = gas_limit_for(work.client.estimate_gas(request))
@@ -320,86 +299,6 @@ def _stale_before(work: SweepRound, seen: ReceiptsAndHeaders) -> datetime | None
     return None if header is None else datetime.fromtimestamp(header.timestamp, UTC)
 
 
-def _is_deep(work: SweepRound, mined: Sequence[Mined], seen: ReceiptsAndHeaders) -> bool:
-    return all(
-        confirmations(seen.head.number, item.receipt.block_number) >= work.depth.threshold for item in mined
-    )
-
-
-def _evidence(work: SweepRound, seen: ReceiptsAndHeaders) -> dict[str, Any]:
-    return {
-        "threshold": work.depth.threshold,
-        "history_id": None if work.depth.history_id is None else str(work.depth.history_id),
-        "head_number": seen.head.number,
-        "head_hash": seen.head.hash,
-    }
-
-
-def _settle(work: SweepRound, job: SweepJob, mined: Sequence[Mined], seen: ReceiptsAndHeaders) -> None:
-    """Book a transfer that is deep: by its logs, never by its status."""
-    if not _is_deep(work, mined, seen):
-        work.wait(job, "sweep_not_deep")
-        return
-    receipt = next(item.receipt for item in mined if item.transaction.purpose == "sweep")
-    if work.cursor_number is None or work.cursor_number < receipt.block_number:
-        work.wait(job, "watcher_is_behind")
-        return
-    try:
-        transfers = finality.outgoing(receipt, job.token, job.address)
-    except MalformedLog as error:
-        _fail(work, job, mined, seen, f"malformed_transfer_log: {error}")
-        return
-    if not finality.exact_transfer(transfers, job):
-        found = ", ".join(f"{item.log.amount} to {item.log.recipient}" for item in transfers) or "none"
-        reason = f"transfer_log_differs: expected {job.amount_units} to {job.treasury}, found {found}"
-        _fail(work, job, mined, seen, reason, transfers)
-        return
-    held_after = work.client.token_balance(job.token, job.address, receipt.block_number)
-    work.apply(
-        lambda connection: finality.book_sweep(
-            connection,
-            job,
-            mined,
-            transfers,
-            held_after_units=held_after,
-            house_book=work.house_book,
-            gas_payer=work.signer.gas_payer,
-            evidence=_evidence(work, seen),
-        )
-    )
-    work.step()
-
-
-def _fail(
-    work: SweepRound,
-    job: SweepJob,
-    mined: Sequence[Mined],
-    seen: ReceiptsAndHeaders,
-    reason: str,
-    transfers: Sequence[Outgoing] = (),
-) -> None:
-    """Fail a job once everything it sent is deep, so that its gas is booked with it."""
-    if not _is_deep(work, mined, seen):
-        work.wait(job, f"will_fail: {reason}")
-        return
-    try:
-        work.apply(
-            lambda connection: finality.book_failure(
-                connection,
-                job,
-                mined,
-                transfers,
-                reason,
-                house_book=work.house_book,
-                gas_payer=work.signer.gas_payer,
-                evidence=_evidence(work, seen),
-            )
-        )
-    except LeaseLost:
-        return
-    work.step()
-
-
 def _is_quarantined(connection: Connection, job: SweepJob) -> bool:
     status = connection.execute(
         text("SELECT status::text FROM public.derived_destinations WHERE id = :id FOR UPDATE"),
@@ -408,14 +307,34 @@ def _is_quarantined(connection: Connection, job: SweepJob) -> bool:
     return status == "quarantined"
 
 
-def _in_flight(connection: Connection, work: SweepRound, apart_from: UUID | None = None) -> int:
-    """Jobs whose top-up no block has been seen to hold. Exact while the payer's lane is locked."""
+def _note_mined(work: SweepRound, owned: Mapping[UUID, Sequence[LaneTransaction]], seen: ReceiptsAndHeaders) -> None:
+    """Note in which block each top-up was seen, so that it no longer counts as in flight. Final it is at depth."""
+    blocks = [
+        {"id": row.id, "number": receipt.block_number, "hash": receipt.block_hash}
+        for rows in owned.values()
+        for row in rows
+        if row.purpose == "top_up" and row.state == "broadcast" and (receipt := _receipt(row, seen))
+    ]
+    if blocks:
+        work.apply(
+            lambda connection: connection.execute(
+                text(
+                    "UPDATE fleet.chain_transactions SET block_number = :number, block_hash = :hash "
+                    "WHERE id = :id AND state = 'broadcast' AND block_hash IS DISTINCT FROM :hash"
+                ),
+                sorted(blocks, key=lambda block: block["id"]),
+            )
+        )
+
+
+def _in_flight(connection: Connection, work: SweepRound) -> int:
+    """The payer's top-ups that no block has been seen to hold. Exact while the payer's lane is locked."""
     return connection.execute(
         text(
-            "SELECT count(*) FROM fleet.sweep_jobs WHERE chain_id = :chain AND state = 'funding' "
-            "AND id IS DISTINCT FROM CAST(:apart AS uuid)"
+            "SELECT count(*) FROM fleet.chain_transactions WHERE chain_id = :chain AND sender = :payer "
+            "AND state IN ('intent', 'signed', 'broadcast') AND block_hash IS NULL"
         ),
-        {"chain": work.chain.id, "apart": apart_from},
+        {"chain": work.chain.id, "payer": work.signer.gas_payer},
     ).scalar_one()
 
 
