@@ -1,0 +1,158 @@
+"""A releases worker that dies at each boundary, or runs twice at once: every seller is paid exactly once."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from custody.chain import ChainClient
+from custody.releases import Sources, broadcast, build, finality, hand_out, signing
+from tests.conftest import Database
+from tests.release_scene import AMOUNT, UNITS, Scene, TokenChain, running_token_chain, scenes
+from workers.embedded.services import Services
+
+
+class Killed(BaseException):
+    """The process is gone: nothing after this line runs, no handler sees it."""
+
+
+@pytest.fixture(scope="module", name="token_chain")
+def _token_chain(services: Services) -> Iterator[TokenChain]:
+    with running_token_chain() as chain:
+        yield chain
+
+
+@pytest.fixture(name="scene")
+def _scene(
+    token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
+) -> Iterator[Scene]:
+    yield from scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path)
+
+
+def dies_before(function: Callable[..., Any]) -> Callable[..., Any]:
+    def dead(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    return dead
+
+
+def dies_after(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run_then_die(*arguments: Any, **named: Any) -> Any:
+        function(*arguments, **named)
+        raise Killed
+
+    return run_then_die
+
+
+Boundary = tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]
+
+# Where a death falls: before and after each transaction and each socket between hand-out and the end.
+BOUNDARIES: list[Boundary] = [
+    (Sources, "read", dies_before),
+    (hand_out, "_ask_chain", dies_after),
+    (hand_out, "take_nonce", dies_after),
+    (hand_out, "_apply", dies_after),
+    (signing, "_recover", dies_before),
+    (signing, "store_signed", dies_after),
+    (signing, "_judge", dies_after),
+    (ChainClient, "send_raw", dies_before),
+    (ChainClient, "send_raw", dies_after),
+    (broadcast, "mark_broadcast", dies_after),
+    (broadcast, "_send", dies_after),
+    (finality, "judge_receipt", dies_before),
+    (finality, "book_paid", dies_after),
+    (finality, "_end_own", dies_after),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "how"), BOUNDARIES, ids=lambda each: getattr(each, "__name__", str(each)))
+def test_a_death_at_any_boundary_pays_once(
+    scene: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    how: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> None:
+    payment = scene.payment()
+    died = False
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, how(getattr(owner, name)))
+        try:
+            _work_on(scene, payment)
+        except Killed:
+            died = True
+    assert died, "the boundary was never reached"
+    _restart(scene)
+    for _ in range(4):
+        _work_on(scene, payment)
+    assert scene.instruction(payment).state == "final"
+    assert scene.paid_to(payment) == UNITS
+    assert scene.release_entries(payment) == [("reserve", AMOUNT), ("final", AMOUNT)]
+    nonces = scene.market.execute("SELECT nonce, state FROM fleet.chain_transactions ORDER BY nonce")
+    assert [(row.nonce, row.state) for row in nonces] == [(0, "final")]
+    scene.require_books_equal_chain()
+
+
+def test_two_workers_at_once_pay_each_seller_once(scene: Scene) -> None:
+    payments = [scene.payment() for _ in range(4)]
+    second = build(scene.database.engine("fleet_releases"), scene.settings)
+    stop = threading.Event()
+
+    def work(step: Any) -> None:
+        while not stop.is_set():
+            step.run_once(10)
+
+    with _threads(stop, [lambda: work(scene.step), lambda: work(second)]):
+        for _ in range(400):
+            out = [each for each in payments if (row := scene.instruction(each)) and row.state == "handed_out"]
+            assert len(out) <= 1
+            if out and not scene.submissions(out[0]):
+                scene.submit(out[0], scene.sign(out[0]))
+            if all((row := scene.instruction(each)) and row.state == "final" for each in payments):
+                break
+            stop.wait(0.05)
+    second.close()
+    assert [scene.paid_to(each) for each in payments] == [UNITS] * 4
+    assert [scene.release_entries(each) for each in payments] == [[("reserve", AMOUNT), ("final", AMOUNT)]] * 4
+    scene.require_books_equal_chain()
+
+
+@contextmanager
+def _threads(stop: threading.Event, work: list[Callable[[], None]]) -> Iterator[None]:
+    failures: list[BaseException] = []
+
+    def guarded(function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(each,)) for each in work]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+def _work_on(scene: Scene, payment: Any) -> None:
+    scene.run()
+    row = scene.instruction(payment)
+    if row is not None and row.state == "handed_out" and not scene.submissions(payment):
+        scene.submit(payment, scene.sign(payment))
+        scene.run()
+
+
+def _restart(scene: Scene) -> None:
+    """A new process, after the dead one's leases have run out."""
+    scene.step.close()
+    scene.step = build(scene.database.engine("fleet_releases"), scene.settings)
+    scene.market.execute("UPDATE fleet.release_instructions SET lease_until = now() - interval '1 second'")
+    scene.due_now()

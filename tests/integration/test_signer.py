@@ -1,0 +1,520 @@
+"""The signer's whole way: API under uvicorn, the software device, the command, and each refusal."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import uvicorn
+from eth_keys.constants import SECPK1_N
+from typer.testing import CliRunner
+
+from custody.releases import Step
+from custody.settings.environment import settings
+from custody.trezor import TREASURY_PATH, DeviceRejected, Signature, UnsignedTransaction
+from tests.conftest import Database
+from tests.release_scene import UNITS, Scene, TokenChain, new_seed, running_token_chain, scenes
+from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED, signer
+from workers.embedded.services import Services
+from workers.embedded.trezor_device import Fault, SoftwareDevice
+from workers.signer import (
+    Event,
+    InstructionRefused,
+    SignerApiError,
+    SignerClient,
+    SigningDeskSettings,
+    check_instruction,
+    sign_instruction,
+    sign_open_instructions,
+)
+from workers.signer_api.application import BODY_LIMIT_BYTES, WeakToken, create_application
+from workers.signer_api.rate_limit import RateLimit
+
+TOKEN = "a" * 16 + "0123456789abcdef" * 3
+FEE_CAP_WEI = 10**16
+
+
+@pytest.fixture(scope="module", name="token_chain")
+def _token_chain(services: Services) -> Iterator[TokenChain]:
+    with running_token_chain() as chain:
+        yield chain
+
+
+@pytest.fixture(name="scene")
+def _scene(
+    token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
+) -> Iterator[Scene]:
+    yield from scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path)
+
+
+@pytest.fixture(name="api")
+def _api(scene: Scene) -> Iterator[str]:
+    with serving(scene.database) as url:
+        yield url
+
+
+@pytest.fixture(name="client")
+def _client(api: str) -> Iterator[SignerClient]:
+    with SignerClient(api, TOKEN) as client:
+        yield client
+
+
+@pytest.fixture(name="device")
+def _device(scene: Scene) -> Iterator[SoftwareDevice]:
+    with SoftwareDevice(scene.seed) as device:
+        yield device
+
+
+@contextmanager
+def serving(database: Database, limit: RateLimit | None = None) -> Iterator[str]:
+    """The API under uvicorn, with its own database role."""
+    application = create_application(
+        database.engine("fleet_signer_api"), TOKEN, rate_limit=limit or RateLimit(per_second=1e6, burst=1e6)
+    )
+    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def desk(device: SoftwareDevice, tmp_path: Path) -> SigningDeskSettings:
+    return SigningDeskSettings(device.path, TREASURY_PATH, 5.0, FEE_CAP_WEI, lock_folder=tmp_path / "locks")
+
+
+def sign(
+    scene: Scene, client: SignerClient, device: SoftwareDevice, payment: UUID, tmp_path: Path
+) -> tuple[bool, list[Event]]:
+    events: list[Event] = []
+    done = sign_instruction(
+        client,
+        scene.step.chains,
+        desk(device, tmp_path),
+        str(scene.instruction(payment).id),
+        progress=events.append,
+        confirm=lambda _checked, _screens: True,
+    )
+    return done, events
+
+
+@contextmanager
+def working(step: Step) -> Iterator[None]:
+    """The releases worker at work beside the signer."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(0.02):
+            step.run_once(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_every_open_instruction_is_signed_on_the_device_and_paid(
+    scene: Scene, client: SignerClient, device: SoftwareDevice, tmp_path: Path
+) -> None:
+    payments = [scene.payment() for _ in range(3)]
+    events: list[Event] = []
+    with working(scene.step):
+        outcome = sign_open_instructions(
+            client, scene.step.chains, desk(device, tmp_path), wait_seconds=10, count=3, progress=events.append
+        )
+        for _ in range(200):
+            if all(scene.instruction(each).state == "final" for each in payments):
+                break
+            time.sleep(0.05)
+    assert (len(outcome.signed), outcome.rejected, outcome.errors) == (3, [], [])
+    assert device.signatures == 3
+    assert [scene.paid_to(each) for each in payments] == [UNITS] * 3
+    shown = [event.screens for event in events if event.kind == "checked"]
+    assert ["\n".join(screen) for screen in device.screens] == [text for screens in shown for text in screens]
+    scene.require_books_equal_chain()
+
+
+def test_nothing_open_ends_the_session_at_once(
+    scene: Scene, client: SignerClient, device: SoftwareDevice, tmp_path: Path
+) -> None:
+    assert sign_open_instructions(client, scene.step.chains, desk(device, tmp_path)).signed == []
+
+
+def test_the_evidence_names_deposit_sweep_ledger_and_bytes(scene: Scene, client: SignerClient) -> None:
+    payment = scene.payment()
+    scene.run()
+    row = scene.instruction(payment)
+    found = client.instruction(str(row.id))
+    assert found.unsigned_bytes == "0x" + bytes(row.unsigned_bytes).hex()
+    assert (found.amount, found.amount_units, found.symbol) == ("100", "100000000", "USDT")
+    assert found.label == "wallet of the seller"
+    assert found.evidence is not None
+    assert [each["amount_units"] for each in found.evidence["deposits"]] == [str(UNITS)]
+    assert [each["entry_type"] for each in found.evidence["ledger"]] == [
+        "payment_detected", "hold", "adjustment", "release",
+    ]  # fmt: skip
+    checked = check_instruction(found, scene.step.chains, fee_cap_wei=FEE_CAP_WEI)
+    assert checked.transaction.signing_bytes() == bytes(row.unsigned_bytes)
+
+
+def test_a_rejection_on_the_device_leaves_it_open_with_its_reason(
+    scene: Scene, client: SignerClient, device: SoftwareDevice, tmp_path: Path
+) -> None:
+    payment = scene.payment()
+    scene.run()
+    device.fault = Fault.REJECT
+    with pytest.raises(DeviceRejected):
+        sign(scene, client, device, payment, tmp_path)
+    scene.run()
+    row = scene.instruction(payment)
+    assert row.state == "handed_out"
+    assert row.rejected_reason.startswith("device_rejected")
+    assert not client.instruction(str(row.id)).waits_for_signer
+    device.fault = None
+    assert sign(scene, client, device, payment, tmp_path)[0]
+    scene.run()
+    done = scene.instruction(payment)
+    assert (done.state, done.rejected_reason) == ("final", None)
+
+
+# Submissions the worker refuses; the instruction stays open, and the right signature still ends it
+
+
+def _high_s(scene: Scene, payment: UUID) -> tuple[int, int, int]:
+    good = scene.sign(payment)
+    return 1 - good.y_parity, good.r, SECPK1_N - good.s
+
+
+def _other_key(scene: Scene, payment: UUID) -> Signature:
+    mine, scene.seed = scene.seed, new_seed()
+    try:
+        return scene.sign(payment)
+    finally:
+        scene.seed = mine
+
+
+def _wrong_parity(scene: Scene, payment: UUID) -> tuple[int, int, int]:
+    good = scene.sign(payment)
+    return 1 - good.y_parity, good.r, good.s
+
+
+def _of_other_fields(scene: Scene, payment: UUID) -> tuple[int, int, int]:
+    raw = UnsignedTransaction.from_signing_bytes(bytes(scene.instruction(payment).unsigned_bytes))
+    changed = UnsignedTransaction(
+        raw.chain_id,
+        raw.nonce,
+        raw.max_priority_fee_per_gas,
+        raw.max_fee_per_gas,
+        raw.gas_limit + 1,
+        raw.to,
+        0,
+        raw.data,
+    )
+    signed = scene.account().unsafe_sign_hash(changed.signing_hash())
+    return signed.v - 27, signed.r, signed.s
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_high_s, "malformed_signature"),
+        (_other_key, "wrong_signer"),
+        (_wrong_parity, "wrong_signer"),
+        (_of_other_fields, "wrong_signer"),
+        (lambda *_: (0, 0, 1), "malformed_signature"),
+        (lambda *_: (0, SECPK1_N, 1), "malformed_signature"),
+    ],
+)
+def test_a_wrong_signature_is_refused_and_the_instruction_stays_open(scene: Scene, make: Any, reason: str) -> None:
+    payment = scene.payment()
+    scene.run()
+    scene.submit(payment, make(scene, payment))
+    scene.run()
+    assert scene.instruction(payment).state == "handed_out"
+    [(state, why)] = scene.submissions(payment)
+    assert state == "refused"
+    assert why is not None
+    assert why.startswith(reason)
+    scene.submit(payment, scene.sign(payment))
+    scene.run()
+    assert scene.instruction(payment).state == "final"
+
+
+@pytest.mark.parametrize("also_hash", [False, True])
+def test_tampered_unsigned_bytes_are_refused_by_fleet_and_signer(
+    scene: Scene, client: SignerClient, device: SoftwareDevice, tmp_path: Path, *, also_hash: bool
+) -> None:
+    payment = scene.payment()
+    scene.run()
+    row = scene.instruction(payment)
+    raw = UnsignedTransaction.from_signing_bytes(bytes(row.unsigned_bytes))
+    thief = UnsignedTransaction(
+        raw.chain_id, raw.nonce, raw.max_priority_fee_per_gas, raw.max_fee_per_gas, raw.gas_limit, raw.to, 0,
+        raw.data[:16] + bytes(19) + b"\x66" + raw.data[36:],
+    )  # fmt: skip
+    scene.market.execute(
+        "UPDATE fleet.release_instructions SET unsigned_bytes = :raw, signing_hash = :hash WHERE id = :id",
+        raw=thief.signing_bytes(),
+        hash=thief.signing_hash() if also_hash else bytes(row.signing_hash),
+        id=row.id,
+    )
+    with pytest.raises(InstructionRefused, match="its bytes say"):
+        sign(scene, client, device, payment, tmp_path)
+    assert device.signatures == 0
+    signed = scene.account().unsafe_sign_hash(thief.signing_hash())
+    scene.submit(payment, (signed.v - 27, signed.r, signed.s))
+    scene.run()
+    assert scene.instruction(payment).state == "handed_out"
+    assert scene.submissions(payment)[0][1] is not None
+    assert scene.market.execute("SELECT reason FROM fleet.dead_work")[0].reason.startswith("stored_bytes_differ")
+
+
+# What the signer's machine refuses by its own configuration
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"treasury": "0x" + "12" * 20}, "treasury"),
+        ({"chain_id": 1}, "chain 1"),
+        ({"token": "0x" + "12" * 20}, "not in this machine's chains file"),
+        ({"decimals": 18}, "decimals"),
+        ({"amount": "1"}, "smallest units"),
+        ({"amount_units": "1", "amount": "0.000001"}, "amount"),
+        ({"recipient": "0x52908400098527886E0F7030069857D2E4169EE7"}, "recipient"),
+        ({"recipient": "0x52908400098527886E0F7030069857D2E4169eE7"}, "checksum"),
+        ({"nonce": 7}, "nonce"),
+        ({"max_total_fee_wei": "1"}, "fee ceiling"),
+        ({"signing_hash": "0x" + "00" * 32}, "signing hash"),
+        ({"unsigned_bytes": "0x02c0"}, "no release transaction"),
+        ({"unsigned_bytes": None}, "no bytes"),
+    ],
+)
+def test_a_claim_that_differs_from_bytes_or_local_facts_is_refused(
+    scene: Scene, client: SignerClient, change: dict[str, Any], words: str
+) -> None:
+    payment = scene.payment()
+    scene.run()
+    claimed = client.instruction(str(scene.instruction(payment).id)).model_copy(update=change)
+    with pytest.raises(InstructionRefused, match=words):
+        check_instruction(claimed, scene.step.chains, fee_cap_wei=FEE_CAP_WEI)
+
+
+def test_a_fee_above_this_machines_own_cap_is_refused(scene: Scene, client: SignerClient) -> None:
+    payment = scene.payment()
+    scene.run()
+    with pytest.raises(InstructionRefused, match="this machine allows"):
+        check_instruction(client.instruction(str(scene.instruction(payment).id)), scene.step.chains, fee_cap_wei=21_000)
+
+
+# The API's own refusals
+
+
+def _good_body(scene: Scene, payment: UUID) -> dict[str, Any]:
+    signature = scene.sign(payment)
+    return {"y_parity": signature.y_parity, "r": f"0x{signature.r:064x}", "s": f"0x{signature.s:064x}"}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({"y_parity": 27}, 422, "y_parity"),
+        ({"y_parity": True}, 422, "y_parity"),
+        ({"y_parity": "0"}, 422, "y_parity"),
+        ({"r": "0x1"}, 422, "r:"),
+        ({"s": 5}, 422, "s:"),
+        ({"to": "0x00"}, 422, "to"),
+        ({"unsigned_bytes": "0x00"}, 422, "unsigned_bytes"),
+    ],
+)
+def test_the_api_takes_three_numbers_and_nothing_else(
+    scene: Scene, api: str, change: dict[str, Any], status: int, words: str
+) -> None:
+    payment = scene.payment()
+    scene.run()
+    answer = post(
+        api, f"/v1/instructions/{scene.instruction(payment).id}/signature", _good_body(scene, payment) | change
+    )
+    assert answer.status_code == status
+    assert words in answer.json()["error"]
+    assert scene.submissions(payment) == []
+
+
+def test_the_same_signature_twice_is_one_submission_and_one_payout(scene: Scene, api: str) -> None:
+    payment = scene.payment()
+    scene.run()
+    path = f"/v1/instructions/{scene.instruction(payment).id}/signature"
+    body = _good_body(scene, payment)
+    first, second = post(api, path, body), post(api, path, body)
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert first.json()["submission_id"] == second.json()["submission_id"]
+    scene.run()
+    assert post(api, path, body).json()["state"] == "accepted"
+    late = post(api, path, body | {"y_parity": 1 - body["y_parity"]})
+    assert late.status_code == 409
+    assert "final" in late.json()["error"]
+    assert scene.paid_to(payment) == UNITS
+
+
+def test_a_second_signature_that_slipped_in_is_refused(scene: Scene) -> None:
+    payment = scene.payment()
+    scene.run()
+    good = scene.sign(payment)
+    scene.submit(payment, good)
+    scene.submit(payment, good)
+    scene.run()
+    assert [state for state, _ in scene.submissions(payment)] == ["accepted", "refused"]
+    assert scene.paid_to(payment) == UNITS
+
+
+def test_the_door_is_shut_without_the_token_and_names_its_limits(scene: Scene, api: str) -> None:
+    assert httpx.get(f"{api}/healthz").json() == {"status": "ok"}
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
+        answer = httpx.get(f"{api}/v1/instructions", headers=headers)
+        assert answer.status_code == 401
+    payment = scene.payment()
+    scene.run()
+    path = f"/v1/instructions/{scene.instruction(payment).id}"
+    assert post(api, f"{path}/rejection", {"reason": "x" * 501}).status_code == 422
+    assert post(api, f"{path}/rejection", {"reason": "x" * BODY_LIMIT_BYTES}).status_code == 413
+    assert post(api, f"{path}/signature", None, content=b"{").status_code == 400
+    assert post(api, f"{path}/signature", None, content=b"[" * 2_000).status_code == 400
+    assert post(api, f"/v1/instructions/{UUID(int=1)}/signature", _good_body(scene, payment)).status_code == 404
+    assert post(api, "/v1/instructions/nonsense/signature", {}).status_code == 404
+    with pytest.raises(WeakToken, match="32"):
+        create_application(scene.database.engine("fleet_signer_api"), "short")
+
+
+def test_a_caller_in_a_hurry_is_told_to_wait(scene: Scene) -> None:
+    with serving(scene.database, RateLimit(per_second=0.001, burst=2)) as url:
+        answers = [httpx.get(f"{url}/v1/instructions", headers=bearer()).status_code for _ in range(3)]
+    assert answers == [200, 200, 429]
+
+
+def test_the_apis_role_can_do_nothing_else(scene: Scene) -> None:
+    from sqlalchemy import text
+    from sqlalchemy.exc import ProgrammingError
+
+    for statement in (
+        "UPDATE fleet.release_instructions SET state = 'signed'",
+        "UPDATE fleet.signature_submissions SET state = 'accepted'",
+        "DELETE FROM fleet.signature_submissions",
+        "INSERT INTO fleet.chain_transactions DEFAULT VALUES",
+        "SELECT * FROM public.users",
+    ):
+        with (
+            scene.database.engine("fleet_signer_api").connect() as connection,
+            pytest.raises(ProgrammingError, match="permission denied"),
+        ):
+            connection.execute(text(statement))
+
+
+def test_plain_http_to_another_machine_is_refused() -> None:
+    with pytest.raises(SignerApiError, match="https"):
+        SignerClient("http://custody.example:8481", TOKEN)
+
+
+# The command
+
+
+@pytest.fixture(name="command")
+def _command(
+    scene: Scene, api: str, device: SoftwareDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[CliRunner]:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    for name, value in {
+        "CHAINS_FILE": str(scene.folder / "chains.toml"),
+        "SIGNER_API_URL": api,
+        "SIGNER_API_TOKEN_FILE": str(token),
+        "TREZOR_PATH": device.path,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    settings.cache_clear()
+    yield CliRunner()
+    settings.cache_clear()
+
+
+def test_fleet_signer_lists_shows_and_signs(scene: Scene, command: CliRunner, device: SoftwareDevice) -> None:
+    payment = scene.payment()
+    scene.run()
+    found = json.loads(command.invoke(signer, ["inbox", "--json"]).stdout)
+    assert [each["state"] for each in found] == ["handed_out"]
+    shown = command.invoke(signer, ["show", found[0]["id"]])
+    assert "100 USDT" in shown.stdout
+    done = command.invoke(signer, ["sign", "--yes"])
+    assert done.exit_code == 0, done.output
+    assert scene.instruction(payment).recipient in done.output
+    scene.run()
+    assert scene.instruction(payment).state == "final"
+    assert device.signatures == 1
+    empty = command.invoke(signer, ["sign", "--yes"])
+    assert empty.exit_code == EXIT_REFUSED
+    assert "No instruction is handed out" in empty.output
+
+
+@pytest.mark.parametrize("every", [[], ["--all"]])
+def test_fleet_signer_ends_with_3_when_the_device_says_no(
+    scene: Scene, command: CliRunner, device: SoftwareDevice, every: list[str]
+) -> None:
+    payment = scene.payment()
+    scene.run()
+    device.fault = Fault.REJECT
+    said = command.invoke(signer, ["sign", "--yes", *every])
+    assert said.exit_code == EXIT_REJECTED
+    assert "rejected on the device" in said.output
+    scene.run()
+    assert scene.instruction(payment).rejected_reason.startswith("device_rejected")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [(Fault.OTHER_WALLET, "expected one is"), (Fault.WRONG_SIGNATURE, "thrown away"), (Fault.PIN_LOCKED, "PIN")],
+)
+def test_every_device_error_is_a_sentence_and_nothing_is_handed_in(
+    scene: Scene, command: CliRunner, device: SoftwareDevice, fault: Fault, words: str
+) -> None:
+    payment = scene.payment()
+    scene.run()
+    device.fault = fault
+    said = command.invoke(signer, ["sign", "--yes"], input="1\n")
+    assert said.exit_code == EXIT_REFUSED, said.output
+    assert words in said.output
+    assert scene.submissions(payment) == []
+
+
+def test_no_at_the_desk_sends_nothing_to_the_device(scene: Scene, command: CliRunner, device: SoftwareDevice) -> None:
+    payment = scene.payment()
+    scene.run()
+    said = command.invoke(signer, ["sign"], input="n\n")
+    assert said.exit_code == 0
+    assert "stays open" in said.output
+    assert device.signatures == 0
+    rejected = command.invoke(signer, ["reject", str(scene.instruction(payment).id), "--reason", "seller is unknown"])
+    assert rejected.exit_code == 0
+    scene.run()
+    assert scene.instruction(payment).rejected_reason == "seller is unknown"
+
+
+def bearer() -> dict[str, str]:
+    return {"Authorization": f"Bearer {TOKEN}"}
+
+
+def post(api: str, path: str, body: Any, *, content: bytes | None = None) -> httpx.Response:
+    if content is not None:
+        return httpx.post(f"{api}{path}", content=content, headers=bearer())
+    return httpx.post(f"{api}{path}", json=body, headers=bearer())
