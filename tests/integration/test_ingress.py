@@ -167,14 +167,17 @@ def test_secrets_rotate_without_a_restart(ingress: httpx.Client, secrets_file: P
 
 
 def test_two_hundred_at_once_are_all_durable(database: Database, ingress: httpx.Client) -> None:
-    def deliver(n: int) -> tuple[str, int]:
+    async def deliver(client: httpx.AsyncClient, n: int) -> tuple[str, int]:
         body = body_of({"event": "payment.failed", "n": n % 150})
         key = f"delivery-{n % 150}"  # fifty are sent twice
-        headers = signed_headers(body, delivery=key)
-        return key, ingress.post(PATH, content=body, headers=headers).status_code
+        answer = await client.post(PATH, content=body, headers=signed_headers(body, delivery=key))
+        return key, answer.status_code
 
-    with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(deliver, range(200)))
+    async def deliver_all() -> list[tuple[str, int]]:
+        async with httpx.AsyncClient(base_url=ingress.base_url, trust_env=False, timeout=60) as client:
+            return await asyncio.gather(*(deliver(client, n) for n in range(200)))
+
+    answers = asyncio.run(deliver_all())
     assert {status for _, status in answers} == {200}
     journalled = [row.delivery_key for row in rows(database)]
     assert sorted(journalled) == sorted({key for key, _ in answers})

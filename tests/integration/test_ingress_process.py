@@ -34,27 +34,27 @@ def test_what_was_answered_with_200_outlives_a_kill(database: Database, tmp_path
         ),
         stdout=subprocess.DEVNULL,
     )
+    url = f"http://127.0.0.1:{port}"
     acknowledged: set[str] = set()
     enough = threading.Event()
 
-    def deliver(client: httpx.Client, worker: int) -> None:
-        for n in range(100_000):
-            key = f"{worker}-{n}"
-            body = body_of({"event": "payment.failed", "key": key})
-            try:
-                answer = client.post(
-                    "/webhooks/request-network", content=body, headers=signed_headers(body, delivery=key)
-                )
-            except httpx.TransportError:
-                return  # killed
-            assert answer.status_code == 200
-            acknowledged.add(key)
-            if len(acknowledged) >= ACKNOWLEDGED_BEFORE_KILL:
-                enough.set()
+    def deliver(worker: int) -> None:
+        with httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
+            for n in range(100_000):
+                key = f"{worker}-{n}"
+                body = body_of({"event": "payment.failed", "key": key})
+                headers = signed_headers(body, delivery=key)
+                try:
+                    answer = client.post("/webhooks/request-network", content=body, headers=headers)
+                except httpx.TransportError:
+                    return  # killed
+                assert answer.status_code == 200
+                acknowledged.add(key)
+                if len(acknowledged) >= ACKNOWLEDGED_BEFORE_KILL:
+                    enough.set()
 
-    url = f"http://127.0.0.1:{port}"
     try:
-        with httpx.Client(base_url=url, trust_env=False, timeout=20) as client, ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(8) as pool:
             for attempt in Retrying(
                 retry=retry_if_exception_type(httpx.TransportError),
                 wait=wait_fixed(0.05),
@@ -62,8 +62,8 @@ def test_what_was_answered_with_200_outlives_a_kill(database: Database, tmp_path
                 reraise=True,
             ):
                 with attempt:
-                    assert client.get("/healthz").status_code == 200
-            running = [pool.submit(deliver, client, worker) for worker in range(8)]
+                    assert httpx.get(f"{url}/healthz", trust_env=False, timeout=20).status_code == 200
+            running = [pool.submit(deliver, worker) for worker in range(8)]
             assert enough.wait(60)
             process.send_signal(signal.SIGKILL)
             for one in running:
