@@ -82,7 +82,6 @@ def set_threshold(
         raise SettingRefused(f"--by and --reason may have {LABEL_MAXIMUM_CHARACTERS} characters each")
     lock_threshold(connection, chain_id)
     key = threshold_key(chain_id)
-    old = newest_threshold(connection, chain_id)
     connection.execute(
         text(
             """
@@ -96,12 +95,14 @@ def set_threshold(
         text(
             """
             INSERT INTO public.config_setting_history (key, old_value, new_value, reason, changed_by_label, changed_at)
-            VALUES (:key, :old, :new, :reason, :by, clock_timestamp()) RETURNING id
+            VALUES (:key, (
+                SELECT h.new_value FROM public.config_setting_history h
+                WHERE h.key = :key AND h.changed_at <= statement_timestamp()
+                ORDER BY h.changed_at DESC, h.id DESC LIMIT 1), :new, :reason, :by, clock_timestamp()) RETURNING id
             """
         ),
         {
             "key": key,
-            "old": None if old is None else old.value_blocks,
             "new": blocks,
             "reason": reason,
             "by": by,

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from sqlalchemy import text
+from rich.table import Column, Table
+from sqlalchemy import Connection, text
 
 from custody.chain.depth import effective_threshold, floor
 from custody.settings.environment import settings as read_settings
@@ -30,6 +30,15 @@ def _chain_id(key: str) -> int:
     return int(number)
 
 
+def _binding(connection: Connection, chain_id: int) -> int:
+    try:
+        newest = newest_threshold(connection, chain_id)
+        return effective_threshold(chain_id, None if newest is None else newest.value_blocks)
+    except (SettingRefused, ValueError):
+        # A row that no judgement can use stops the chain; any legal value repairs it.
+        return floor(chain_id)
+
+
 @settings.command("set")
 def set_(
     key: Annotated[str, typer.Argument(help="confirmation_threshold:CHAIN_ID")],
@@ -47,8 +56,7 @@ def set_(
     try:
         with transaction(engine) as connection:
             lock_threshold(connection, chain_id)
-            newest = newest_threshold(connection, chain_id)
-            now = effective_threshold(chain_id, None if newest is None else newest.value_blocks)
+            now = _binding(connection, chain_id)
             if value < now and floor(chain_id) > 1:
                 raise SettingRefused(
                     f"{key} is {now}; lowering it to {value} needs the signatures of two persons (R10), "
@@ -64,7 +72,7 @@ def set_(
 def show() -> None:
     """Every threshold: what binds, since when, who changed it and why."""
     engine = open_engine(read_settings().secret("database_url"), application="fleet-settings", pool_size=1)
-    table = Table("key", "blocks", "was", "changed", "by", "reason")
+    table = Table(Column("key", overflow="fold"), "blocks", "was", "changed", "by", "reason")
     with engine.connect() as connection:
         for row in connection.execute(
             text(

@@ -1,0 +1,278 @@
+"""One database role a process (R9): what none of them may do, who may post what, and roles that stand already."""
+
+import sys
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from custody.ledger import Entry, LedgerRefusal, MovementNotAllowed, post
+from custody.ledger.positions import ASSET_ACCOUNTS
+from custody.store.engine import sqlstate, transaction
+from custody.store.roles import (
+    OWNER_ROLE,
+    PROCESS_ROLES,
+    RolePasswordMissing,
+    RoleTooStrong,
+    ensure_roles,
+    read_role_password,
+)
+from tests.conftest import Database
+from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
+
+LEDGER_TABLES = ("public.funds_ledger_entries", "fleet.ledger_balances", "fleet.posting_rules")
+FORBIDDEN = (
+    *(f"INSERT INTO {table} SELECT * FROM {table}" for table in LEDGER_TABLES),
+    *(f"INSERT INTO {table} DEFAULT VALUES" for table in LEDGER_TABLES),
+    *(f"DELETE FROM {table}" for table in LEDGER_TABLES),
+    *(f"TRUNCATE {table} CASCADE" for table in LEDGER_TABLES),
+    *(f"ALTER TABLE {table} DISABLE TRIGGER ALL" for table in LEDGER_TABLES),
+    *(f"ALTER TABLE {table} OWNER TO CURRENT_USER" for table in LEDGER_TABLES),
+    "UPDATE public.funds_ledger_entries SET amount = 1",
+    "UPDATE fleet.ledger_balances SET held = 1",
+    "UPDATE fleet.ledger_balances SET dispute_open = 0, release_epoch = 0",
+    "UPDATE fleet.posting_rules SET poster_role = current_user",
+    "DROP TRIGGER funds_ledger_entries_no_update ON public.funds_ledger_entries",
+    "DROP FUNCTION public.refuse_ledger_change() CASCADE",
+    "CREATE OR REPLACE FUNCTION public.refuse_ledger_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    "ALTER FUNCTION fleet.post_entry SECURITY INVOKER",
+    "SELECT password FROM public.users",
+    "SELECT email FROM public.users",
+    "SELECT * FROM public.users",
+    "UPDATE public.users SET role = 'admin'",
+    "UPDATE public.payments SET amount = 1",
+    "UPDATE fleet.payment_routes SET expected = 1 WHERE false RETURNING (SELECT email FROM public.users LIMIT 1)",
+    f"SET ROLE {OWNER_ROLE}",
+    f"SET SESSION AUTHORIZATION {OWNER_ROLE}",
+    "SET session_replication_role = replica",
+    "CREATE TABLE public.mine ()",
+    "CREATE TABLE fleet.mine ()",
+    "CREATE SCHEMA mine",
+    "CREATE ROLE mine",
+    "ALTER ROLE CURRENT_USER SUPERUSER",
+    "SELECT pg_read_file('/etc/passwd')",
+    "COPY (SELECT 1) TO PROGRAM 'true'",
+    "SELECT rolpassword FROM pg_authid",
+)
+
+
+def test_no_role_of_a_process_reaches_past_its_step(database: Database) -> None:
+    marketplace = Marketplace(database)
+    marketplace.payment()
+    refused: Counter[str] = Counter()
+    slipped: list[str] = []
+    for role in PROCESS_ROLES:
+        with database.engine(role).connect() as connection:
+            assert connection.execute(text("SELECT session_user")).scalar_one() == role
+            for statement in FORBIDDEN:
+                savepoint = connection.begin_nested()
+                try:
+                    connection.exec_driver_sql(statement)
+                    slipped.append(f"{role}: {statement}")
+                except DBAPIError as error:
+                    if sqlstate(error) == "42501":
+                        refused[role] += 1
+                    else:
+                        slipped.append(f"{role}: {statement}: {error.orig}")
+                savepoint.rollback()
+    sys.stdout.write(
+        f"{len(PROCESS_ROLES)} roles x {len(FORBIDDEN)} actions: {refused.total()} refused, {len(slipped)} not\n"
+    )
+    assert slipped == []
+    assert refused.total() == len(PROCESS_ROLES) * len(FORBIDDEN)
+
+
+def test_no_role_holds_a_privilege_to_write_the_ledger_or_read_credentials(database: Database) -> None:
+    with database.engine().connect() as connection:
+        for role in PROCESS_ROLES:
+            for table in LEDGER_TABLES:
+                held = connection.execute(
+                    text("SELECT has_table_privilege(:r, :t, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')"),
+                    {"r": role, "t": table},
+                ).scalar_one()
+                some_column = connection.execute(
+                    text("SELECT has_any_column_privilege(:r, :t, 'INSERT, UPDATE, REFERENCES')"),
+                    {"r": role, "t": table},
+                ).scalar_one()
+                assert (held, some_column) == (False, False), (role, table)
+            for column in ("password", "email"):
+                assert not connection.execute(
+                    text("SELECT has_column_privilege(:r, 'public.users', :c, 'SELECT, UPDATE')"),
+                    {"r": role, "c": column},
+                ).scalar_one(), (role, column)
+            assert not connection.execute(
+                text(
+                    "SELECT has_schema_privilege(:r, 'public', 'CREATE') OR has_schema_privilege(:r, 'fleet', 'CREATE')"
+                ),
+                {"r": role},
+            ).scalar_one()
+
+
+def test_the_owner_cannot_log_in(database: Database) -> None:
+    with database.engine().connect() as connection:
+        row = connection.execute(
+            text("SELECT rolcanlogin, rolsuper FROM pg_roles WHERE rolname = :r"), {"r": OWNER_ROLE}
+        ).one()
+        owners: set[str] = set(
+            connection.execute(
+                text(
+                    "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'fleet' "
+                    "OR tablename IN ('funds_ledger_entries', 'payments')"
+                )
+            ).scalars()
+        )
+    assert tuple(row) == (False, False)
+    assert owners == {OWNER_ROLE}
+    parts = urlsplit(database.url())
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(
+            host=parts.hostname, port=parts.port, user=OWNER_ROLE, password="x", dbname=database.name, connect_timeout=5
+        )
+
+
+def entry_of(rule: Any, book: Any) -> Entry:
+    address = "0x" + "11" * 20
+    return Entry(
+        book_kind=rule.book_kind,
+        book_id=book,
+        chain_id=CHAIN_ID,
+        token=TOKEN,
+        entry_type=rule.entry_type,
+        reason=rule.reason,
+        debit=rule.debit,
+        credit=rule.credit,
+        amount=Decimal(1),
+        key=f"matrix:{uuid4()}",
+        debit_address=address if rule.debit in ASSET_ACCOUNTS else None,
+        credit_address=address if rule.credit in ASSET_ACCOUNTS else None,
+    )
+
+
+def attempt(connection: Connection, entry: Entry) -> str:
+    """ "posted", "its own" (a later refusal), "not its own" or "no door" (may not call post_entry)."""
+    savepoint = connection.begin_nested()
+    try:
+        post(connection, entry)
+        return "posted"
+    except MovementNotAllowed as error:
+        return "not its own" if "may not post" in str(error) else "its own"
+    except LedgerRefusal:
+        return "its own"
+    except DBAPIError as error:
+        if sqlstate(error) != "42501":
+            raise
+        return "no door"
+    finally:
+        savepoint.rollback()
+
+
+def test_each_movement_has_exactly_its_posters(database: Database) -> None:
+    marketplace = Marketplace(database)
+    payment = marketplace.payment()
+    house = marketplace.execute(
+        "INSERT INTO fleet.house_accounts (chain_id, address, kind) VALUES (:c, :a, 'gas_payer') RETURNING id",
+        c=CHAIN_ID,
+        a="0x" + "77" * 20,
+    )[0].id
+    rules = marketplace.execute(
+        "SELECT book_kind, entry_type::text AS entry_type, reason, debit, credit, "
+        "array_agg(poster_role) AS posters FROM fleet.posting_rules GROUP BY 1, 2, 3, 4, 5"
+    )
+    assert len(rules) >= 36
+    wrong: list[str] = []
+    counts: Counter[str] = Counter()
+    for role in PROCESS_ROLES:
+        with database.engine(role).connect() as connection:
+            for rule in rules:
+                entry = entry_of(rule, payment if rule.book_kind == "payment" else house)
+                outcome = attempt(connection, entry)
+                counts[outcome] += 1
+                if (outcome in {"posted", "its own"}) != (role in rule.posters):
+                    wrong.append(f"{role}: {rule.entry_type}:{rule.reason} {rule.debit}/{rule.credit} {outcome}")
+    sys.stdout.write(f"{len(PROCESS_ROLES)} roles x {len(rules)} movements: {dict(counts)}\n")
+    assert wrong == []
+    assert counts["posted"] > 0
+    assert counts["its own"] + counts["posted"] == sum(len(rule.posters) for rule in rules)
+
+
+# Roles that stand already --------------------------------------------------------------------------------------------
+
+
+def test_a_role_made_too_strong_is_refused(database: Database, role_passwords: Path) -> None:
+    for strengthen in (
+        "ALTER ROLE fleet_relay SUPERUSER",
+        "ALTER ROLE fleet_relay CREATEROLE",
+        "ALTER ROLE fleet_relay CREATEDB",
+        "ALTER ROLE fleet_relay BYPASSRLS",
+        "ALTER ROLE fleet_relay REPLICATION",
+        "GRANT fleet_owner TO fleet_relay",
+    ):
+        with database.engine().connect() as connection:  # rolled back: roles are the whole cluster's
+            connection.exec_driver_sql(strengthen)
+            with pytest.raises(RoleTooStrong, match="fleet_relay"):
+                ensure_roles(connection, role_passwords)
+            connection.rollback()
+
+
+def test_an_owner_that_could_log_in_no_longer_can_and_passwords_are_kept_as_verifiers(
+    database: Database, role_passwords: Path
+) -> None:
+    with database.engine().connect() as connection:
+        connection.exec_driver_sql("ALTER ROLE fleet_owner LOGIN PASSWORD 'open'")
+        ensure_roles(connection, role_passwords)
+        found = {
+            row.rolname: row
+            for row in connection.execute(
+                text("SELECT rolname, rolcanlogin, rolinherit, rolpassword FROM pg_authid WHERE rolname LIKE 'fleet%'")
+            )
+        }
+        connection.rollback()
+    assert (found[OWNER_ROLE].rolcanlogin, found[OWNER_ROLE].rolpassword) == (False, None)
+    for role in PROCESS_ROLES:
+        assert found[role].rolcanlogin
+        assert not found[role].rolinherit
+        assert found[role].rolpassword.startswith("SCRAM-SHA-256$")
+
+
+def test_each_role_logs_in_with_its_own_password_only(database: Database) -> None:
+    parts = urlsplit(database.url())
+    for role, other in zip(PROCESS_ROLES, (*PROCESS_ROLES[1:], PROCESS_ROLES[0]), strict=True):
+        with transaction(database.engine(role)) as connection:
+            assert connection.execute(text("SELECT current_user")).scalar_one() == role
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(
+                host=parts.hostname,
+                port=parts.port,
+                user=role,
+                password=read_role_password(database.passwords_dir, other),
+                dbname=database.name,
+                connect_timeout=5,
+            )
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"x" * 513, b"two\nlines", b"\xff\xfe"])
+def test_a_password_file_that_is_no_line_of_text_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "fleet_relay"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(0o600)
+    with pytest.raises(RolePasswordMissing, match=str(path)):
+        read_role_password(tmp_path, "fleet_relay")
+
+
+def test_a_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fleet_relay"
+    path.write_text("hunter2\n")
+    path.chmod(0o640)
+    with pytest.raises(RolePasswordMissing, match=f"chmod 600 {path}") as caught:
+        read_role_password(tmp_path, "fleet_relay")
+    assert "hunter2" not in str(caught.value)
+    path.chmod(0o600)
+    assert read_role_password(tmp_path, "fleet_relay") == "hunter2"
