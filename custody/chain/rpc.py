@@ -208,7 +208,7 @@ class ChainClient:
         )
 
     def balances(self, addresses: Collection[str], block_hash: str) -> dict[str, int]:
-        """Return accounts' native coins, wei, after the block of that hash (EIP-1898), by one batched request.
+        """Return accounts' native coins, wei, after the block of that hash (EIP-1898), by one request.
 
         Raises ChainUnavailable also for a block that the node no longer has.
         """
@@ -231,10 +231,14 @@ class ChainClient:
             lambda value: erc20.decode_uint256(wire.data(value, "balanceOf")),
         )
 
-    def nonce(self, address: str, block: _Nonce = "latest") -> int:
-        """Return how many transactions an account has sent: mined ones, or with those in the node's pool."""
+    def nonce(self, address: str, block: _Nonce | int = "latest") -> int:
+        """Return how many transactions an account has sent: mined ones (up to a block's number, when one is
+        given), or with those in the node's pool.
+        """
         return self._read(
-            "eth_getTransactionCount", [address, block], lambda value: wire.quantity(value, "nonce")
+            "eth_getTransactionCount",
+            [address, hex(block) if isinstance(block, int) else block],
+            lambda value: wire.quantity(value, "nonce"),
         )
 
     def fees(self) -> tuple[int, int]:
@@ -271,15 +275,8 @@ class ChainClient:
         wanted = list(dict.fromkeys(addresses))
         calls: list[tuple[Call, Callable[[object], int]]] = []
         for address in wanted:
-            calls.append(
-                (("eth_getBalance", [address, "latest"]), lambda value: wire.quantity(value, "balance"))
-            )
-            calls.append(
-                (
-                    ("eth_getTransactionCount", [address, "latest"]),
-                    lambda value: wire.quantity(value, "nonce"),
-                )
-            )
+            for method in ("eth_getBalance", "eth_getTransactionCount"):
+                calls.append(((method, [address, "latest"]), lambda value: wire.quantity(value, "account")))
         values = cast(list[int], self._read_batch(calls))
         return {
             address: AccountState(values[2 * place], values[2 * place + 1])
