@@ -9,6 +9,7 @@ from typing import Final
 import typer
 
 from custody.settings.environment import SettingsError
+from workers.telemetry.logging import configure_logging
 
 OPERATOR_ENVIRONMENT: Final = "operator.env"
 """Written by ``fleet up``: the settings an operator's commands need, so that they work from the next shell on."""
@@ -35,6 +36,8 @@ def main() -> None:
     environment = Path(os.environ.get("FLEET_STATE_DIR", ".fleet")) / OPERATOR_ENVIRONMENT
     if "FLEET_ENV_FILE" not in os.environ and environment.is_file():
         os.environ["FLEET_ENV_FILE"] = str(environment)
+    # People read what a command prints; its log lines only matter when something is wrong.
+    configure_logging(level="warning", log_format="console")
     _register()
     try:
         app()

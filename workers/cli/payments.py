@@ -1,4 +1,4 @@
-"""``fleet explain`` and ``fleet books``."""
+"""``fleet explain``, ``fleet release`` and ``fleet books``."""
 
 import json
 from datetime import UTC, datetime
@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 
 from custody.payments.story import PaymentUnknown, Story, find_payment, tell
 from custody.settings.chains import load_chains
 from custody.settings.environment import settings
-from custody.store.engine import open_engine
+from custody.store.engine import open_engine, ring_relay, transaction
+from custody.store.outbox import ring
 
 
 def _ago(at: datetime) -> str:
@@ -57,14 +58,14 @@ def _print(story: Story) -> None:
             title_align="left",
         )
     )
-    table = Table("when", "step", "what happened", box=None, pad_edge=False)
+    table = Table("when", "step", Column("what happened", overflow="fold"), box=None, pad_edge=False)
     for item in story.happenings:
         table.add_row(f"{item.at:%H:%M:%S.%f}"[:-3], item.step, item.what)
     console.print(table)
     if not story.waits:
         console.print("\nIt waits for nothing.", style="green")
         return
-    waits = Table("it waits for", "since", "what unblocks it", box=None, pad_edge=False)
+    waits = Table(Column("it waits for", overflow="fold"), "since", "what unblocks it", box=None, pad_edge=False)
     for wait in story.waits:
         waits.add_row(wait.what, "" if wait.since is None else _ago(wait.since), wait.unblocks)
     console.print()
@@ -93,6 +94,38 @@ def _as_json(story: Story) -> dict[str, Any]:
     }
 
 
+def release(
+    payment: Annotated[
+        str, typer.Argument(help="payment id, Mongo id, request id, payment reference or transaction hash")
+    ],
+) -> None:
+    """Make a payment's release instruction now, or say what stops it.
+
+    The releases worker then checks the dispute and the purchase request, reserves the money and hands the instruction
+    out; the person at the treasury device has the last word. Exit code 1 if something stops it.
+    """
+    from custody.releases.gate import ReleaseStopped
+    from custody.releases.instructions import draft_release
+
+    configured = settings()
+    chains = load_chains(configured.path("chains_file"))
+    engine = open_engine(configured.secret("database_url"), application="fleet-release", pool_size=1)
+    try:
+        with transaction(engine) as connection:
+            instruction = draft_release(connection, find_payment(connection, payment), chains)
+            ring(connection, "releases")
+        ring_relay(engine)
+    except (ReleaseStopped, PaymentUnknown) as error:
+        typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        engine.dispose()
+    typer.echo(
+        f"instruction {instruction.id} is {instruction.state}: {instruction.amount.normalize():f} to "
+        f"{instruction.recipient}. Follow it with: fleet explain {instruction.payment_id}"
+    )
+
+
 def books(
     chain_id: Annotated[
         int | None, typer.Option("--chain", help="one chain; default: every chain of CHAINS_FILE")
@@ -114,7 +147,13 @@ def books(
             block, rows = compare_books(engine, client, chain)
         finally:
             client.close()
-        table = Table("token", "address", "booked", "on chain", title=f"{chain.name} ({chain.id}) at block {block}")
+        table = Table(
+            "token",
+            Column("address", overflow="fold"),
+            "booked",
+            "on chain",
+            title=f"{chain.name} ({chain.id}) at block {block}",
+        )
         for row in rows:
             off += not row.equal
             if not (differing and row.equal):
@@ -135,4 +174,5 @@ def books(
 
 def register(app: typer.Typer) -> None:
     app.command()(explain)
+    app.command()(release)
     app.command()(books)

@@ -230,7 +230,17 @@ class Demo:
         }
         with (self.fleet.services.state_dir / "logs" / "signer.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli", "signer", "sign", "--all", "--yes", "--wait", str(_SIGNER_WAIT_SECONDS)],
+                [
+                    sys.executable,
+                    "-m",
+                    "workers.cli",
+                    "signer",
+                    "sign",
+                    "--all",
+                    "--yes",
+                    "--wait",
+                    str(_SIGNER_WAIT_SECONDS),
+                ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
