@@ -3,7 +3,8 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -101,21 +102,35 @@ def template_database(services: embedded.Services, role_passwords: Path) -> Iter
     maintenance.dispose()
 
 
-@pytest.fixture
-def database(services: embedded.Services, template_database: str, role_passwords: Path) -> Iterator[Database]:
-    """A fresh database of this test's own."""
+@contextmanager
+def fresh_database(admin_url: str, template: str, role_passwords: Path) -> Generator[Database]:
+    """A clone of the template, dropped at the end."""
     name = f"test_{secrets.token_hex(6)}"
-    maintenance = _maintenance(services.database_admin_url)
+    maintenance = _maintenance(admin_url)
     with maintenance.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(7201)"))
-        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template_database}"'))
+        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
         connection.execute(text("SELECT pg_advisory_unlock(7201)"))
-    made = Database(name, services.database_admin_url, role_passwords)
+    made = Database(name, admin_url, role_passwords)
     yield made
     made.dispose()
     with maintenance.connect() as connection:
         connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
     maintenance.dispose()
+
+
+@pytest.fixture
+def database(services: embedded.Services, template_database: str, role_passwords: Path) -> Iterator[Database]:
+    """A fresh database of this test's own."""
+    with fresh_database(services.database_admin_url, template_database, role_passwords) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_database(services: embedded.Services, template_database: str, role_passwords: Path) -> Iterator[Database]:
+    """One database for all tests of a module: for those that only add rows of their own."""
+    with fresh_database(services.database_admin_url, template_database, role_passwords) as made:
+        yield made
 
 
 @pytest.fixture

@@ -116,8 +116,9 @@ BEGIN
                          v_reversed.token, v_reversed.debit_address, v_reversed.credit_address, v_reversed.fact_id)
               IS DISTINCT FROM (p_credit, p_debit, p_amount, p_book_id, p_chain_id, p_token, p_credit_address,
                                 p_debit_address, p_fact_id)
-           OR v_reversed.reverses_entry_id IS NOT NULL THEN
-            RAISE EXCEPTION 'post_entry: a reversal must be the exact reverse of one entry of the same fact that is no reversal; % is not',
+           OR v_reversed.reverses_entry_id IS NOT NULL
+           OR EXISTS (SELECT FROM public.funds_ledger_entries e WHERE e.reverses_entry_id = p_reverses_entry_id) THEN
+            RAISE EXCEPTION 'post_entry: a reversal must be the exact reverse of one entry of the same fact that is no reversal and not reversed yet; % is not',
                 p_reverses_entry_id USING ERRCODE = 'FL002';
         END IF;
     ELSIF p_reverses_entry_id IS NOT NULL THEN
