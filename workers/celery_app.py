@@ -16,6 +16,7 @@ from tasks.doors import close_engines
 from workers import health
 from workers.queues import QUEUES, QueueSpec, queue
 from workers.telemetry.logging import configure_logging
+from workers.telemetry.process import begin
 from workers.telemetry.sentry import init_sentry
 
 log = structlog.get_logger(__name__)
@@ -126,8 +127,7 @@ def _start_worker(options: dict[str, Any], **_: Any) -> None:
     role = urlsplit(found.secret("database_url")).username
     if role != spec.role:
         raise SystemExit(f"DATABASE_URL connects as {role}: expected {spec.role} for queue {spec.name} (R9)")
-    health.name_process(f"worker-{spec.name}")
-    init_sentry(found, process=f"worker-{spec.name}")
+    begin(found, f"worker-{spec.name}")
 
 
 @signals.worker_process_init.connect
@@ -145,8 +145,8 @@ def _end_child(**_: Any) -> None:
 @signals.beat_init.connect
 def _start_beat(**_: Any) -> None:
     found = _refuse_incomplete("broker_url")
-    health.name_process("beat")
-    init_sentry(found, process="beat")
+    begin(found, "beat")
+    log.info("beat_started", schedules=len(app.conf.beat_schedule))
 
 
 @signals.after_task_publish.connect

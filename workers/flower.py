@@ -8,8 +8,9 @@ import sys
 from typing import Final
 
 from custody.settings.environment import FleetSettings, SettingsError, load_settings, read_secret_file
-from workers.telemetry.logging import configure_logging
+from workers.telemetry.process import begin
 
+INSPECT_MILLISECONDS: Final = 100  # how long a page waits for answers to commands that no worker takes
 TASKS_KEPT: Final = 10_000  # in memory; a ring a second and queue is two hours
 
 
@@ -29,6 +30,7 @@ def environment(settings: FleetSettings) -> dict[str, str]:
         "FLOWER_PORT": str(settings.flower_port),
         "FLOWER_READ_ONLY": "true",
         "FLOWER_ENABLE_EVENTS": "false",  # would send remote control commands; the workers send events anyway
+        "FLOWER_INSPECT_TIMEOUT": str(INSPECT_MILLISECONDS),
         "FLOWER_MAX_TASKS": str(TASKS_KEPT),
     }
 
@@ -36,12 +38,12 @@ def environment(settings: FleetSettings) -> dict[str, str]:
 def main() -> None:
     """``python -m workers.flower``."""
     settings = load_settings().require("broker_url")
-    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    begin(settings, "flower")
     os.environ.update(environment(settings))
     from workers.celery_app import app
 
     sys.argv = ["celery", "flower"]
-    app.start(["flower"])
+    app.start(["--quiet", "flower"])
 
 
 if __name__ == "__main__":

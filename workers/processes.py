@@ -64,7 +64,7 @@ _WORKER_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
 def worker_arguments(spec: QueueSpec) -> tuple[str, ...]:
     """A Celery worker of one queue. Gossip and mingle are for workers that share queues and take commands."""
     return (
-        *("-m", "celery", "-A", "workers.celery_app", "worker"),
+        *("-m", "celery", "--quiet", "-A", "workers.celery_app", "worker"),
         *("-Q", spec.name, "-c", str(spec.concurrency), "-n", f"{spec.name}@%h"),
         *("--without-gossip", "--without-mingle"),
     )
@@ -116,7 +116,7 @@ PROCESSES: Final = (
     ),
     Process(
         "beat",
-        ("-m", "celery", "-A", "workers.celery_app", "beat"),
+        ("-m", "celery", "--quiet", "-A", "workers.celery_app", "beat"),
         None,
         ("broker_url",),
         "Rings each queue periodically; more than one is harmless.",

@@ -32,8 +32,7 @@ from custody.store.engine import (
 from workers import health
 from workers.celery_app import app
 from workers.queues import queue
-from workers.telemetry.logging import configure_logging
-from workers.telemetry.sentry import init_sentry
+from workers.telemetry.process import begin
 
 log = structlog.get_logger(__name__)
 
@@ -228,9 +227,7 @@ class Relay:
 def main() -> None:
     """``python -m workers.relay``. Ends after its pass on SIGTERM or SIGINT."""
     settings = load_settings().require("database_url", "broker_url")
-    configure_logging(level=settings.log_level, log_format=settings.log_format)
-    init_sentry(settings, process="relay")
-    health.name_process("relay")
+    begin(settings, "relay")
     relay = Relay(settings)
 
     def end(_number: int, _frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ created, never changed; everything else in a document is the backend's. Sources:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -187,7 +188,7 @@ def _destination(row: Row, ids: Identities) -> Write:
             "balance": row.balance,
             "sweepCount": row.sweep_count,
             "totalSwept": row.total_swept,
-            "sweeps": row.sweeps,
+            "sweeps": [{**sweep, "createdAt": datetime.fromisoformat(sweep["createdAt"])} for sweep in row.sweeps],
             "updatedAt": row.updated_at,
         },
         create_only={"createdAt": row.created_at},

@@ -17,6 +17,7 @@ from tests.fleet_process import FleetProcess, wait_for
 from tests.marketplace import Marketplace
 from tests.valkey_server import ValkeyServer
 from workers.embedded.services import Services
+from workers.processes import process
 
 
 @pytest.fixture
@@ -52,15 +53,14 @@ class Fleet:
         return process
 
     def worker(self, queue: str = "mirror", *, role: str | None = None) -> FleetProcess:
-        arguments = ["-m", "celery", "-A", "workers.celery_app", "worker", "-Q", queue, "-c", "1"]
-        arguments += ["-n", f"{queue}@test", "--without-gossip", "--without-mingle"]
-        return self._start(f"worker-{queue}", arguments, role or f"fleet_{queue}")
+        chosen = process(f"worker-{queue}")
+        return self._start(chosen.name, list(chosen.arguments), role or chosen.role)
 
     def relay(self) -> FleetProcess:
-        return self._start("relay", ["-m", "workers.relay"], "fleet_relay")
+        return self._start("relay", list(process("relay").arguments), "fleet_relay")
 
     def beat(self) -> FleetProcess:
-        return self._start("beat", ["-m", "celery", "-A", "workers.celery_app", "beat"], None)
+        return self._start("beat", list(process("beat").arguments), None)
 
     def count(self, statement: str) -> int:
         return Marketplace(self.database).execute(f"SELECT count(*) AS n FROM {statement}")[0].n
@@ -72,8 +72,8 @@ def fleet(
 ) -> Iterator[Fleet]:
     made = Fleet(database, valkey, services, mongo_database, tmp_path)
     yield made
-    for process in made.running:
-        process.kill()
+    for started in made.running:
+        started.kill()
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_a_row_becomes_a_doorbell_and_the_doorbell_runs_the_task(fleet: Fleet, p
     document = wait_for(lambda: payments.find_one({"_id": object_id}))
     assert str(document["amount"]["amount"]) == "12.5"
     wait_for(lambda: fleet.count("fleet.outbox") == 0)
-    assert (fleet.folder / "health" / "worker-mirror").exists()
-    assert (fleet.folder / "health" / "relay").exists()
+    wait_for((fleet.folder / "health" / "worker-mirror").exists)
+    wait_for((fleet.folder / "health" / "relay").exists)
     assert relay.terminate() == 0
     assert worker.terminate() == 0
 

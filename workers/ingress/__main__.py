@@ -4,12 +4,15 @@ import sys
 
 from custody.settings.environment import SettingsError, load_settings
 from workers.ingress.server import serve
+from workers.telemetry.process import begin
 
 
 def main() -> int:
     """Serve until told to stop. Exit code 2 for a setting that is missing or wrong."""
     try:
-        serve(load_settings())
+        settings = load_settings()
+        begin(settings, "ingress")
+        serve(settings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -7,6 +7,7 @@ import uvicorn
 from custody.settings.environment import FleetSettings, SettingsError, read_secret_file, settings
 from custody.store.engine import open_engine
 from workers.signer_api.application import WeakToken, create_application
+from workers.telemetry.process import begin
 
 CONNECTIONS_LIMIT = 64  # signers are few; beyond it callers are told to come back
 KEEP_ALIVE_SECONDS = 15
@@ -36,7 +37,9 @@ def serve(configured: FleetSettings) -> None:
 
 def main() -> None:
     try:
-        serve(settings())
+        configured = settings()
+        begin(configured, "signer-api")
+        serve(configured)
     except (SettingsError, WeakToken) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

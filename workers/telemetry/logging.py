@@ -21,6 +21,7 @@ _QUIET: Final = {
     "celery.app.trace": logging.CRITICAL,  # the door has logged the failure with its cause
     "celery.beat": logging.WARNING,
     "celery.redirected": logging.WARNING,
+    "flower.inspector": logging.ERROR,  # no worker answers commands (R24)
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
     "pymongo": logging.WARNING,
