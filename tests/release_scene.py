@@ -13,6 +13,7 @@ from bip_utils import Bip39MnemonicGenerator, Bip39WordsNum
 from bson import ObjectId
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+from eth_typing import Hash32
 from eth_utils.address import to_checksum_address
 from sqlalchemy import text
 
@@ -76,7 +77,7 @@ class Scene:
     mongo_url: str
     mongo_database: str
     folder: Path
-    seed: str = field(default_factory=lambda: new_seed())
+    seed: str = field(init=False)
     treasury: str = field(init=False)
     market: Marketplace = field(init=False)
     settings: FleetSettings = field(init=False)
@@ -84,6 +85,7 @@ class Scene:
     payments: list[UUID] = field(default_factory=list[UUID])
 
     def __post_init__(self) -> None:
+        self.seed = new_seed()
         self.treasury = self.account().address
         self.market = Marketplace(self.database, token=self.chain.token, symbol="USDT")
         self.chain.development.set_balance(self.treasury, 10 * ETHER)
@@ -195,7 +197,7 @@ class Scene:
                     amount=amount,
                     key=key,
                     **more,
-                ),  # fmt: skip
+                ),
             )
 
     def run(self, rounds: int = 20) -> int:
@@ -252,7 +254,11 @@ class Scene:
     def sign(self, payment: UUID) -> Signature:
         """What the treasury's device would answer."""
         raw = UnsignedTransaction.from_signing_bytes(bytes(self.instruction(payment).unsigned_bytes))
-        signed = self.account().unsafe_sign_hash(raw.signing_hash())
+        return self.sign_hash(raw.signing_hash())
+
+    def sign_hash(self, digest: bytes) -> Signature:
+        """The treasury key's signature over any digest."""
+        signed = self.account().unsafe_sign_hash(Hash32(digest))
         return Signature(signed.v - 27, signed.r, signed.s)
 
     def submit(self, payment: UUID, signature: Signature | tuple[int, int, int]) -> None:

@@ -14,6 +14,8 @@ from sqlalchemy import Connection, Engine, text
 
 from custody.chain import effective_threshold
 from custody.chain.lanes import LaneTransaction, transactions_of
+from custody.ledger import LedgerRefusal
+from custody.payments import TransitionRefused
 from custody.releases import rows
 from custody.releases.booking import book_failed, book_paid, pause_chain
 from custody.releases.nodes import ChainNodes, Mined
@@ -48,6 +50,8 @@ def end_deep_ones(engine: Engine, nodes: ChainNodes, limit: int) -> int:
     hashes = [transaction_hash for each in waiting for transaction_hash in each.hashes]
     mined = nodes.mined(hashes) if hashes else {}
     spent = _spent_below(nodes, waiting, mined, threshold)
+    if mined or spent:
+        nodes.require_identity()  # what ends an instruction is read from this very chain (R17)
     return sum(_end(engine, nodes, each, mined, spent, threshold) for each in waiting)
 
 
@@ -114,19 +118,25 @@ def _end_own(engine: Engine, nodes: ChainNodes, item: _Open, own: Mined, thresho
         "block_hash": own.receipt.block_hash,
         "transaction_hash": own.receipt.transaction_hash,
     }
-    with transaction(engine) as connection:
-        instruction = rows.lock(connection, item.instruction.id)
-        if instruction.state != item.instruction.state:
-            return 0
-        assert item.lane is not None
-        if isinstance(outcome, Unclear):
-            pause_chain(connection, nodes.chain.id, f"release {instruction.id}: {outcome.sentence}")
-            _say_once(connection, instruction, f"{outcome.reason}: {outcome.sentence}")
-            return 0
-        if isinstance(outcome, Paid):
-            book_paid(connection, instruction, item.lane, own.receipt, outcome, evidence)
-        else:
-            book_failed(connection, instruction, item.lane, own.receipt, outcome.reason, evidence)
+    assert item.lane is not None
+    try:
+        with transaction(engine) as connection:
+            instruction = rows.lock(connection, item.instruction.id)
+            if instruction.state != item.instruction.state:
+                return 0
+            if isinstance(outcome, Unclear):
+                pause_chain(connection, nodes.chain.id, f"release {instruction.id}: {outcome.sentence}")
+                _say_once(connection, instruction, f"{outcome.reason}: {outcome.sentence}")
+                return 0
+            if isinstance(outcome, Paid):
+                book_paid(connection, instruction, item.lane, own.receipt, outcome, evidence)
+            else:
+                book_failed(connection, instruction, item.lane, own.receipt, outcome.reason, evidence)
+    except (LedgerRefusal, TransitionRefused) as error:
+        # One instruction that the books refuse must not keep the others from their end.
+        with transaction(engine) as connection:
+            _say_once(connection, rows.lock(connection, item.instruction.id), f"books_refused: {error}")
+        return 0
     log.info(
         "release_ended",
         payment_id=str(instruction.payment_id),

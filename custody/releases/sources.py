@@ -7,7 +7,7 @@ releases that need it wait with that reason, nothing else does.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 FRESH_SECONDS: Final = 5.0  # R14: what hand-out and broadcast rely on is at most this old
 MONGO_SECONDS: Final = 2.0  # finding the primary and one query; two of them are still fresh enough to be used
+AWAY_SECONDS: Final = 1.0  # after a failure everybody else in the round is told at once, in place of waiting again
 DISPUTES_LIMIT: Final = 10_000  # documents of one read; more means a broken query, not that many quarrels
 
 COMPLETED: Final = "completed"
@@ -136,6 +137,7 @@ class Sources:
     mongo_database: str
     repo_dispute: Store = "mongo"
     repo_marketplace: Store = "mongo"
+    _away_until: float = field(default=0.0, init=False)
 
     def read(self, wanted: Sequence[RequestReference]) -> dict[UUID, Reading]:
         """A reading for each reference, by payment id. Raises SourceUnreadable."""
@@ -208,10 +210,13 @@ class Sources:
             raise SourceUnreadable(
                 f"{collection} is read from MongoDB and MONGO_URL is not set: set it, or cut the domain over."
             )
+        if time.monotonic() < self._away_until:
+            raise SourceUnreadable(f"MongoDB's {collection} could not be read a moment ago; it is asked again.")
         try:
             with pymongo.timeout(MONGO_SECONDS):
                 documents = list(self._collection(collection).find(query, fields).limit(DISPUTES_LIMIT + 1))
         except PyMongoError as error:
+            self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("release_source_unreadable", collection=collection, error=type(error).__name__)
             raise SourceUnreadable(
                 f"MongoDB's {collection} could not be read ({type(error).__name__}); the release goes on by "

@@ -1,7 +1,7 @@
 """A releases worker that dies at each boundary, or runs twice at once: every seller is paid exactly once."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,13 +121,13 @@ def test_two_workers_at_once_pay_each_seller_once(scene: Scene) -> None:
 
 
 @contextmanager
-def _threads(stop: threading.Event, work: list[Callable[[], None]]) -> Iterator[None]:
+def _threads(stop: threading.Event, work: list[Callable[[], None]]) -> Generator[None]:
     failures: list[BaseException] = []
 
     def guarded(function: Callable[[], None]) -> None:
         try:
             function()
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             failures.append(error)
 
     threads = [threading.Thread(target=guarded, args=(each,)) for each in work]

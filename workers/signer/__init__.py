@@ -1,7 +1,7 @@
 """The signer's side: an API client, local checks, and a device. It never reaches a database (design §7)."""
 
 from workers.signer.checks import CheckedInstruction, InstructionRefused, check_instruction
-from workers.signer.client import ApiInstruction, SignerApiError, SignerClient
+from workers.signer.client import ApiInstruction, SignerApiAway, SignerApiError, SignerClient
 from workers.signer.session import (
     Event,
     SigningDeskSettings,
@@ -15,6 +15,7 @@ __all__ = [
     "CheckedInstruction",
     "Event",
     "InstructionRefused",
+    "SignerApiAway",
     "SignerApiError",
     "SignerClient",
     "SigningDeskSettings",

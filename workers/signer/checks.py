@@ -10,6 +10,7 @@ from custody.chain.addresses import InvalidAddress, parse_address
 from custody.chain.assets import InvalidAmount, to_amount
 from custody.settings.chains import NATIVE, Chain, Chains
 from custody.settings.environment import SettingsError
+from custody.trezor import DeviceFacts
 from custody.trezor.readability import why_amount_not_readable
 from custody.trezor.transaction import TransactionError, UnsignedTransaction, decode_erc20_transfer
 from workers.signer.client import ApiInstruction
@@ -65,6 +66,18 @@ def require_device_path(chain: Chain, path: str) -> None:
     if path.startswith(UDP) and not chain.is_development:
         raise InstructionRefused(
             f"TREZOR_PATH is {path}: a udp device signs on development chains only; plug in the treasury's device."
+        )
+
+
+def require_device_in_order(chain: Chain, facts: DeviceFacts) -> None:
+    """R22: PIN on, backup done, path checks strict. On a development chain only the path checks bind."""
+    faults = [] if facts.strict_path_checks else ["its safety checks are loosened"]
+    if not chain.is_development:
+        faults += [] if facts.pin_on else ["it has no PIN"]
+        faults += [] if facts.backup_done else ["its backup was not made"]
+    if faults:
+        raise InstructionRefused(
+            f"The device is not in order: {'; '.join(faults)}. Put it right in the maker's own program first."
         )
 
 

@@ -11,7 +11,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from custody.trezor.transaction import Signature
 
 TIMEOUT_SECONDS: Final = 10.0  # an answer is one short transaction
-ATTEMPTS: Final = 4  # with waits of 0.2, 0.4, 0.8 s: a restart of the API passes unseen
+ATTEMPTS: Final = 4  # with waits of 0.2, 0.4, 0.8 s
+SUBMIT_ATTEMPTS: Final = 12  # about 20 s: a restart of the API must not cost a person's presses
 ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024  # a list of 100 instructions is under 200 KiB
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -27,8 +28,8 @@ class SignerApiError(Exception):
         self.status = status
 
 
-class _TryAgain(SignerApiError):
-    """No answer, or one that says to come back."""
+class SignerApiAway(SignerApiError):
+    """No answer, or one that says to come back. Whatever was asked may be asked again."""
 
 
 class LastSubmission(BaseModel):
@@ -139,8 +140,8 @@ class SignerClient:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         retrying = Retrying(
-            retry=retry_if_exception_type(_TryAgain),
-            stop=stop_after_attempt(ATTEMPTS),
+            retry=retry_if_exception_type(SignerApiAway),
+            stop=stop_after_attempt(ATTEMPTS if method == "GET" else SUBMIT_ATTEMPTS),
             wait=wait_exponential(multiplier=0.2, max=2),
             reraise=True,
         )
@@ -156,7 +157,7 @@ class SignerClient:
                         raise SignerApiError("The API's answer is too long; is SIGNER_API_URL right?")
                 status = response.status_code
         except httpx.HTTPError as error:
-            raise _TryAgain(
+            raise SignerApiAway(
                 f"The signer API at {self._http.base_url} does not answer ({type(error).__name__}); check "
                 "SIGNER_API_URL and that the fleet runs."
             ) from error
@@ -167,6 +168,6 @@ class SignerClient:
         if not isinstance(answer, dict):
             raise SignerApiError(f"The API answered {status} and no JSON; is SIGNER_API_URL right?", status)
         if status >= 400:
-            kind = _TryAgain if status in {429, 503} else SignerApiError
+            kind = SignerApiAway if status in {429, 503} else SignerApiError
             raise kind(f"The signer API refused: {answer.get('error', status)}", status)
         return answer

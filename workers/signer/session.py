@@ -15,10 +15,11 @@ from workers.signer.checks import (
     CheckedInstruction,
     InstructionRefused,
     check_instruction,
+    require_device_in_order,
     require_device_path,
     require_readable,
 )
-from workers.signer.client import ApiInstruction, SignerApiError, SignerClient
+from workers.signer.client import ApiInstruction, SignerApiAway, SignerApiError, SignerClient
 
 log = structlog.get_logger(__name__)
 
@@ -113,14 +114,21 @@ def sign_open_instructions(
     """Sign instructions as they are handed out, until none is open for a signer.
 
     When nothing is open it waits up to ``wait_seconds`` for more; ``count`` ends it after that many signatures.
-    A rejection on the device, a local refusal or a device error ends the session: a person looks first. Raises
-    SignerApiError.
+    A rejection on the device, a local refusal or a device error ends the session: a person looks first. An API
+    that restarts is waited for. Raises SignerApiError.
     """
     outcome = SigningOutcome()
     idle_since = time.monotonic()
     refused: set[str] = set()
     while count is None or len(outcome.signed) < count:
-        found = [each for each in client.instructions() if each.id not in refused]
+        try:
+            found = [each for each in client.instructions() if each.id not in refused]
+        except SignerApiAway as error:
+            if time.monotonic() - idle_since >= max(wait_seconds, QUEUE_SECONDS):
+                raise
+            progress(Event("waiting", str(error)))
+            time.sleep(POLL_SECONDS)
+            continue
         waiting = [each for each in found if each.waits_for_signer and each.id not in outcome.signed]
         if waiting:
             _sign_next(client, chains, desk, waiting[0], outcome, progress=progress, confirm=confirm)
@@ -130,7 +138,7 @@ def sign_open_instructions(
                 refused.add(waiting[0].id)
             idle_since = time.monotonic()
             continue
-        if (refusal := _refused_by_fleet(found, outcome)) is not None:
+        if (refusal := _needs_people(found, outcome)) is not None:
             outcome.errors.append(refusal)
             return outcome
         queued = any(each.state in {"drafted", "awaiting_approval", "ready", "handed_out"} for each in found)
@@ -171,6 +179,7 @@ def _sign_on(
     confirm: Confirm,
 ) -> bool:
     claimed = checked.claimed
+    require_device_in_order(checked.chain, device.facts)
     warning = require_readable(checked, device.model, device.firmware)
     screens = tuple(device_screens(checked.transaction, device.model, device.firmware))
     progress(
@@ -209,13 +218,19 @@ def describe(checked: CheckedInstruction) -> tuple[str, ...]:
     return (f"{checked.claimed.purpose} {checked.claimed.id}", *lines, f"Label      {label}")
 
 
-def _refused_by_fleet(found: list[ApiInstruction], outcome: SigningOutcome) -> str | None:
-    """A signature of this session that the fleet did not accept: signing it again would change nothing."""
+def _needs_people(found: list[ApiInstruction], outcome: SigningOutcome) -> str | None:
+    """Why signing cannot go on by itself: a refused signature, or a rejected instruction before all others (R1)."""
     for each in found:
+        if each.state != "handed_out":
+            continue
         last = each.last_submission
-        if each.id in outcome.signed and each.state == "handed_out" and last is not None:
-            if last.kind == "signature" and last.state == "refused":
-                return f"The fleet refused the signature of instruction {each.id}: {last.reason}"
+        if each.id in outcome.signed and last is not None and (last.kind, last.state) == ("signature", "refused"):
+            return f"The fleet refused the signature of instruction {each.id}: {last.reason}"
+        if each.rejected_reason is not None:
+            return (
+                f"Instruction {each.id} was rejected ({each.rejected_reason}) and is still handed out; the next one "
+                f"follows once it is signed: fleet signer sign {each.id}"
+            )
     return None
 
 
