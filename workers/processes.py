@@ -28,7 +28,7 @@ GUARDED_SETTINGS: Final = frozenset(
 WORKER_STOP_SECONDS: Final = 75  # a task may take 60 s; SIGKILL before its end costs a repeated step
 STOP_SECONDS: Final = 20
 
-_PRIORITY_FIRST: Final = 500
+_PRIORITY: Final = 500  # after the servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +183,10 @@ def programs(context: ProcessContext, inherited: Mapping[str, str] | None = None
             argv=[sys.executable, *each.arguments],
             env=process_environment(each, context, inherited),
             stop_wait_seconds=each.stop_seconds,
-            priority=_PRIORITY_FIRST + place,  # stopped in reverse: beat rings nobody while workers finish
+            # Higher stops first: beat rings nobody while the rest finish, all at the same time.
+            priority=_PRIORITY + (each.name == "beat"),
         )
-        for place, each in enumerate(PROCESSES)
+        for each in PROCESSES
     ]
 
 
