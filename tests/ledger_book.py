@@ -4,6 +4,7 @@ import hashlib
 import secrets
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -69,7 +70,7 @@ _ENTRIES = (
 )
 
 
-def check_book(market: Marketplace, book: UUID) -> dict[str, Decimal]:
+def check_book(market: Marketplace, book: UUID) -> Mapping[str, Decimal | int]:
     """Recompute the book from its entries and compare. Returns its balances."""
     entries = market.execute(_ENTRIES, id=book)
     balances: Counter[str] = Counter()

@@ -14,6 +14,7 @@ from custody.settings.chains import load_chains
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, ring_relay, transaction
 from custody.store.outbox import ring
+from workers.cli.terminal import shown
 
 
 def _ago(at: datetime) -> str:
@@ -60,14 +61,14 @@ def _print(story: Story) -> None:
     )
     table = Table("when", "step", Column("what happened", overflow="fold"), box=None, pad_edge=False)
     for item in story.happenings:
-        table.add_row(f"{item.at:%H:%M:%S.%f}"[:-3], item.step, item.what)
+        table.add_row(f"{item.at:%H:%M:%S.%f}"[:-3], item.step, shown(item.what))
     console.print(table)
     if not story.waits:
         console.print("\nIt waits for nothing.", style="green")
         return
     waits = Table(Column("it waits for", overflow="fold"), "since", "what unblocks it", box=None, pad_edge=False)
     for wait in story.waits:
-        waits.add_row(wait.what, "" if wait.since is None else _ago(wait.since), wait.unblocks)
+        waits.add_row(shown(wait.what), "" if wait.since is None else _ago(wait.since), shown(wait.unblocks))
     console.print()
     console.print(waits)
 

@@ -17,6 +17,7 @@ from custody.settings.thresholds import (
     set_threshold,
 )
 from custody.store.engine import open_engine, transaction
+from workers.cli.terminal import shown
 
 settings = typer.Typer(
     help="Settings that bind while the fleet runs, each change with its history.", no_args_is_help=True
@@ -81,12 +82,12 @@ def show() -> None:
             )
         ):
             table.add_row(
-                row.key,
+                shown(row.key),
                 str(int(row.new_value)),
                 "" if row.old_value is None else str(int(row.old_value)),
                 f"{row.changed_at:%Y-%m-%d %H:%M:%S}",
-                row.changed_by_label or "",
-                row.reason or "",
+                shown(row.changed_by_label or ""),
+                shown(row.reason or ""),
             )
     engine.dispose()
     Console().print(table)
