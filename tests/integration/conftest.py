@@ -1,11 +1,14 @@
-"""The chain that the integration tests of watching and holding share."""
+"""The chains that integration tests share: one for watching and holding, one for releasing."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Database
 from tests.integration.chain_fixtures import ChainWorld, WatchingFleet, chain_world
+from tests.release_scene import Scene, TokenChain, running_token_chain, scenes
+from workers.embedded.services import Services
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +21,17 @@ def watched_world() -> Iterator[ChainWorld]:
 @pytest.fixture
 def fleet(watched_world: ChainWorld, database: Database) -> WatchingFleet:
     return WatchingFleet(watched_world, database, watched_world.contracts.usdc)
+
+
+@pytest.fixture(scope="session")
+def token_chain(services: Services) -> Iterator[TokenChain]:
+    """One Anvil for all of them; each test has its own treasury, database and MongoDB database."""
+    with running_token_chain() as chain:
+        yield chain
+
+
+@pytest.fixture
+def scene(
+    token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
+) -> Iterator[Scene]:
+    yield from scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path)

@@ -1,35 +1,19 @@
 """A releases worker that dies at each boundary, or runs twice at once: every seller is paid exactly once."""
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from custody.chain import ChainClient
 from custody.releases import Sources, broadcast, build, finality, hand_out, signing
-from tests.conftest import Database
-from tests.release_scene import AMOUNT, UNITS, Scene, TokenChain, running_token_chain, scenes
-from workers.embedded.services import Services
+from tests.release_scene import AMOUNT, UNITS, Scene
 
 
 class Killed(BaseException):
     """The process is gone: nothing after this line runs, no handler sees it."""
-
-
-@pytest.fixture(scope="module", name="token_chain")
-def _token_chain(services: Services) -> Iterator[TokenChain]:
-    with running_token_chain() as chain:
-        yield chain
-
-
-@pytest.fixture(name="scene")
-def _scene(
-    token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
-) -> Iterator[Scene]:
-    yield from scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path)
 
 
 def dies_before(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,88 @@
+"""How releases end: only a canonical transaction on the nonce, at depth, ends one (R1, L19)."""
+
+from custody.chain.erc20 import selector
+from custody.trezor import UnsignedTransaction
+from tests.release_scene import AMOUNT, UNITS, Scene
+
+
+def test_a_foreign_transaction_on_the_nonce_fails_the_release_and_pauses_the_chain(scene: Scene) -> None:
+    payment = scene.payment()
+    scene.run()
+    scene.open_dispute(payment)  # so that the signed bytes are not sent
+    scene.submit(payment, scene.sign(payment))
+    scene.run()
+    _spend_nonce(scene)
+    scene.due_now()
+    scene.run()
+    row = scene.instruction(payment)
+    assert row.state == "failed"
+    assert row.held_reason.startswith("nonce_taken")
+    assert scene.release_entries(payment) == [("reserve", AMOUNT), ("void", AMOUNT)]
+    assert scene.market.state(payment) == ("confirmed", "releasable")
+    paused = scene.market.execute("SELECT paused_reason FROM fleet.chain_cursors")[0].paused_reason
+    assert paused.startswith("nonce_taken")
+
+
+def test_a_spent_nonce_while_the_signer_has_the_bytes_keeps_the_reservation(scene: Scene) -> None:
+    """R1: the signer may have sent the bytes himself; his signature then ends it as paid."""
+    payment = scene.payment()
+    scene.run()
+    signature = scene.sign(payment)
+    unsigned = UnsignedTransaction.from_signing_bytes(bytes(scene.instruction(payment).unsigned_bytes))
+    scene.chain.deployer.wait(scene.chain.deployer.client.send_raw(unsigned.signed_raw(signature)))
+    scene.due_now()
+    scene.run()
+    row = scene.instruction(payment)
+    assert (row.state, row.held_reason[:11]) == ("handed_out", "nonce_taken")
+    assert scene.market.balance(payment)["releasing"] == AMOUNT
+    scene.submit(payment, signature)
+    scene.due_now()
+    scene.run()
+    assert scene.instruction(payment).state == "final"
+    assert scene.paid_to(payment) == UNITS
+    scene.require_books_equal_chain()
+
+
+def test_a_reverted_payout_is_voided_and_its_fee_is_booked(scene: Scene) -> None:
+    payment = scene.payment()
+    scene.run()
+    scene.submit(payment, scene.sign(payment))
+    # The treasury's tokens go elsewhere first, in the block of the payout: a device that signed something else.
+    scene.chain.development.set_automine(enabled=False)
+    try:
+        _drain_token(scene)
+        scene.step.run_once(10)
+        assert scene.instruction(payment).state == "broadcast"
+        scene.chain.development.mine(1)
+    finally:
+        scene.chain.development.set_automine(enabled=True)
+    scene.run()
+    row = scene.instruction(payment)
+    assert row.state == "failed"
+    assert row.held_reason.startswith("reverted")
+    assert scene.release_entries(payment) == [("reserve", AMOUNT), ("void", AMOUNT)]
+    assert scene.market.balance(payment)["held"] == AMOUNT
+    assert scene.treasury_in_books()["coins"] * 10**18 == scene.chain.deployer.client.balance(scene.treasury)
+
+
+def _spend_nonce(scene: Scene) -> None:
+    account = scene.account()
+    signed = account.sign_transaction(
+        {
+            "type": 2,
+            "chainId": 31337,
+            "nonce": 0,
+            "to": account.address,
+            "value": 0,
+            "gas": 21_000,
+            "maxFeePerGas": 10**10,
+            "maxPriorityFeePerGas": 10**9,
+        }
+    )
+    scene.chain.deployer.wait(scene.chain.deployer.client.send_raw(bytes(signed.raw_transaction)))
+
+
+def _drain_token(scene: Scene) -> None:
+    """The token's owner takes the treasury's coins: Tether can destroy what a blacklisted account holds."""
+    word = bytes(12) + bytes.fromhex(scene.treasury[2:])
+    scene.chain.deployer.send(scene.chain.token, selector("addBlackList(address)") + word)
