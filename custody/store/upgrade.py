@@ -1,4 +1,4 @@
-"""``fleet db upgrade``: roles, revisions, grants, in that order. Safe to repeat and to run twice at once."""
+"""``fleet db upgrade``: roles, revisions, functions, grants, in that order. Safe to repeat and to run twice at once."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +24,15 @@ _UPGRADE_LIMITS_MS: Final = {
 }
 
 
+REPEATED_SQL: Final = (
+    ("custody.ledger.sql", "canonical.sql"),
+    ("custody.ledger.sql", "posting_rules.sql"),
+    ("custody.ledger.sql", "post_entry.sql"),
+    ("custody.store.sql", "grants.sql"),
+)
+"""Functions, rules and grants are not revised but replaced by what the files say, at the end of every upgrade."""
+
+
 def alembic_config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(files("custody.store").joinpath("migrations")))
@@ -34,7 +43,7 @@ def alembic_config(connection: Connection) -> Config:
 
 
 def upgrade_database(admin: Engine, passwords_dir: Path, revision: str = "head") -> None:
-    """Bring the database to ``revision``: make the login roles, run the revisions as the owner, set the grants.
+    """Bring the database to ``revision``: make the login roles, run the revisions as the owner, then REPEATED_SQL.
 
     ``admin``: a superuser, or who may create roles and SET ROLE to the owner. Raises RolePasswordMissing, RoleTooStrong, or the database's own error.
     """
@@ -54,7 +63,8 @@ def upgrade_database(admin: Engine, passwords_dir: Path, revision: str = "head")
             command.upgrade(alembic_config(connection), revision)
             connection.commit()
             with connection.begin():
-                run_sql(connection, "custody.store.sql", "grants.sql")
+                for package, name in REPEATED_SQL:
+                    run_sql(connection, package, name)
             connection.execute(text("RESET ROLE"))
             connection.commit()
         finally:
