@@ -13,6 +13,8 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from custody.ledger import (
     Entry,
@@ -194,3 +196,28 @@ def test_a_reversal_takes_the_coins_from_the_address_they_were_booked_at(market:
             with transaction(engine) as connection:
                 assert post(connection, reverse).is_new
     assert check_book(market, book.payment)["detected"] == 0
+
+
+@pytest.mark.parametrize("amount", ["NaN", "Infinity", "-Infinity"])
+def test_the_database_itself_refuses_an_amount_that_is_no_number(market: Marketplace, amount: str) -> None:
+    book = book_of(market)
+    fact = market.fact(book.payment)
+    with (
+        pytest.raises(DBAPIError, match="must be above zero"),
+        transaction(market.database.engine("fleet_watcher")) as connection,
+    ):
+        connection.execute(
+            text(
+                "SELECT fleet.post_entry('payment', :book, :chain, :token, 'payment_detected', 'seen', 'destination', "
+                "'detected', CAST(:amount AS numeric), 'key', :address, NULL, :fact)"
+            ),
+            {
+                "book": book.payment,
+                "chain": CHAIN_ID,
+                "token": TOKEN,
+                "amount": amount,
+                "address": DESTINATION,
+                "fact": fact,
+            },
+        )
+    assert check_book(market, book.payment) == {}
