@@ -82,11 +82,37 @@ def test_a_package_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest
         npm_packages.check_integrity(big, NpmPackage("a", "1", integrity(big)))
 
 
-def test_a_path_out_of_the_folder_is_refused(tmp_path: Path) -> None:
-    evil = tarball(tmp_path / "evil.tgz", {"../escaped": b"x"})
-    with pytest.raises(tarfile.OutsideDestinationError):
+@pytest.mark.parametrize("name", ["../escaped", "package/../../escaped", "/tmp/escaped-from-a-package"])
+def test_a_path_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    evil = tarball(tmp_path / "evil.tgz", {"package/a": b"a", name: b"x"})
+    with pytest.raises(IntegrityError, match="no plain file inside"):
         npm_packages.unpack(evil, tmp_path / "out")
-    assert not (tmp_path / "escaped").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.tgz"]
+    assert not Path("/tmp/escaped-from-a-package").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_what_is_no_plain_file_is_refused(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "evil.tgz", "w:gz") as archive:
+        member = tarfile.TarInfo("package/link")
+        member.type = kind
+        member.linkname = "/etc/passwd"
+        archive.addfile(member)
+    with pytest.raises(IntegrityError, match="'package/link', which is no plain file"):
+        npm_packages.unpack(tmp_path / "evil.tgz", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_keep_their_content_and_their_execute_bit_and_no_other(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
+        for name, mode in (("package/bin/tool", 0o4777), ("package/abi.json", 0o666)):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = 3, mode
+            archive.addfile(member, io.BytesIO(b"abc"))
+    npm_packages.unpack(tmp_path / "a.tgz", tmp_path / "out")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert modes == {"tool": 0o755, "abi.json": 0o644}
+    assert (tmp_path / "out" / "package" / "bin" / "tool").read_bytes() == b"abc"
 
 
 def test_concurrent_callers_fetch_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +149,7 @@ def test_a_wrong_delivery_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in (tmp_path / "state" / "npm").iterdir()] == ["tool-1.lock"]
 
 
-def test_no_delivery_is_tried_again_and_then_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_delivery_is_tried_again_and_then_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", fake_npm(tmp_path, tmp_path / "missing.tgz"))
     monkeypatch.setattr(npm_packages, "RETRY_MAX_SECONDS", 0)
     with pytest.raises(EmbeddedServiceError, match="ANVIL_BINARY") as caught:
