@@ -94,9 +94,7 @@ def take_nonce(
     Raises LaneBlocked while an earlier intent has no bytes, LookupError if the lane was never opened.
     """
     nonce = connection.execute(
-        text(
-            "SELECT next_nonce FROM fleet.nonce_lanes WHERE chain_id = :chain_id AND address = :sender FOR UPDATE"
-        ),
+        text("SELECT next_nonce FROM fleet.nonce_lanes WHERE chain_id = :chain_id AND address = :sender FOR UPDATE"),
         {"chain_id": chain_id, "sender": sender},
     ).scalar_one_or_none()
     if nonce is None:
@@ -117,7 +115,7 @@ def take_nonce(
                 (chain_id, sender, nonce, purpose, subject_id, recipient, value_wei, data)
             VALUES (:chain_id, :sender, :nonce, :purpose, :subject_id, :recipient, :value_wei, :data)
             RETURNING {_COLUMNS}
-            """
+            """  # noqa: S608 - the columns are the constant above
         ),
         {
             "chain_id": chain_id,
@@ -131,17 +129,13 @@ def take_nonce(
         },
     ).one()
     connection.execute(
-        text(
-            "UPDATE fleet.nonce_lanes SET next_nonce = :nonce WHERE chain_id = :chain_id AND address = :sender"
-        ),
+        text("UPDATE fleet.nonce_lanes SET next_nonce = :nonce WHERE chain_id = :chain_id AND address = :sender"),
         {"nonce": nonce + 1, "chain_id": chain_id, "sender": sender},
     )
     return _read(row)
 
 
-def store_signed(
-    connection: Connection, transaction_id: UUID, signed_bytes: bytes, transaction_hash: str
-) -> None:
+def store_signed(connection: Connection, transaction_id: UUID, signed_bytes: bytes, transaction_hash: str) -> None:
     """Transaction 2: keep the bytes and their hash before anyone sends them. Every hash of a nonce is kept."""
     connection.execute(
         text(
@@ -156,11 +150,11 @@ def store_signed(
 
 
 def mark_broadcast(connection: Connection, transaction_id: UUID) -> None:
-    """A node has taken the bytes (or knew them already). Sending the same bytes again is harmless."""
+    """A node has taken the bytes (or knew them already), now. Sending the same bytes again is harmless."""
     connection.execute(
         text(
             "UPDATE fleet.chain_transactions SET state = 'broadcast', broadcast_at = clock_timestamp() "
-            "WHERE id = :id AND state = 'signed'"
+            "WHERE id = :id AND state IN ('signed', 'broadcast')"
         ),
         {"id": transaction_id},
     )
@@ -199,9 +193,7 @@ def mark_final(
 def transactions_of(connection: Connection, subject_id: UUID) -> list[LaneTransaction]:
     """Every transaction of one sweep job or release instruction, oldest first."""
     rows = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM fleet.chain_transactions WHERE subject_id = :id ORDER BY created_at, nonce"
-        ),
+        text(f"SELECT {_COLUMNS} FROM fleet.chain_transactions WHERE subject_id = :id ORDER BY created_at, nonce"),  # noqa: S608
         {"id": subject_id},
     )
     return [_read(row) for row in rows]

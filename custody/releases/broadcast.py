@@ -18,7 +18,14 @@ from custody.store.engine import transaction
 
 log = structlog.get_logger(__name__)
 
-_DUE: Final = "w.state = 'signed' AND w.chain_id = :chain"
+SEND_AGAIN_SECONDS: Final = 60  # a node may have dropped it; sending the same bytes again costs nothing
+
+_DUE: Final = """
+    w.chain_id = :chain AND (w.state = 'signed' OR w.state = 'broadcast' AND EXISTS (
+        SELECT FROM fleet.chain_transactions t
+        WHERE t.subject_id = w.id AND t.nonce = w.nonce AND t.state = 'broadcast'
+          AND t.broadcast_at < clock_timestamp() - make_interval(secs => :again)))
+"""
 
 
 class _Waits(Exception):
@@ -26,13 +33,15 @@ class _Waits(Exception):
 
 
 def broadcast_signed(engine: Engine, nodes: ChainNodes, sources: Sources, limit: int) -> int:
-    """Send at most ``limit`` signed releases of one chain, in nonce order; how many were sent.
+    """Send at most ``limit`` signed releases of one chain, in nonce order; how many were sent for the first time.
+
+    What no block has ended SEND_AGAIN_SECONDS after it was sent is sent again, the same bytes.
 
     One whose dispute opened after signing is not sent and says so. Its signature exists, so only a mined
     transaction on its nonce ends it (R1).
     """
     with transaction(engine) as connection:
-        leased = rows.lease(connection, _DUE, {"chain": nodes.chain.id}, limit)
+        leased = rows.lease(connection, _DUE, {"chain": nodes.chain.id, "again": SEND_AGAIN_SECONDS}, limit)
         named = references(connection, [each.payment_id for each in leased])
     if not leased:
         return 0
@@ -82,6 +91,10 @@ def _send(engine: Engine, nodes: ChainNodes, instruction: Instruction) -> int:
         if now is None:
             return 0
         mark_broadcast(connection, lane.id)
+        if now.state == "broadcast":
+            rows.let_go(connection, now)
+            log.info("release_sent_again", instruction_id=str(now.id), transaction_hash=lane.transaction_hash)
+            return 0
         rows.move(connection, now, "broadcast")
     log.info(
         "release_broadcast",

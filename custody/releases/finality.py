@@ -105,7 +105,24 @@ def _end(
     nonce = item.instruction.nonce
     if nonce is None or nonce >= spent_below:
         return 0
+    # Asked again, after the count: the payout may have been mined between the two questions, and one node that has
+    # its receipt is enough to doubt. Voiding a payout that was made would pay it twice.
+    if nodes.any_has_receipt(item.hashes):
+        _doubt(engine, item)
+        return 0
     return _end_foreign(engine, nodes, item)
+
+
+def _doubt(engine: Engine, item: _Open) -> None:
+    with transaction(engine) as connection:
+        instruction = rows.lock(connection, item.instruction.id)
+        if instruction.state == item.instruction.state:
+            _say_once(
+                connection,
+                instruction,
+                "nodes_disagree: its nonce is spent and a node has its receipt, but too few nodes agree on the receipt "
+                "yet; compare the chain's nodes if this stays.",
+            )
 
 
 def _end_own(engine: Engine, nodes: ChainNodes, item: _Open, own: Mined, threshold: int) -> int:

@@ -202,15 +202,26 @@ def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int)
         raise Held(f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.")
     row = connection.execute(
         text(
-            "SELECT dispute_open, release_epoch, releasing FROM fleet.ledger_balances "
-            "WHERE book_id = :book AND chain_id = :chain AND token = :token"
+            """
+            SELECT dispute_open, release_epoch, releasing, (
+                SELECT coalesce(sum(CASE e.reason WHEN 'reserve' THEN e.amount ELSE -e.amount END), 0)
+                FROM public.funds_ledger_entries e
+                WHERE e.instruction_id = :id AND e.book_id = :book AND e.reason IN ('reserve', 'void', 'final')) AS own
+            FROM fleet.ledger_balances WHERE book_id = :book AND chain_id = :chain AND token = :token
+            """
         ),
-        {"book": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
+        {
+            "id": instruction.id,
+            "book": instruction.payment_id,
+            "chain": instruction.chain_id,
+            "token": instruction.token,
+        },
     ).one()
     if row.dispute_open:
         raise Held("dispute_open: a dispute is open in the books; it must be resolved first (L4).")
-    if row.releasing < instruction.amount:
-        raise Held("not_reserved: the books no longer reserve this amount; an operator looks at it.")
+    # What another instruction reserved is not this one's: both would be paid.
+    if min(row.releasing, row.own) < instruction.amount:
+        raise Held("not_reserved: the books do not reserve this amount for it; an operator looks at it.")
     if row.release_epoch != instruction.release_epoch:
         raise EpochMoved(row.release_epoch)
     _require_house_coins(connection, instruction, fee_wei)

@@ -82,6 +82,12 @@ class ChainNodes:
                     found[transaction_hash] = min(agreeing, key=lambda vote: vote.depth)
         return found
 
+    def any_has_receipt(self, transaction_hashes: Sequence[str]) -> bool:
+        """Whether a single node has a receipt of one of them, canonical or not."""
+        return any(
+            answer.receipts for answer in self._each(lambda client: client.receipts_and_headers(transaction_hashes))
+        )
+
     def send(self, raw: bytes) -> str:
         """Broadcast to every node; one that takes it, or has it, is enough. Raises SendRefused, ChainUnavailable."""
         failure: SendRefused | ChainUnavailable | None = None

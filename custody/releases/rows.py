@@ -172,10 +172,11 @@ def hold(connection: Connection, instruction: Instruction, reason: str) -> None:
 
 
 def let_go(connection: Connection, instruction: Instruction) -> None:
-    """End a lease; the instruction is due as before."""
+    """End a lease and its waiting; the instruction is due as before."""
     connection.execute(
         text(
-            "UPDATE fleet.release_instructions SET lease_token = NULL, lease_until = NULL "
+            "UPDATE fleet.release_instructions "
+            "SET lease_token = NULL, lease_until = NULL, held_reason = NULL, attempts = 0 "
             "WHERE id = :id AND lease_token = :token"
         ),
         {"id": instruction.id, "token": instruction.lease_token},

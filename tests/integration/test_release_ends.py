@@ -1,6 +1,11 @@
 """How releases end: only a canonical transaction on the nonce, at depth, ends one (R1, L19)."""
 
+from collections.abc import Mapping, Sequence
+
+import pytest
+
 from custody.chain.erc20 import selector
+from custody.releases.nodes import Mined
 from custody.trezor import UnsignedTransaction
 from tests.release_scene import AMOUNT, UNITS, Scene
 
@@ -63,6 +68,75 @@ def test_a_reverted_payout_is_voided_and_its_fee_is_booked(scene: Scene) -> None
     assert scene.release_entries(payment) == [("reserve", AMOUNT), ("void", AMOUNT)]
     assert scene.market.balance(payment)["held"] == AMOUNT
     assert scene.treasury_in_books()["coins"] * 10**18 == scene.chain.deployer.client.balance(scene.treasury)
+
+
+def test_a_payout_mined_between_two_questions_to_the_node_is_no_foreign_one(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Voiding it would pay it twice."""
+    payment = scene.payment()
+    scene.run()
+    scene.submit(payment, scene.sign(payment))
+    nodes = scene.step.nodes[31337]
+    ask = nodes.mined
+
+    def mined_right_after(hashes: Sequence[str]) -> Mapping[str, Mined]:
+        found = ask(hashes)
+        scene.chain.development.mine(1)
+        return found
+
+    scene.chain.development.set_automine(enabled=False)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(nodes, "mined", mined_right_after)
+            scene.step.run_once(10)
+    finally:
+        scene.chain.development.set_automine(enabled=True)
+    assert scene.instruction(payment).state == "broadcast"
+    assert scene.paid_to(payment) == UNITS
+    scene.run()
+    assert scene.instruction(payment).state == "final"
+    assert scene.release_entries(payment) == [("reserve", AMOUNT), ("final", AMOUNT)]
+    scene.require_books_equal_chain()
+
+
+def test_a_payout_on_whose_receipt_nodes_disagree_waits_and_says_so(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payment = scene.payment()
+    scene.run()
+    scene.submit(payment, scene.sign(payment))
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.step.nodes[31337], "mined", lambda _: {})  # no two of them say the same
+        scene.run()
+        row = scene.instruction(payment)
+        assert (row.state, row.held_reason[:14]) == ("broadcast", "nodes_disagree")
+        assert scene.release_entries(payment) == [("reserve", AMOUNT)]
+    scene.run()
+    assert scene.instruction(payment).state == "final"
+
+
+def test_a_payout_that_the_node_forgot_is_sent_again(scene: Scene) -> None:
+    payment = scene.payment()
+    scene.run()
+    scene.submit(payment, scene.sign(payment))
+    scene.chain.development.set_automine(enabled=False)
+    try:
+        scene.run()
+        assert scene.instruction(payment).state == "broadcast"
+        [lane] = scene.market.execute(
+            "SELECT * FROM fleet.chain_transactions WHERE subject_id = :id", id=scene.instruction(payment).id
+        )
+        scene.chain.development._request("anvil_dropTransaction", [lane.transaction_hash])
+    finally:
+        scene.chain.development.set_automine(enabled=True)
+    scene.run()
+    assert scene.paid_to(payment) == 0  # a moment later it may still come
+    scene.market.execute("UPDATE fleet.chain_transactions SET broadcast_at = now() - interval '2 minutes'")
+    scene.run()
+    assert scene.instruction(payment).state == "final"
+    assert scene.paid_to(payment) == UNITS
+    scene.require_books_equal_chain()
 
 
 def _spend_nonce(scene: Scene) -> None:

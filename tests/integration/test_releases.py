@@ -347,3 +347,21 @@ def test_an_address_book_entry_newer_than_the_draft_stops_it(scene: Scene) -> No
     assert row.state == "drafted"
     assert row.held_reason.startswith("draft_outdated")
     assert scene.release_entries(payment) == []
+
+
+def test_an_instruction_is_paid_only_from_its_own_reservation(scene: Scene) -> None:
+    """Two instructions of one payment and one reservation: the second would pay the seller again."""
+    scene.payment(completed=False)  # whose coins it would take
+    payment = scene.payment()
+    scene.run()
+    scene.set_threshold(5)
+    scene.submit(payment, scene.sign(payment))
+    scene.market.execute(
+        "INSERT INTO fleet.release_instructions (payment_id, purpose, request_key, chain_id, treasury, token, recipient, "
+        "amount, amount_units, release_epoch, state) SELECT payment_id, purpose, 'again', chain_id, treasury, token, "
+        "recipient, amount, amount_units, release_epoch, 'ready' FROM fleet.release_instructions WHERE payment_id = :id",
+        id=payment,
+    )
+    scene.run()
+    forged = scene.instruction(payment)
+    assert (forged.request_key, forged.state, forged.held_reason[:12]) == ("again", "ready", "not_reserved")

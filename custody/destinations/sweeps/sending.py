@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 from eth_utils.crypto import keccak
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from custody.chain import (
     AlreadyKnown,
@@ -91,7 +91,7 @@ def broadcast(work: SweepRound, job: SweepJob, transaction: LaneTransaction) -> 
         work.wait(job, f"{type(error).__name__}: {error.reason}")
         return
     first = transaction.state == "signed"
-    work.apply(lambda connection: _sent(connection, transaction))
+    work.apply(lambda connection: mark_broadcast(connection, transaction.id))
     if first:
         work.step()
         log.info(
@@ -125,17 +125,6 @@ def _is_stale(work: SweepRound, transaction: LaneTransaction, before: datetime |
         ).scalar_one()
     )
     return sent is None or sent < before
-
-
-def _sent(connection: Connection, transaction: LaneTransaction) -> None:
-    mark_broadcast(connection, transaction.id)
-    connection.execute(
-        text(
-            "UPDATE fleet.chain_transactions SET broadcast_at = clock_timestamp() "
-            "WHERE id = :id AND state = 'broadcast'"
-        ),
-        {"id": transaction.id},
-    )
 
 
 def _nonce_is_anothers(work: SweepRound, transaction: LaneTransaction) -> bool:

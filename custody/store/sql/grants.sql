@@ -106,6 +106,8 @@ GRANT INSERT, UPDATE ON public.derived_destinations, fleet.payment_routes, fleet
 GRANT INSERT ON fleet.house_accounts, fleet.address_book, fleet.nonce_lanes, fleet.outbox, fleet.chain_looks TO fleet_operator;
 GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
 GRANT UPDATE (paused_reason, paused_at) ON fleet.chain_cursors TO fleet_operator;
-GRANT INSERT, UPDATE ON fleet.release_instructions TO fleet_operator;
+-- A draft and no more: what is reserved, handed out and paid is the releases worker's to say.
+GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch)
+    ON fleet.release_instructions TO fleet_operator;
 
 GRANT EXECUTE ON FUNCTION fleet.post_entry TO fleet_watcher, fleet_confirmations, fleet_sweeps, fleet_releases;
