@@ -80,6 +80,5 @@ class ChainConnection:
 def connections(chain: "Chain") -> tuple[ChainConnection, ...]:
     """Return one connection for each RPC URL of a chain in the chains file, in its order."""
     return tuple(
-        ChainConnection(chain.id, url, chain.genesis_hash, timeout=chain.rpc_timeout_seconds)
-        for url in chain.rpc_urls
+        ChainConnection(chain.id, url, chain.genesis_hash, timeout=chain.rpc_timeout_seconds) for url in chain.rpc_urls
     )

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from custody.chain.depth import floor
+from custody.chain.looks import QUEUE
 from custody.chain.rpc import BlockHeader
 
 SEEN_EVERY_SECONDS: Final = 5  # a head that stands still is written again this often, no more
@@ -97,12 +98,11 @@ class WatchedBlock:
 
 
 def watched_blocks(connection: Connection, chain_id: int, head_number: int) -> list[WatchedBlock]:
-    """The blocks of live facts in the watched window (L14).
+    """The blocks of live inbound facts in the watched window (L14).
 
     The window is max(4 x the chain's floor, 256) blocks. A threshold raised above its floor widens what is
     watched before the hold, not after it.
     """
-    window = max(WINDOW_FLOORS * floor(chain_id), WINDOW_MINIMUM_BLOCKS)
     rows = connection.execute(
         text(
             """
@@ -114,9 +114,43 @@ def watched_blocks(connection: Connection, chain_id: int, head_number: int) -> l
             GROUP BY block_number, block_hash
             """
         ),
-        {"id": chain_id, "lowest": head_number - window},
+        {"id": chain_id, "lowest": head_number - _window(chain_id)},
     )
     return [
         WatchedBlock(row.block_number, row.block_hash, tuple(zip(row.hashes, row.payments, strict=True)))
         for row in rows
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class BookedMove:
+    """A sweep's or payout's transfer, booked when it was deep enough."""
+
+    fact_id: UUID
+    payment_id: UUID | None
+    direction: str
+    block_number: int
+    block_hash: str
+    transaction_hash: str
+
+
+def booked_moves(connection: Connection, chain_id: int, head_number: int) -> list[BookedMove]:
+    """The sweeps and payouts in the watched window (L14), but for those whose vanishing people have settled."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT f.id, f.payment_id, f.direction, f.block_number, f.block_hash, f.transaction_hash
+            FROM fleet.chain_facts f
+            WHERE f.chain_id = :id AND f.direction <> 'inbound' AND f.live AND f.block_number > :lowest
+                AND NOT EXISTS (SELECT FROM fleet.dead_work d WHERE d.queue = :queue
+                    AND d.subject_kind = 'chain_fact' AND d.subject_id = f.id::text AND d.resolved_at IS NOT NULL)
+            ORDER BY f.block_number, f.id
+            """
+        ),
+        {"id": chain_id, "lowest": head_number - _window(chain_id), "queue": QUEUE},
+    )
+    return [BookedMove(*row) for row in rows]
+
+
+def _window(chain_id: int) -> int:
+    return max(WINDOW_FLOORS * floor(chain_id), WINDOW_MINIMUM_BLOCKS)

@@ -16,13 +16,14 @@ from sqlalchemy.exc import DBAPIError
 
 from custody.chain import cursor as cursors
 from custody.chain import facts, looks
+from custody.chain.depth import confirmations, floor
 from custody.chain.errors import ChainUnavailable
 from custody.chain.facts import Arrival, StandingFact
 from custody.chain.logs import MalformedLog
 from custody.chain.looks import Look
 from custody.chain.receipts import Receipt
 from custody.chain.rpc import BlockHeader, ChainClient
-from custody.chain.unwinding import CannotUnwind, stop_for_people, unwind
+from custody.chain.unwinding import CannotUnwind, stop_for_move, stop_for_people, unwind
 from custody.ledger import LedgerRefusal
 from custody.payments.standing import settle_state
 from custody.payments.transitions import TransitionRefused, lock_payment
@@ -207,8 +208,8 @@ def run_once(engine: Engine, client: ChainClient, chain: Chain, limit: int) -> i
     for look in askable:
         if look.transaction_hash in view.sightings:
             moved += _answer(engine, chain, look, view.sightings[look.transaction_hash])
-    suspects = _suspects(engine, client, chain, view.head) if _was_replaced(known, view) else []
-    _move_cursor(engine, chain, view.head, suspects)
+    replaced = _replaced(engine, client, chain, view.head) if _was_replaced(known, view) else _Replaced([], [])
+    _move_cursor(engine, chain, view.head, replaced)
     if moved:
         ring_relay(engine)
     return moved
@@ -274,14 +275,17 @@ def _answer_inside(connection: Connection, chain: Chain, look: Look, sighting: S
         looks.conclude(connection, look, "seen", f"{result.standing} transfers to issued addresses")
         return 1
     else:
-        looks.conclude(
-            connection,
-            look,
-            "nothing_of_ours",
+        why = (
             "no transfer of an accepted token to an issued address"
             if sighting.receipt.succeeded
-            else "the transaction was reverted",
+            else "the transaction was reverted"
         )
+        # In a block that replaces this one it may do otherwise, and no fact of ours watches this block.
+        least = floor(chain.id)
+        if confirmations(sighting.head.number, sighting.receipt.block_number) < least:
+            looks.try_later(connection, look, f"{why}; looked at again until its block has {least} confirmations")
+            return 0
+        looks.conclude(connection, look, "nothing_of_ours", why)
         return 1
     return 0
 
@@ -311,10 +315,20 @@ def _was_replaced(known: cursors.Cursor | None, view: _View) -> bool:
     return last is None or last.hash != known.head_hash
 
 
-def _move_cursor(engine: Engine, chain: Chain, head: BlockHeader, suspects: list[_Suspect]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Replaced:
+    """What a replaced head put in doubt: transactions to look at again, and booked moves that are gone."""
+
+    suspects: list[_Suspect]
+    gone: list[cursors.BookedMove]
+
+
+def _move_cursor(engine: Engine, chain: Chain, head: BlockHeader, replaced: _Replaced) -> None:
     """In one transaction, so that a crash cannot lose what the replaced head meant."""
     with transaction(engine) as connection:
-        for transaction_hash, payment_id in suspects:
+        for move in replaced.gone:
+            stop_for_move(connection, chain.id, head, move)
+        for transaction_hash, payment_id in sorted(replaced.suspects, key=lambda suspect: suspect[0]):
             looks.request_look(
                 connection, chain.id, transaction_hash, requested_by="reorganisation", payment_id=payment_id
             )
@@ -322,11 +336,14 @@ def _move_cursor(engine: Engine, chain: Chain, head: BlockHeader, suspects: list
             ring(connection, "confirmations")
 
 
-def _suspects(engine: Engine, client: ChainClient, chain: Chain, head: BlockHeader) -> list[_Suspect]:
+def _replaced(engine: Engine, client: ChainClient, chain: Chain, head: BlockHeader) -> _Replaced:
     """The watched transactions whose block is not on the chain, or not yet again."""
     with transaction(engine) as connection:
         blocks = cursors.watched_blocks(connection, chain.id, head.number)
-    headers = client.headers({block.number for block in blocks})
+        moves = cursors.booked_moves(connection, chain.id, head.number)
+    headers = client.headers({watched.block_number for watched in moves} | {block.number for block in blocks})
+    # Another block stands there: a node that is only behind proves nothing.
+    gone = [m for m in moves if m.block_number in headers and headers[m.block_number].hash != m.block_hash]
     suspects = [
         one
         for block in blocks
@@ -339,8 +356,9 @@ def _suspects(engine: Engine, client: ChainClient, chain: Chain, head: BlockHead
         head_number=head.number,
         blocks=len(blocks),
         suspects=len(suspects),
+        booked_moves_gone=len(gone),
     )
-    return suspects
+    return _Replaced(suspects, gone)
 
 
 def _facts_wait(connection: Connection, chain_id: int) -> bool:

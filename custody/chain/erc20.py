@@ -65,18 +65,14 @@ def decode_transfer_call(calldata: bytes) -> tuple[ChecksumAddress, int]:
     Raises ValueError.
     """
     if len(calldata) != _TRANSFER_CALL_BYTES or calldata[:4] != TRANSFER or any(calldata[4:16]):
-        raise ValueError(
-            f"calldata: expected transfer(address,uint256) and nothing else, 0x{calldata.hex()[:80]}"
-        )
+        raise ValueError(f"calldata: expected transfer(address,uint256) and nothing else, 0x{calldata.hex()[:80]}")
     return to_checksum_address(calldata[16:36]), int.from_bytes(calldata[36:])
 
 
 def decode_uint256(answer: bytes) -> int:
     """Return the uint256 a call answered. Raises ValueError: an account without code answers nothing."""
     if len(answer) != _WORD:
-        raise ValueError(
-            f"expected one 32-byte word, got {len(answer)} bytes; is there a contract at this address?"
-        )
+        raise ValueError(f"expected one 32-byte word, got {len(answer)} bytes; is there a contract at this address?")
     return int(decode(["uint256"], answer)[0])
 
 

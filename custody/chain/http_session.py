@@ -47,9 +47,7 @@ class BoundedAdapter(HTTPAdapter):
     ) -> requests.Response:
         """Send, and return the response with its body already read. Raises AnswerTooLong, AnswerTooSlow."""
         deadline = time.monotonic() + self._timeout
-        response = super().send(
-            request, stream=True, timeout=timeout, verify=verify, cert=cert, proxies=proxies
-        )
+        response = super().send(request, stream=True, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
         try:
             body = self._read(response, deadline)
         except BaseException:

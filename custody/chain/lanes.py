@@ -203,7 +203,7 @@ def unfinished(connection: Connection, chain_id: int, sender: str) -> list[LaneT
     """The lane's transactions that no canonical block at depth has ended, in nonce order."""
     rows = connection.execute(
         text(
-            f"SELECT {_COLUMNS} FROM fleet.chain_transactions WHERE chain_id = :chain_id AND sender = :sender "
+            f"SELECT {_COLUMNS} FROM fleet.chain_transactions WHERE chain_id = :chain_id AND sender = :sender "  # noqa: S608
             "AND state IN ('intent', 'signed', 'broadcast') ORDER BY nonce"
         ),
         {"chain_id": chain_id, "sender": sender},

@@ -94,9 +94,7 @@ def read_receipt(raw: Mapping[str, object], chain_id: int) -> Receipt:
             gas_used=wire.quantity(raw.get("gasUsed"), "gasUsed"),
             effective_gas_price=wire.quantity(raw.get("effectiveGasPrice"), "effectiveGasPrice"),
             l1_fee=0 if raw.get("l1Fee") is None else wire.quantity(raw["l1Fee"], "l1Fee"),
-            logs=tuple(
-                read_log(wire.member(log, "logs[]"), chain_id) for log in wire.items(raw.get("logs"), "logs")
-            ),
+            logs=tuple(read_log(wire.member(log, "logs[]"), chain_id) for log in wire.items(raw.get("logs"), "logs")),
         )
     except (wire.MalformedAnswer, MalformedLog) as error:
         raise MalformedReceipt(str(error)) from error

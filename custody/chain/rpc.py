@@ -170,9 +170,7 @@ class ChainClient:
             [head_call, *((("eth_getTransactionReceipt", [tx]), self._receipt_of(tx)) for tx in wanted)]
         )
         head = cast(BlockHeader, first[0])
-        receipts = {
-            tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, first[1:], strict=True) if receipt
-        }
+        receipts = {tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, first[1:], strict=True) if receipt}
         numbers = sorted({receipt.block_number for receipt in receipts.values()})
         second = self._read_batch(
             [(("eth_getBlockByNumber", [hex(number), False]), _header_at(number)) for number in numbers]
@@ -192,9 +190,7 @@ class ChainClient:
         query = {"blockHash": block_hash, "address": list(addresses), "topics": [list(events)]}
 
         def logs(value: object) -> list[Log]:
-            found = [
-                read_log(wire.member(raw, "log"), self.chain.chain_id) for raw in wire.items(value, "logs")
-            ]
+            found = [read_log(wire.member(raw, "log"), self.chain.chain_id) for raw in wire.items(value, "logs")]
             if any(log.block_hash != block_hash for log in found):
                 raise wire.MalformedAnswer(f"logs: some are of another block than {block_hash}")
             return sorted(found, key=lambda log: log.log_index)
@@ -203,9 +199,7 @@ class ChainClient:
 
     def balance(self, address: str, block: int | None = None) -> int:
         """Return an account's native coin, wei, after `block` (the newest when None)."""
-        return self._read(
-            "eth_getBalance", [address, _at(block)], lambda value: wire.quantity(value, "balance")
-        )
+        return self._read("eth_getBalance", [address, _at(block)], lambda value: wire.quantity(value, "balance"))
 
     def balances(self, addresses: Collection[str], block_hash: str) -> dict[str, int]:
         """Return accounts' native coins, wei, after the block of that hash (EIP-1898), by one request.
@@ -278,10 +272,7 @@ class ChainClient:
             for method in ("eth_getBalance", "eth_getTransactionCount"):
                 calls.append(((method, [address, "latest"]), lambda value: wire.quantity(value, "account")))
         values = cast(list[int], self._read_batch(calls))
-        return {
-            address: AccountState(values[2 * place], values[2 * place + 1])
-            for place, address in enumerate(wanted)
-        }
+        return {address: AccountState(values[2 * place], values[2 * place + 1]) for place, address in enumerate(wanted)}
 
     def call(self, request: CallRequest, block: int | None = None) -> bytes:
         """Return what a call answers after `block` (the newest when None). Raises ExecutionReverted."""
@@ -334,9 +325,7 @@ class ChainClient:
                 return None
             receipt = read_receipt(raw, self.chain.chain_id)
             if receipt.transaction_hash != transaction_hash.lower():
-                raise wire.MalformedAnswer(
-                    f"receipt: asked for {transaction_hash}, got another transaction's"
-                )
+                raise wire.MalformedAnswer(f"receipt: asked for {transaction_hash}, got another transaction's")
             return receipt
 
         return read

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy import Connection, text
 
-from custody.chain.cursor import pause_chain
+from custody.chain.cursor import BookedMove, pause_chain
 from custody.chain.facts import StandingFact
 from custody.chain.looks import QUEUE
 from custody.chain.rpc import BlockHeader
@@ -107,3 +107,24 @@ def stop_for_people(
             "settle the payment, then clear the pause of the chain",
             attempts=1,
         )
+
+
+def stop_for_move(connection: Connection, chain_id: int, head: BlockHeader, move: BookedMove) -> None:
+    """A sweep or payout that was booked at full depth is gone: pause the chain and show why (L14, R10).
+
+    Its entries stay: the same bytes are likely to be mined again, and only people know whether they were.
+    """
+    reason = f"the {move.direction} {move.transaction_hash} left block {move.block_number} after it was booked"
+    log.error("chain_paused", chain_id=chain_id, reason=reason)
+    pause_chain(connection, chain_id, head, f"reorganisation: {reason}")
+    bury(
+        connection,
+        queue=QUEUE,
+        subject_kind="chain_fact",
+        subject_id=move.fact_id,
+        payment_id=move.payment_id,
+        reason=reason,
+        unblocks="see whether the transaction is mined again; settle what it moved, mark this as resolved, then clear "
+        "the pause of the chain",
+        attempts=1,
+    )

@@ -5,6 +5,7 @@ from decimal import Decimal
 import pytest
 from eth_account import Account
 
+from custody.chain import detection
 from custody.chain.detection import Sighting, detect
 from custody.chain.house_funding import book_funding
 from custody.chain.looks import MISSING_ATTEMPTS
@@ -435,3 +436,42 @@ def test_house_accounts_are_funded_by_what_they_hold_beyond_their_book(fleet: Wa
         a=payer,
     )
     assert balance.gas_payer == 6
+
+
+def test_a_transaction_without_coins_for_us_is_no_answer_before_it_is_deep(
+    fleet: WatchingFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A payment that was reverted in one block may succeed in the block that replaces it."""
+    monkeypatch.setattr(detection, "floor", lambda _: 3)
+    stranger = fleet.world.buyer.send(Account.create().address, value=1)
+    fleet.world.buyer.wait(stranger)
+    assert fleet.watch(stranger) == 0
+    look = fleet.look(stranger)
+    assert look.state == "due"
+    assert look.last_error.startswith("no transfer of an accepted token")
+    fleet.world.chain.mine(2)
+    fleet.make_due()
+    assert fleet.watch() == 1
+    assert fleet.look(stranger).state == "nothing_of_ours"
+
+
+@pytest.mark.parametrize("direction", ["sweep", "outbound"])
+def test_a_booked_sweep_or_payout_that_leaves_the_chain_stops_it(fleet: WatchingFleet, direction: str) -> None:
+    """Its coins were booked as moved, at full depth: people decide, nothing is guessed (L14)."""
+    sent = fleet.pay(fleet.payment())
+    fleet.watch(sent)
+    fleet.market.execute("UPDATE fleet.chain_facts SET direction = :d, judged_at = now()", d=direction)
+    fleet.world.chain.reorganise(1)
+    fleet.world.forget_nonces()
+    fleet.watch()
+    [cursor] = fleet.market.execute("SELECT paused_reason FROM fleet.chain_cursors")
+    assert sent in (cursor.paused_reason or "")
+    [dead] = fleet.market.execute("SELECT * FROM fleet.dead_work")
+    assert (dead.subject_kind, dead.subject_id) == ("chain_fact", str(fleet.facts(sent)[0].id))
+    # What people have settled stops nobody again.
+    fleet.market.execute("UPDATE fleet.dead_work SET resolved_at = now(), resolved_by = 'test'")
+    fleet.market.execute("UPDATE fleet.chain_cursors SET paused_reason = NULL, paused_at = NULL")
+    fleet.world.chain.reorganise(1)
+    fleet.watch()
+    [cursor] = fleet.market.execute("SELECT paused_reason FROM fleet.chain_cursors")
+    assert cursor.paused_reason is None
