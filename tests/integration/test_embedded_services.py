@@ -130,9 +130,7 @@ def write_mongo(running: Services) -> None:
 
 def read_mongo(running: Services) -> bool:
     with MongoClient[dict[str, Any]](running.mongo_url) as client:
-        return list(client.get_database("amanat").get_collection("kept").find()) == [
-            {"_id": 1, "amount": "7"}
-        ]
+        return list(client.get_database("amanat").get_collection("kept").find()) == [{"_id": 1, "amount": "7"}]
 
 
 def write_anvil(running: Services) -> None:
@@ -350,9 +348,7 @@ def test_the_fleets_own_processes_are_kept(running: Services, tmp_path: Path, mo
     assert variables <= len(supervision.INHERITED_VARIABLES) + 3
     assert "leak" not in Path(f"/proc/{pid}/environ").read_text(encoding="utf-8")
     folder = StateFolder.open(state_dir)
-    assert not any(
-        "quote" in path.read_text(encoding="utf-8") for path in folder.programs.parent.rglob("*.conf")
-    )
+    assert not any("quote" in path.read_text(encoding="utf-8") for path in folder.programs.parent.rglob("*.conf"))
 
     os.kill(pid, signal.SIGKILL)
     second, second_child, *_ = told()
@@ -405,9 +401,7 @@ def test_a_package_other_than_the_pinned_is_refused(tmp_path: Path) -> None:
 
 
 def test_npm_of_the_wheel_works() -> None:
-    done = subprocess.run(
-        [*npm_packages.wheel_npm_command(), "--version"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([*npm_packages.wheel_npm_command(), "--version"], capture_output=True, text=True, check=True)
     assert done.stdout[0].isdigit()
 
 
@@ -445,11 +439,11 @@ def test_postgres_runs_as_another_user_where_namespaces_are_forbidden(
         services.down(state_dir)
 
 
-AS_NOBODY = """
+AS_ANOTHER = """
 import os, sys
 from workers.embedded import services
 state_dir = sys.argv[1]
-assert os.geteuid() == 65534
+assert os.geteuid() == int(sys.argv[2])
 try:
     services.up(state_dir)
     rows = services.status(state_dir)
@@ -459,8 +453,13 @@ finally:
 """
 
 
+UNNAMED = 54_321
+"""A bare uid, as containers are given one: no line of /etc/passwd has it."""
+
+
 @needs_root
-def test_everything_runs_as_an_ordinary_user(running: Services, open_folder: Path) -> None:
+@pytest.mark.parametrize("uid", [unprivileged.NOBODY, UNNAMED])
+def test_everything_runs_as_an_ordinary_user(running: Services, open_folder: Path, uid: int) -> None:
     # The interpreter of the virtual environment may live in root's home; the system's own will do.
     system = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")
     site = next(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
@@ -472,19 +471,19 @@ def test_everything_runs_as_an_ordinary_user(running: Services, open_folder: Pat
     (packages / "fleet.pth").write_text(f"{site}\n{root}\n", encoding="utf-8")
     state_dir = open_folder / "state"
     state_dir.mkdir()
-    os.chown(state_dir, unprivileged.NOBODY, unprivileged.NOBODY)
+    os.chown(state_dir, uid, uid)
     shutil.copy(anvil.binary(StateFolder.open(running.state_dir), {}), open_folder / "anvil")
-    as_nobody = [
+    as_another = [
         "setpriv",
-        f"--reuid={unprivileged.NOBODY}",
-        f"--regid={unprivileged.NOBODY}",
+        f"--reuid={uid}",
+        f"--regid={uid}",
         "--clear-groups",
         str(open_folder / "venv" / "bin" / "python"),
         "-c",
     ]
     environment = {"PATH": os.defpath, "HOME": "/nonexistent", "ANVIL_BINARY": str(open_folder / "anvil")}
     reach = subprocess.run(
-        [*as_nobody, "import workers.embedded.services"],
+        [*as_another, "import workers.embedded.services"],
         capture_output=True,
         text=True,
         env=environment,
@@ -492,9 +491,9 @@ def test_everything_runs_as_an_ordinary_user(running: Services, open_folder: Pat
         check=False,
     )
     if "Permission" in reach.stderr or "ModuleNotFound" in reach.stderr:
-        pytest.skip(f"uid {unprivileged.NOBODY} cannot reach the packages: {reach.stderr[-200:]}")
+        pytest.skip(f"uid {uid} cannot reach the packages: {reach.stderr[-200:]}")
     done = subprocess.run(
-        [*as_nobody, AS_NOBODY, str(state_dir)],
+        [*as_another, AS_ANOTHER, str(state_dir), str(uid)],
         capture_output=True,
         text=True,
         env=environment,
@@ -502,5 +501,5 @@ def test_everything_runs_as_an_ordinary_user(running: Services, open_folder: Pat
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    expected = [(name, "ok", unprivileged.NOBODY) for name in STORES]
+    expected = [(name, "ok", uid) for name in STORES]
     assert str(expected) in done.stdout

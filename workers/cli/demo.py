@@ -36,9 +36,8 @@ def demo(
     Exit code 1 if a payment is not released or a book differs.
     """
     console = Console(stderr=str(json_file) == "-")
-    fleet = bring_up(console)
     try:
-        result = _run(console, fleet, payments)
+        result = _run(console, bring_up(console), payments)
     except DemoStalled as stalled:
         console.print(str(stalled), style="red", soft_wrap=True)
         raise typer.Exit(1) from None

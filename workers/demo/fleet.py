@@ -127,7 +127,7 @@ def _write_operator_environment(made: Provisioned, doors: Mapping[str, str]) -> 
 def _wait_until_answers(state_dir: Path, name: str, url: str) -> None:
     def answers() -> bool:
         try:
-            return httpx.get(url, timeout=_PROBE_SECONDS, trust_env=False).status_code == httpx.codes.OK
+            return httpx.get(url, timeout=_PROBE_SECONDS, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -1,15 +1,17 @@
 """Run a program that refuses to be root: `python unprivileged.py [--by METHOD] -- PROGRAM ARGS…`.
 
-As an ordinary user it just becomes the program. As root it first enters a user namespace in which root is
-uid 1000 (files stay root's, nobody is created, no mode is changed), or, where namespaces are forbidden,
-becomes uid 65534, which then must be able to reach the program and its data. The pid stays, so a supervisor
-can signal it. Standard library only: it may run without site packages.
+PostgreSQL refuses root, and its initdb refuses a user that the machine does not know by name (a container that was
+given a bare uid). An ordinary user just becomes the program. Others first enter a user namespace in which they are a
+user that has a name (files stay their own, nobody is created, no mode is changed), or, where namespaces are forbidden,
+root becomes uid 65534, which then must be able to reach the program and its data. The pid stays, so a supervisor can
+signal it. Standard library only: it may run without site packages.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +29,6 @@ PROBE_SECONDS = 10
 """Longest time the test for a method may take."""
 
 _CLONE_NEWUSER = 0x10000000
-_INSIDE_ID = 1000
 
 
 def command(argv: list[str], method: Method) -> list[str]:
@@ -38,12 +39,13 @@ def command(argv: list[str], method: Method) -> list[str]:
 
 
 def choose() -> Method:
-    """The first method that works on this machine for this user; RuntimeError naming the setting when none
-    does."""
-    if os.geteuid() != 0:
+    """The first method that works on this machine for this user; RuntimeError naming the setting when none does."""
+    root = os.geteuid() == 0
+    if not root and _has_name(os.geteuid()):
         return "same-user"
     reasons: list[str] = []
-    for method in ("namespace", "setuid"):
+    methods: tuple[Method, ...] = ("namespace", "setuid") if root else ("namespace",)
+    for method in methods:
         tried = subprocess.run(
             command(["/bin/true"], method), capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
         )
@@ -51,12 +53,24 @@ def choose() -> Method:
             return method
         reasons.append(tried.stderr.strip())
     msg = (
-        "PostgreSQL refuses to run as root, and this machine allows neither a user namespace nor another "
-        "user "
-        f"({'; '.join(reasons)}). Run the fleet as an ordinary user, or set {SETTING} to a server that runs "
-        "already."
+        f"PostgreSQL refuses to run as {'root' if root else 'a user without a name'}, and this machine allows no other "
+        f"way ({'; '.join(reasons)}). Run the fleet as an ordinary user, or set {SETTING} to a server that runs already."
     )
     raise RuntimeError(msg)
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def _inside_id() -> int:
+    """Who one is inside the namespace: `nobody` where it exists, else any user with a name but root."""
+    others = (user.pw_uid for user in pwd.getpwall() if user.pw_uid)
+    return NOBODY if _has_name(NOBODY) else next(others, NOBODY)
 
 
 def _enter_namespace() -> None:
@@ -65,9 +79,10 @@ def _enter_namespace() -> None:
     if not hasattr(libc, "unshare") or libc.unshare(_CLONE_NEWUSER) != 0:
         msg = f"user namespace refused: {os.strerror(ctypes.get_errno())}"
         raise OSError(msg)
+    inside = _inside_id()
     Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-    Path("/proc/self/uid_map").write_text(f"{_INSIDE_ID} {uid} 1", encoding="ascii")
-    Path("/proc/self/gid_map").write_text(f"{_INSIDE_ID} {gid} 1", encoding="ascii")
+    Path("/proc/self/uid_map").write_text(f"{inside} {uid} 1", encoding="ascii")
+    Path("/proc/self/gid_map").write_text(f"{inside} {gid} 1", encoding="ascii")
 
 
 def _become_nobody() -> None:

@@ -21,7 +21,7 @@ from workers.embedded.trezor_device.seed_file import SecretFileRefused, read_sec
 from workers.embedded.trezor_device.server import LOOPBACK, SoftwareDevice
 
 
-def main(  # noqa: PLR0917  (typer reads the options from here)
+def main(
     seed_file: Annotated[Path, typer.Option(help="File of mode 0600 with a BIP-39 mnemonic.")],
     port: Annotated[int, typer.Option(min=0, max=65_535, help="UDP port; 0 takes a free one.")] = 0,
     host: Annotated[str, typer.Option(help="Only 127.0.0.1 is accepted.")] = LOOPBACK,
