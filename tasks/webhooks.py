@@ -11,7 +11,7 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
     """Verification only: it needs no node and imports no web3."""
     from custody.providers.request_network.verification import run_once
 
-    return lambda: run_once(engine, settings.claim_limit)
+    return lambda: run_once(engine, settings.claim_limit, attempts_limit=settings.work_attempts_limit)
 
 
 _door = Door("webhooks", build)

@@ -12,11 +12,11 @@ from sqlalchemy import text
 from custody.chain import ChainClient, Receipt, to_amount
 from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
 from custody.destinations.derivation import address_at, seed_from_phrase
-from custody.destinations.house import ensure_house_account
 from custody.destinations.issuing import register_deposit_account
 from custody.destinations.sweeps.advancing import run_once
 from custody.destinations.sweeps.keys import SweepSigner
 from custody.ledger import Entry, post
+from custody.ledger.house import ensure_house_account
 from custody.settings.chains import Chains
 from custody.store.engine import transaction
 from tests.anvil_node import running_anvil

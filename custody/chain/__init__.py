@@ -5,6 +5,7 @@ Importing this package does not import web3; building a ChainClient does.
 
 from custody.chain.addresses import ZERO_ADDRESS, InvalidAddress, parse_address
 from custody.chain.assets import NATIVE, Asset, InvalidAmount, TokenTraits, to_amount, to_units
+from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
 from custody.chain.connection import ChainConnection, connections
 from custody.chain.depth import UnknownChain, confirmations, effective_threshold, floor
 from custody.chain.errors import (
@@ -28,7 +29,7 @@ from custody.chain.logs import (
     reference_topic,
 )
 from custody.chain.receipts import InboundTransfer, MalformedReceipt, Receipt, inbound_transfers, read_receipt
-from custody.chain.rpc import BlockHeader, CallRequest, ChainClient, ReceiptsAndHeaders
+from custody.chain.rpc import CallRequest, ChainClient
 
 __all__ = [
     "NATIVE",

@@ -6,9 +6,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from custody.chain.blocks import BlockHeader
 from custody.chain.depth import floor
 from custody.chain.looks import QUEUE
-from custody.chain.rpc import BlockHeader
 
 SEEN_EVERY_SECONDS: Final = 5  # a head that stands still is written again this often, no more
 WINDOW_MINIMUM_BLOCKS: Final = 256

@@ -16,14 +16,16 @@ from sqlalchemy.exc import DBAPIError
 
 from custody.chain import cursor as cursors
 from custody.chain import facts, looks
+from custody.chain.blocks import BlockHeader
 from custody.chain.depth import confirmations, floor
 from custody.chain.errors import ChainUnavailable
 from custody.chain.facts import Arrival, StandingFact
 from custody.chain.logs import MalformedLog
 from custody.chain.looks import Look
 from custody.chain.receipts import Receipt
-from custody.chain.rpc import BlockHeader, ChainClient
+from custody.chain.rpc import ChainClient
 from custody.chain.unwinding import CannotUnwind, stop_for_move, stop_for_people, unwind
+from custody.destinations.balance import show_balance
 from custody.ledger import LedgerRefusal
 from custody.payments.standing import settle_state
 from custody.payments.transitions import TransitionRefused, lock_payment
@@ -101,7 +103,7 @@ def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected
     for payment_id in sorted(result.payments):
         settle_state(connection, payment_id)
     for destination_id in sorted(result.destinations):
-        facts.show_balance(connection, destination_id)
+        show_balance(connection, destination_id)
     if result.new_facts:
         ring(connection, "confirmations")
     return result

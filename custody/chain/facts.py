@@ -17,7 +17,6 @@ from custody.chain.receipts import InboundTransfer, Receipt, inbound_transfers
 from custody.ledger import Entry, post
 from custody.payments.standing import OPEN_STATUSES
 from custody.settings.chains import Chain
-from custody.store.outbox import mirror
 
 Basis = Literal["reference", "only_open", "newest"]
 """Why a fact is this payment's (L11). ``newest`` is a guess: its money goes to suspense."""
@@ -297,32 +296,3 @@ def lock_destinations(connection: Connection, destination_ids: Iterable[UUID]) -
         text("SELECT 1 FROM public.derived_destinations WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"),
         {"ids": list(destination_ids)},
     )
-
-
-def show_balance(connection: Connection, destination_id: UUID) -> None:
-    """Write what the books say lies at the address, in the smallest unit of the asset expected there last.
-
-    Other assets at the address have other decimals and are not in this number. An address that was swept and
-    received again is active again.
-    """
-    connection.execute(
-        text(
-            """
-            UPDATE public.derived_destinations d
-            SET balance = booked.units, updated_at = clock_timestamp(),
-                status = CASE WHEN d.status = 'swept' AND booked.units > 0 THEN 'active' ELSE d.status END
-            FROM (
-                SELECT coalesce(sum(b.destination), 0) * power(10::numeric, max(t.decimals)) AS units
-                FROM (SELECT chain_id, token FROM fleet.payment_routes WHERE destination_id = :id
-                      ORDER BY created_at DESC, payment_id DESC LIMIT 1) AS newest
-                JOIN fleet.tokens t ON t.chain_id = newest.chain_id AND t.token = newest.token
-                LEFT JOIN (fleet.payment_routes r JOIN fleet.ledger_balances b ON b.book_id = r.payment_id)
-                    ON r.destination_id = :id AND b.chain_id = newest.chain_id AND b.token = newest.token
-                HAVING count(*) > 0
-            ) AS booked
-            WHERE d.id = :id
-            """
-        ),
-        {"id": destination_id},
-    )
-    mirror(connection, "deriveddestinations", destination_id)

@@ -13,7 +13,8 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 
 from custody.chain.assets import NATIVE, to_amount
-from custody.chain.rpc import BlockHeader, ChainClient
+from custody.chain.blocks import BlockHeader
+from custody.chain.rpc import ChainClient
 from custody.ledger import Entry, post
 from custody.settings.chains import Chain
 from custody.store.engine import forbid_inside_transaction, transaction

@@ -4,7 +4,7 @@ Reads are retried a few times, sends never. Answers are checked by `wire` before
 may run inside a database transaction (L15).
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
@@ -12,6 +12,7 @@ import structlog
 from eth_utils.crypto import keccak
 
 from custody.chain import erc20, node_errors, wire
+from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders, header_at, read_header
 from custody.chain.connection import ChainConnection
 from custody.chain.errors import (
     ChainUnavailable,
@@ -29,17 +30,6 @@ _logger = structlog.get_logger(__name__)
 _Value = TypeVar("_Value")
 _Nonce = Literal["latest", "pending"]
 _REVERTED: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class BlockHeader:
-    """A block's identity. `timestamp` in seconds since the epoch; `base_fee` in wei, None before EIP-1559."""
-
-    number: int
-    hash: str
-    parent_hash: str
-    timestamp: int
-    base_fee: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +59,6 @@ class AccountState:
     nonce: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiptsAndHeaders:
-    """Receipts read together with the head and the headers of their blocks.
-
-    A transaction without receipt is in no block that this node follows and has no key in `receipts`.
-    """
-
-    head: BlockHeader
-    receipts: Mapping[str, Receipt]
-    headers: Mapping[int, BlockHeader]
-
-    def canonical(self, transaction_hash: str) -> Receipt | None:
-        """Return the receipt if its block is the one the node has at that height, else None.
-
-        Between the two requests a reorganisation may have replaced the block.
-        """
-        receipt = self.receipts.get(transaction_hash)
-        if receipt is None:
-            return None
-        header = self.headers.get(receipt.block_number)
-        return receipt if header is not None and header.hash == receipt.block_hash else None
-
-
 class ChainClient:
     """Reads from and sends to one node. Safe to share between threads; build it after a fork.
 
@@ -114,7 +81,7 @@ class ChainClient:
 
     def genesis_hash(self) -> str:
         """Return block 0's hash, which with the id is the chain's identity (R17)."""
-        return self._read("eth_getBlockByNumber", ["0x0", False], _header).hash
+        return self._read("eth_getBlockByNumber", ["0x0", False], read_header).hash
 
     def require_identity(self, chain_id: int, genesis_hash: str | None) -> None:
         """Refuse a node of another chain: raises WrongChain (R17).
@@ -134,17 +101,17 @@ class ChainClient:
 
     def head(self) -> BlockHeader:
         """Return the newest block."""
-        return self._read("eth_getBlockByNumber", ["latest", False], _header)
+        return self._read("eth_getBlockByNumber", ["latest", False], read_header)
 
     def header(self, number: int) -> BlockHeader | None:
         """Return the block the node has at a height, None above its head."""
-        return self._read("eth_getBlockByNumber", [hex(number), False], _header_at(number))
+        return self._read("eth_getBlockByNumber", [hex(number), False], header_at(number))
 
     def headers(self, numbers: Collection[int]) -> dict[int, BlockHeader]:
         """Return the blocks the node has at these heights, by one batched request; none above its head."""
         wanted = sorted(set(numbers))
         found = self._read_batch(
-            [(("eth_getBlockByNumber", [hex(number), False]), _header_at(number)) for number in wanted]
+            [(("eth_getBlockByNumber", [hex(number), False]), header_at(number)) for number in wanted]
         )
         return {
             number: cast(BlockHeader, header)
@@ -164,7 +131,7 @@ class ChainClient:
         wanted = list(dict.fromkeys(transaction_hashes))
         head_call: tuple[Call, Callable[[object], object]] = (
             ("eth_getBlockByNumber", ["latest", False]),
-            _header,
+            read_header,
         )
         first = self._read_batch(
             [head_call, *((("eth_getTransactionReceipt", [tx]), self._receipt_of(tx)) for tx in wanted)]
@@ -173,7 +140,7 @@ class ChainClient:
         receipts = {tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, first[1:], strict=True) if receipt}
         numbers = sorted({receipt.block_number for receipt in receipts.values()})
         second = self._read_batch(
-            [(("eth_getBlockByNumber", [hex(number), False]), _header_at(number)) for number in numbers]
+            [(("eth_getBlockByNumber", [hex(number), False]), header_at(number)) for number in numbers]
         )
         headers = {
             number: cast(BlockHeader, header)
@@ -242,7 +209,7 @@ class ChainClient:
         """
         head, priority = self._read_batch(
             [
-                (("eth_getBlockByNumber", ["latest", False]), _header),
+                (("eth_getBlockByNumber", ["latest", False]), read_header),
                 (("eth_maxPriorityFeePerGas", []), lambda value: wire.quantity(value, "priorityFee")),
             ]
         )
@@ -379,27 +346,3 @@ class ChainClient:
 
 def _at(block: int | None) -> str:
     return "latest" if block is None else hex(block)
-
-
-def _header(value: object) -> BlockHeader:
-    raw = wire.member(value, "block")
-    base_fee = raw.get("baseFeePerGas")
-    return BlockHeader(
-        number=wire.quantity(raw.get("number"), "number"),
-        hash=wire.hash32(raw.get("hash"), "hash"),
-        parent_hash=wire.hash32(raw.get("parentHash"), "parentHash"),
-        timestamp=wire.quantity(raw.get("timestamp"), "timestamp"),
-        base_fee=None if base_fee is None else wire.quantity(base_fee, "baseFeePerGas"),
-    )
-
-
-def _header_at(number: int) -> Callable[[object], BlockHeader | None]:
-    def read(value: object) -> BlockHeader | None:
-        if value is None:
-            return None
-        header = _header(value)
-        if header.number != number:
-            raise wire.MalformedAnswer(f"block: asked for {number}, got {header.number}")
-        return header
-
-    return read

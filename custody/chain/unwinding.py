@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy import Connection, text
 
+from custody.chain.blocks import BlockHeader
 from custody.chain.cursor import BookedMove, pause_chain
 from custody.chain.facts import StandingFact
 from custody.chain.looks import QUEUE
-from custody.chain.rpc import BlockHeader
 from custody.ledger import Entry, LedgerRefusal, post
 from custody.store.work import bury
 

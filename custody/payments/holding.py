@@ -7,7 +7,6 @@ a later step's: one node a chain judges.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 from uuid import UUID
@@ -16,13 +15,13 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
 from custody.chain.cursor import read_cursor
-from custody.chain.depth import confirmations
 from custody.chain.errors import ChainUnavailable
 from custody.chain.looks import request_look
-from custody.chain.rpc import BlockHeader, ChainClient, ReceiptsAndHeaders
+from custody.chain.rpc import ChainClient
 from custody.ledger import DisputeOpen, LedgerRefusal
-from custody.payments.judging import DeepFact, Threshold, binding_threshold, judge, waiting_facts
+from custody.payments.judging import DeepFact, binding_threshold, judge, waiting_facts
 from custody.payments.transitions import TransitionRefused
 from custody.settings.chains import Chain, Chains
 from custody.store.engine import attempts, forbid_inside_transaction, is_retryable, ring_relay, transaction
@@ -33,54 +32,6 @@ log = structlog.get_logger(__name__)
 QUEUE: Final = "confirmations"
 _FUTURE_SECONDS: Final = 60  # a head this far ahead of our clock is as wrong as an old one
 _PAYMENT_FAILURES: Final = (LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What one transfer waits for. Depths in blocks; ``head_number`` None: no block of the chain seen yet."""
-
-    transaction_hash: str
-    block_number: int
-    head_number: int | None
-    confirmations: int
-    threshold: Threshold
-    paused_reason: str | None
-
-    @property
-    def blocks_missing(self) -> int:
-        return max(0, self.threshold.blocks - self.confirmations)
-
-
-def waiting(connection: Connection, payment_id: UUID, head: int | None = None) -> list[Waiting]:
-    """The payment's transfers that are not judged yet, oldest first, and how deep they are.
-
-    ``head``: the newest block's number, by default the one the watcher last wrote for the fact's chain.
-    """
-    rows = connection.execute(
-        text(
-            """
-            SELECT f.chain_id, f.transaction_hash, f.block_number, c.head_number, c.paused_reason
-            FROM fleet.chain_facts f LEFT JOIN fleet.chain_cursors c ON c.chain_id = f.chain_id
-            WHERE f.payment_id = :id AND f.live AND f.judged_at IS NULL AND f.direction = 'inbound'
-            ORDER BY f.block_number, f.log_index
-            """
-        ),
-        {"id": payment_id},
-    ).all()
-    found: list[Waiting] = []
-    for row in rows:
-        top = row.head_number if head is None else head
-        found.append(
-            Waiting(
-                transaction_hash=row.transaction_hash,
-                block_number=row.block_number,
-                head_number=top,
-                confirmations=0 if top is None else confirmations(top, row.block_number),
-                threshold=binding_threshold(connection, row.chain_id),
-                paused_reason=row.paused_reason,
-            )
-        )
-    return found
 
 
 def run_once(engine: Engine, chains: Chains, clients: Mapping[int, ChainClient], limit: int) -> int:

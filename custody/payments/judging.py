@@ -10,9 +10,9 @@ import structlog
 from sqlalchemy import Connection, text
 
 from custody.chain.assets import to_amount
+from custody.chain.blocks import BlockHeader
 from custody.chain.cursor import read_cursor
 from custody.chain.depth import confirmations, effective_threshold
-from custody.chain.rpc import BlockHeader
 from custody.ledger import Entry, post
 from custody.payments.standing import OPEN_STATUSES, Route, held_ever, route_of
 from custody.payments.transitions import PaymentState, lock_payment, move_payment

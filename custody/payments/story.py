@@ -12,8 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from custody.chain.depth import confirmations, effective_threshold
-from custody.settings.thresholds import newest_threshold
+from custody.payments.waiting import waiting
 
 
 class PaymentUnknown(LookupError):
@@ -236,17 +235,15 @@ def _waits(connection: Connection, payment: Any) -> Iterator[Wait]:
     yield from _waits_for_chain(connection, payment)
     if payment.disputed:
         yield Wait("a dispute is open", None, "the dispute's resolution")
-    facts = _rows(
+    seen = _rows(
         connection,
-        "SELECT f.chain_id, f.block_number, f.created_at, f.judged_at, c.head_number FROM fleet.chain_facts f "
-        "LEFT JOIN fleet.chain_cursors c ON c.chain_id = f.chain_id "
-        "WHERE f.payment_id = :id AND f.direction = 'inbound' AND f.live ORDER BY f.block_number, f.log_index LIMIT 100",
+        "SELECT 1 FROM fleet.chain_facts WHERE payment_id = :id AND direction = 'inbound' AND live LIMIT 1",
         id=payment.id,
     )
-    if not facts:
+    if not seen:
         yield from _waits_for_money(connection, payment)
         return
-    yield from _waits_for_depth(connection, [fact for fact in facts if fact.judged_at is None])
+    yield from _waits_for_depth(connection, payment.id)
     if payment.escrow_text == "partial":
         yield Wait("the rest of the amount", None, "the buyer's further transfer to the same address")
     yield from _waits_for_sweep(connection, payment)
@@ -282,15 +279,12 @@ def _waits_for_chain(connection: Connection, payment: Any) -> Iterator[Wait]:
         yield Wait(f"chain {row.chain_id} is paused: {row.paused_reason}", row.paused_at, "an operator")
 
 
-def _waits_for_depth(connection: Connection, facts: list[Any]) -> Iterator[Wait]:
-    for fact in facts:
-        newest = newest_threshold(connection, fact.chain_id)
-        threshold = effective_threshold(fact.chain_id, None if newest is None else newest.value_blocks)
-        depth = 0 if fact.head_number is None else confirmations(fact.head_number, fact.block_number)
-        missing = max(0, threshold - depth)
+def _waits_for_depth(connection: Connection, payment_id: UUID) -> Iterator[Wait]:
+    for transfer in waiting(connection, payment_id):
+        missing = transfer.blocks_missing
         yield Wait(
-            f"depth: {depth} of {threshold} confirmations of block {fact.block_number}",
-            fact.created_at,
+            f"depth: {transfer.confirmations} of {transfer.threshold.blocks} confirmations of block {transfer.block_number}",
+            transfer.seen_at,
             f"{missing} more blocks" if missing else "the next judgement",
         )
 

@@ -7,8 +7,9 @@ import pytest
 import structlog
 
 from custody.chain import BlockHeader
-from custody.payments.holding import waiting, why_stale
+from custody.payments.holding import why_stale
 from custody.payments.judging import judge
+from custody.payments.waiting import waiting
 from custody.settings.chains import Chain
 from custody.settings.thresholds import newest_threshold, set_threshold
 from custody.store.engine import transaction

@@ -14,7 +14,6 @@ from custody.destinations.derivation import (
     seed_from_phrase,
     xpub_fingerprint,
 )
-from custody.destinations.house import HouseAccountDiffers, ensure_house_account
 from custody.destinations.issuing import (
     Destination,
     IssuingRefused,
@@ -23,6 +22,7 @@ from custody.destinations.issuing import (
     issue_route,
     register_deposit_account,
 )
+from custody.ledger.house import HouseAccountDiffers, ensure_house_account
 from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace

@@ -13,8 +13,8 @@ from sqlalchemy import text
 
 from custody.chain import ChainClient
 from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
-from custody.destinations.house import ensure_house_account
 from custody.destinations.issuing import register_deposit_account
+from custody.ledger.house import ensure_house_account
 from custody.settings.chains import NATIVE, Chains, load_chains
 from custody.store.engine import open_engine, transaction
 from custody.store.upgrade import upgrade_database

@@ -9,13 +9,13 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 
 from custody.chain import ChainClient, ChainUnavailable, WrongChain, effective_threshold
-from custody.destinations.house import house_account
 from custody.destinations.sweeps import jobs
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.destinations.sweeps.keys import SweepSigner
 from custody.destinations.sweeps.planner import plan
 from custody.destinations.sweeps.strategy import Depth, SweepRound, SweepStrategy, in_transaction
 from custody.destinations.sweeps.top_up_transfer import TopUpTransfer
+from custody.ledger.house import house_account
 from custody.settings.chains import Chains
 from custody.settings.thresholds import newest_threshold
 

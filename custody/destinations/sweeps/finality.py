@@ -12,13 +12,13 @@ from sqlalchemy import Connection, text
 from custody.chain import Receipt, TransferLog, to_amount
 from custody.chain.lanes import LaneTransaction, mark_final
 from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
-from custody.destinations.issuing import COLLECTION
+from custody.destinations.balance import show_balance
 from custody.destinations.sweeps import jobs
 from custody.destinations.sweeps.booked import BookedFact, facts_at, split
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.ledger import Entry, post
 from custody.settings.chains import NATIVE
-from custody.store.outbox import mirror, ring
+from custody.store.outbox import ring
 
 log = structlog.get_logger(__name__)
 
@@ -312,16 +312,13 @@ def _lock_destination(connection: Connection, job: SweepJob) -> None:
 
 
 def _set_destination(connection: Connection, job: SweepJob, status: str | None) -> None:
-    """Totals are derived from the append-only sweeps, the balance from the live facts; both in smallest units."""
+    """Totals are derived from the append-only sweeps, the balance from the books; both in smallest units."""
     connection.execute(
         text(
             """
             UPDATE public.derived_destinations d SET
                 status = coalesce(CAST(:status AS public.derived_destination_status), d.status),
-                sweep_count = s.n, total_swept = s.total, updated_at = clock_timestamp(),
-                balance = greatest(0, (
-                    SELECT coalesce(sum(CASE WHEN f.direction = 'inbound' THEN f.amount_units ELSE -f.amount_units END), 0)
-                    FROM fleet.chain_facts f WHERE f.destination_id = d.id AND f.live))
+                sweep_count = s.n, total_swept = s.total, updated_at = clock_timestamp()
             FROM (SELECT count(*) AS n, coalesce(sum(amount), 0) AS total
                   FROM public.derived_destination_sweeps WHERE derived_destination_id = :id) s
             WHERE d.id = :id
@@ -329,7 +326,7 @@ def _set_destination(connection: Connection, job: SweepJob, status: str | None) 
         ),
         {"id": job.destination_id, "status": status},
     )
-    mirror(connection, COLLECTION, job.destination_id)
+    show_balance(connection, job.destination_id)
 
 
 def _facts(connection: Connection, job: SweepJob, decimals: int) -> list[BookedFact]:
