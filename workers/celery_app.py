@@ -130,6 +130,11 @@ def _start_worker(options: dict[str, Any], **_: Any) -> None:
     begin(found, f"worker-{spec.name}")
 
 
+@signals.worker_ready.connect
+def _ready(**_: Any) -> None:
+    health.alive()  # it takes messages; the rarest doorbell may ring a minute later
+
+
 @signals.worker_process_init.connect
 def _start_child(**_: Any) -> None:
     process = health.process_name()

@@ -12,8 +12,8 @@ from typing import Final
 
 from custody.settings.environment import settings
 
-STALE_SECONDS: Final = 60
-"""The slowest process that is checked, housekeeping, is rung every 60 s; ``alive_within`` allows it twice that."""
+SILENT_SECONDS: Final = 120
+"""Longer silence is no life: the slowest process that is checked, housekeeping, is rung every 60 s."""
 
 HTTP_SECONDS: Final = 3.0
 
@@ -30,9 +30,9 @@ def process_name() -> str:
     return _name[0] if _name else ""
 
 
-def sign(name: str) -> Path:
-    """The file of that process."""
-    return settings().fleet_state_dir / "health" / name
+def sign(name: str, state_dir: Path | None = None) -> Path:
+    """The file of that process, in this process's own state folder unless another is named."""
+    return (state_dir or settings().fleet_state_dir) / "health" / name
 
 
 def alive() -> None:
@@ -43,13 +43,13 @@ def alive() -> None:
         path.touch()
 
 
-def seconds_since(name: str) -> float | None:
+def seconds_since(name: str, state_dir: Path | None = None) -> float | None:
     """Seconds since the process last touched its file, or None when it never did."""
-    path = sign(name)
+    path = sign(name, state_dir)
     return max(0.0, time() - path.stat().st_mtime) if path.exists() else None
 
 
-def is_alive(name: str, *, within_seconds: float = 2 * STALE_SECONDS) -> bool:
+def is_alive(name: str, *, within_seconds: float = SILENT_SECONDS) -> bool:
     """Whether it has done something within that time."""
     age = seconds_since(name)
     return age is not None and age <= within_seconds
@@ -74,7 +74,7 @@ def main() -> None:
         if not answers(what):
             sys.exit(f"{what} does not answer 200")
     elif not is_alive(what):
-        sys.exit(f"{what} has done nothing for {2 * STALE_SECONDS} s")
+        sys.exit(f"{what} has done nothing for {SILENT_SECONDS} s")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 GUARDED_SETTINGS: Final = frozenset(
     {
         "database_url", "database_admin_url", "database_role_passwords_dir", "broker_url", "mongo_url", "chains_file",
+        "chain_rpc_url",
         "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "signer_api_token_file",
         "flower_basic_auth_file",
     }

@@ -40,6 +40,8 @@ class FleetSettings(BaseSettings):
     mongo_url: SecretStr | None = Field(None, description="mongodb://HOST:PORT/?replicaSet=rs0")
     mongo_database: str = Field("amanat", min_length=1, max_length=63)
     chains_file: Path | None = Field(None, description="TOML file of chains, tokens, treasuries (docs/configure.md)")
+    chain_rpc_url: SecretStr | None = Field(None, description="http://HOST:PORT of a development node; fleet up")
+    anvil_binary: Path | None = Field(None, description="path of an anvil on this machine; fleet up")
 
     # Ingress
     ingress_host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"
@@ -111,6 +113,11 @@ class FleetSettings(BaseSettings):
         # A replica set's URL names several hosts, so it has no one port to check.
         expected = "mongodb://HOST:PORT/?replicaSet=rs0"
         return _require_url(value, {"mongodb", "mongodb+srv"}, expected, one_host=False)
+
+    @field_validator("chain_rpc_url")
+    @classmethod
+    def _node_url(cls, value: SecretStr | None) -> SecretStr | None:
+        return _require_url(value, {"http", "https"}, "http://HOST:PORT")
 
     @field_validator("sentry_dsn")
     @classmethod

@@ -23,6 +23,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+_MAKE_IT: Final = (["up"], ["demo"])
+"""The commands that write that file: from it, their own servers would look like servers that somebody gave them."""
+
 _GROUPS: Final = ("system", "database", "payments", "settings", "processes", "demo", "signer")
 
 
@@ -34,7 +37,7 @@ def _register() -> None:
 def main() -> None:
     """Entry point: errors that people can act on are one sentence and exit code 2, never a traceback."""
     environment = Path(os.environ.get("FLEET_STATE_DIR", ".fleet")) / OPERATOR_ENVIRONMENT
-    if "FLEET_ENV_FILE" not in os.environ and environment.is_file():
+    if "FLEET_ENV_FILE" not in os.environ and environment.is_file() and sys.argv[1:2] not in _MAKE_IT:
         os.environ["FLEET_ENV_FILE"] = str(environment)
     # People read what a command prints; its log lines only matter when something is wrong.
     configure_logging(level="warning", log_format="console")
@@ -58,6 +61,7 @@ def _refusals() -> tuple[type[Exception], ...]:
         ("custody.chain.depth", "UnknownChain"),
         ("workers.embedded.errors", "EmbeddedServiceError"),
         ("workers.demo.provision", "StateFolderOfAnotherChain"),
+        ("workers.demo.development_chain", "NotDevelopmentChain"),
     ):
         # Only what a command has already imported can have been raised.
         loaded = sys.modules.get(module)

@@ -37,14 +37,15 @@ def demo(
     """
     console = Console(stderr=str(json_file) == "-")
     try:
-        result = _run(console, bring_up(console), payments)
+        fleet = bring_up(console)
+        result = _run(console, fleet, payments)
     except DemoStalled as stalled:
         console.print(str(stalled), style="red", soft_wrap=True)
         raise typer.Exit(1) from None
     finally:
         if not keep:
             bring_down(console)
-    _print(console, result, keep=keep)
+    _print(console, result, fleet.provisioned.secrets.flower, keep=keep)
     if json_file is not None:
         write_json(result, json_file)
     if not result.succeeded:
@@ -59,16 +60,29 @@ def _run(console: Console, fleet: DevelopmentFleet, payments: int) -> DemoResult
         TextColumn("[dim]{task.fields[meaning]}"),
         TimeElapsedColumn(),
         console=console,
+        transient=True,  # the table of stages takes their place
     )
     tasks: dict[str, TaskID] = {
         stage: bars.add_task("", total=payments, stage=stage, meaning=_MEANING[stage])
         for stage in ("opened", "paid", "announced", *STAGES)
     }
-    with bars:
-        return Demo(fleet, lambda stage, count: bars.update(tasks[stage], completed=count)).run(payments)
+    try:
+        with bars:
+            return Demo(fleet, lambda stage, count: bars.update(tasks[stage], completed=count)).run(payments)
+    finally:
+        _print_stages(console, bars)
 
 
-def _print(console: Console, result: DemoResult, *, keep: bool) -> None:
+def _print_stages(console: Console, bars: Progress) -> None:
+    stages = Table("stage", "payments", "after", "what happened", title="stages", title_justify="left")
+    for task in bars.tasks:
+        reached = f"{task.completed:.0f} of {task.total:.0f}"
+        after = "" if task.finished_time is None else f"{task.finished_time:.0f} s"
+        stages.add_row(task.fields["stage"], reached, after, task.fields["meaning"], style=None if after else "red")
+    console.print(stages)
+
+
+def _print(console: Console, result: DemoResult, flower_credentials: Path, *, keep: bool) -> None:
     entries = Table("ledger entry", "count", title="what the ledger holds of this run", title_justify="left")
     for entry_type, count in result.entries.items():
         entries.add_row(entry_type, str(count))
@@ -94,10 +108,11 @@ def _print(console: Console, result: DemoResult, *, keep: bool) -> None:
         f"{result.deliveries} webhook deliveries, books {'equal' if result.books_equal_chain else 'DIFFER FROM'} chain",
         style="green" if result.succeeded else "red",
     )
+    console.print(f"Flower: {result.flower_url} (user and password: {flower_credentials})", soft_wrap=True)
     if keep:
-        console.print(f"Flower: {result.flower_url}   one payment's story: fleet explain {result.payment_ids[0]}")
+        console.print(f"one payment's story: fleet explain {result.payment_ids[0]}", soft_wrap=True)
     else:
-        console.print("The fleet is stopped and its data kept: fleet up starts it again (or fleet demo --keep).")
+        console.print("The fleet is stopped and its data kept: `fleet up` starts it again at the same addresses.")
 
 
 def register(app: typer.Typer) -> None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from custody.settings.environment import settings
 
 if TYPE_CHECKING:
     from workers.demo.fleet import DevelopmentFleet
+    from workers.embedded.services import ServiceStatus
 
 
 def state_dir() -> Path:
@@ -45,6 +46,8 @@ def up(
 
     Any server is replaced by one that runs already: DATABASE_ADMIN_URL, BROKER_URL, MONGO_URL, CHAIN_RPC_URL.
     """
+    from workers.fleet_status import fleet_status
+
     console = Console()
     if services_only:
         from workers.demo.fleet import start_services
@@ -56,7 +59,7 @@ def up(
         console.print(f"ingress     {fleet.ingress_url}/webhooks/request-network")
         console.print(f"signer API  {fleet.signer_api_url}")
         console.print(f"Flower      {fleet.flower_url}  (user and password: {fleet.provisioned.secrets.flower})")
-    _print_status(console)
+    _print_status(console, fleet_status(state_dir()))
 
 
 def down() -> None:
@@ -68,23 +71,21 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
 ) -> None:
     """Where every server and process is: address, pid, health. Exit code 1 if one is not healthy."""
-    from workers.embedded import services
+    from workers.fleet_status import fleet_status
 
-    found = services.status(state_dir())
+    found = fleet_status(state_dir())
     if as_json:
         rows = [{"name": row.name, "url": row.url, "pid": row.pid, "health": row.health} for row in found]
         typer.echo(json.dumps({"services": rows}, indent=2))
     else:
-        _print_status(Console())
+        _print_status(Console(), found)
     if not all(row.ok for row in found):
         raise typer.Exit(1)
 
 
-def _print_status(console: Console) -> None:
-    from workers.embedded import services
-
-    table = Table("name", "where", "pid", "health")
-    for row in services.status(state_dir()):
+def _print_status(console: Console, found: "list[ServiceStatus]") -> None:
+    table = Table("name", Column("where", overflow="fold"), "pid", "health")
+    for row in found:
         table.add_row(
             row.name,
             row.url,

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
-import httpx
 from tenacity import RetryError as WaitedTooLong
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
+from custody.settings.environment import load_settings
 from custody.store.roles import read_role_password
 from workers.demo.provision import Provisioned, provision
 from workers.embedded import services
 from workers.embedded.errors import EmbeddedServiceError
+from workers.embedded.services import ServiceStatus
 from workers.embedded.state_folder import write_private
+from workers.fleet_status import fleet_status
 from workers.processes import PORTS, ProcessContext, programs
 
 OPERATOR_ENVIRONMENT: Final = "operator.env"
-_HEALTH_SECONDS: Final = 60.0  # the slowest process imports in a few seconds on two busy cores
-_HEALTH_POLL_SECONDS: Final = 0.1
-_PROBE_SECONDS: Final = 2.0
+_HEALTH_SECONDS: Final = 120.0  # thirteen processes import at once: about 6 s on two idle cores
+_HEALTH_POLL_SECONDS: Final = 0.25
 
 Progress = Callable[[str], None]
 
@@ -46,14 +47,27 @@ def role_url(admin_url: str, passwords: Path, role: str) -> str:
 
 def start_services(state_dir: Path, progress: Progress) -> tuple[services.Services, Provisioned]:
     """Start the servers and make a development chain's fleet ready on them; start no process of the fleet."""
-    running = services.up(state_dir, progress=progress)
+    running = services.up(state_dir, _given_servers(), progress)
     made = provision(running, progress)
     _write_operator_environment(made, {})
     return running, made
 
 
+def _given_servers() -> dict[str, str]:
+    """The settings that replace a server of ours by one that runs already, from wherever settings come."""
+    found = load_settings()
+    given = {
+        name: value.get_secret_value()
+        for name in ("database_admin_url", "broker_url", "mongo_url", "chain_rpc_url")
+        if (value := getattr(found, name)) is not None
+    }
+    if found.anvil_binary is not None:
+        given["anvil_binary"] = str(found.anvil_binary)
+    return {name.upper(): value for name, value in given.items()}
+
+
 def start(state_dir: Path, progress: Progress = lambda _: None) -> DevelopmentFleet:
-    """Bring everything up and wait until the doors answer. Raises EmbeddedServiceError, with what to do."""
+    """Bring everything up and wait until every process is well. Raises EmbeddedServiceError, with what to do."""
     running, made = start_services(state_dir, progress)
     ports = services.process_ports(state_dir, PORTS)
     fleet = DevelopmentFleet(
@@ -89,13 +103,7 @@ def start(state_dir: Path, progress: Progress = lambda _: None) -> DevelopmentFl
         },
     )
     services.start_processes(state_dir, programs(context), progress)
-    for name, url in (
-        ("ingress", f"{fleet.ingress_url}/healthz"),
-        ("signer-api", f"{fleet.signer_api_url}/healthz"),
-        ("flower", f"{fleet.flower_url}/healthcheck"),
-    ):
-        _wait_until_answers(state_dir, name, url)
-        progress(f"{name} answers")
+    _wait_until_all_are_well(state_dir, progress)
     return fleet
 
 
@@ -124,21 +132,25 @@ def _write_operator_environment(made: Provisioned, doors: Mapping[str, str]) -> 
     write_private(made.services.state_dir / OPERATOR_ENVIRONMENT, "\n".join(lines) + "\n")
 
 
-def _wait_until_answers(state_dir: Path, name: str, url: str) -> None:
-    def answers() -> bool:
-        try:
-            return httpx.get(url, timeout=_PROBE_SECONDS, trust_env=False).status_code == 200
-        except httpx.HTTPError:
-            return False
+def _wait_until_all_are_well(state_dir: Path, progress: Progress) -> None:
+    well: set[str] = set()
+
+    def ill() -> list[ServiceStatus]:
+        rows = fleet_status(state_dir)
+        for row in rows:
+            if row.ok and row.name not in well:
+                well.add(row.name)
+                progress(f"{row.name} is well")
+        return [row for row in rows if not row.ok]
 
     attempts = Retrying(
-        stop=stop_after_delay(_HEALTH_SECONDS),
-        wait=wait_fixed(_HEALTH_POLL_SECONDS),
-        retry=retry_if_result(lambda healthy: not healthy),
+        stop=stop_after_delay(_HEALTH_SECONDS), wait=wait_fixed(_HEALTH_POLL_SECONDS), retry=retry_if_result(bool)
     )
     try:
-        attempts(answers)
-    except WaitedTooLong:
+        attempts(ill)
+    except WaitedTooLong as failure:
+        waiting: list[ServiceStatus] = failure.last_attempt.result()
         raise EmbeddedServiceError(
-            f"{name} did not answer at {url} within {_HEALTH_SECONDS:.0f} s: read {state_dir / 'logs'}/{name}.log"
+            f"not everything was well within {_HEALTH_SECONDS:.0f} s; read the logs in {state_dir / 'logs'}:\n"
+            + "\n".join(f"{row.name}: {row.health}" for row in waiting)
         ) from None

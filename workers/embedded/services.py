@@ -6,6 +6,7 @@ started, only asked for its health.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import deque
@@ -20,7 +21,7 @@ import structlog
 from workers.embedded import anvil, mongo, orphans, ports, postgres, supervision, valkey
 from workers.embedded.errors import EmbeddedServiceError
 from workers.embedded.server import EmbeddedServer, Health, wait_until
-from workers.embedded.state_folder import StateFolder
+from workers.embedded.state_folder import StateFolder, write_private
 from workers.embedded.supervision import Program
 
 SERVERS: tuple[EmbeddedServer, ...] = (postgres.SERVER, valkey.SERVER, mongo.SERVER, anvil.SERVER)
@@ -60,13 +61,14 @@ class Services:
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """One server or process. `url` has its password masked and is empty for a process; `pid` is None when the
-    server is not ours or does not run; `health` is "ok" or the reason why not."""
+    """One server or process. `url` has its password masked and is empty for a process; `pid` is None when the server
+    is not ours or does not run; `health` is "ok" or the reason why not. A process has `uptime_seconds`."""
 
     name: str
     url: str
     pid: int | None
     health: str
+    uptime_seconds: int = 0
 
     @property
     def ok(self) -> bool:
@@ -88,10 +90,10 @@ def up(
     variables = os.environ if environment is None else environment
     folder = StateFolder.open(state_dir)
     with folder.lock("up"):
-        given = {
-            server.name: variables[server.setting] for server in SERVERS if variables.get(server.setting)
-        }
+        given = {server.name: variables[server.setting] for server in SERVERS if variables.get(server.setting)}
         own = [server for server in SERVERS if server.name not in given]
+        # So that `status` asks the right servers when it is called without these variables.
+        write_private(_given_path(folder), json.dumps(given) + "\n")
         supervision.start(folder, [])  # ends what a killed supervisor left, before ports are judged
         supervision.remove(folder, sorted(given))
         running = {state.name for state in supervision.states(folder) if state.pid}
@@ -150,9 +152,11 @@ def status(state_dir: Path | str, environment: Mapping[str, str] | None = None) 
     folder = StateFolder.open(state_dir)
     running = {state.name: state for state in supervision.states(folder)}
     remembered = ports.remembered(folder)
+    path = _given_path(folder)
+    given_before: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def ask(server: EmbeddedServer) -> ServiceStatus:
-        given = variables.get(server.setting)
+        given = variables.get(server.setting) or given_before.get(server.name)
         if given:
             return ServiceStatus(server.name, mask(given), None, _text(server.probe(given), given))
         state = running.pop(server.name, None)
@@ -173,7 +177,9 @@ def status(state_dir: Path | str, environment: Mapping[str, str] | None = None) 
         found = list(pool.map(ask, SERVERS))
     names = {server.name for server in SERVERS}
     return found + [
-        ServiceStatus(state.name, "", state.pid, "ok" if state.state == "RUNNING" else state.state.lower())
+        ServiceStatus(
+            state.name, "", state.pid, "ok" if state.state == "RUNNING" else state.state.lower(), state.uptime
+        )
         for state in running.values()
         if state.name not in names
     ]
@@ -188,6 +194,10 @@ def down(state_dir: Path | str, progress: Progress | None = None) -> None:
         supervision.stop(folder)
         shutil.rmtree(folder.run)
     _log.info("services_stopped", state_dir=str(folder.root))
+
+
+def _given_path(folder: StateFolder) -> Path:
+    return folder.root / "given_servers.json"
 
 
 def mask(url: str) -> str:
