@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Database:
     admin_url: str
     passwords_dir: Path
     _engines: dict[str, Engine] = field(default_factory=dict[str, Engine])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def url(self, role: str | None = None) -> str:
         parts = urlsplit(self.admin_url)
@@ -51,9 +53,10 @@ class Database:
 
     def engine(self, role: str | None = None) -> Engine:
         key = role or "admin"
-        if key not in self._engines:
-            self._engines[key] = open_engine(self.url(role), application=f"test-{key}")
-        return self._engines[key]
+        with self._lock:  # tests ask from several threads; a second engine would never be disposed of
+            if key not in self._engines:
+                self._engines[key] = open_engine(self.url(role), application=f"test-{key}")
+            return self._engines[key]
 
     def dispose(self) -> None:
         for engine in self._engines.values():
