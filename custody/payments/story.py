@@ -352,4 +352,23 @@ def _waits_for_release(connection: Connection, payment: Any) -> Iterator[Wait]:
                 "the buyer confirms the delivery",
             )
         else:
-            yield Wait("the releases worker has not drafted its release", None, "the next pass, each second")
+            yield from _waits_for_draft(connection, payment)
+
+
+def _waits_for_draft(connection: Connection, payment: Any) -> Iterator[Wait]:
+    """The worker drafts a payment's first release; after one that failed, people decide on another."""
+    ended = connection.execute(
+        text(
+            "SELECT state, held_reason, updated_at FROM fleet.release_instructions "
+            "WHERE payment_id = :id ORDER BY created_at DESC LIMIT 1"
+        ),
+        {"id": payment.id},
+    ).one_or_none()
+    if ended is None:
+        yield Wait("the releases worker has not drafted its release", None, "the next pass, each second")
+    else:
+        yield Wait(
+            f"its release {ended.state}: {ended.held_reason or 'no reason given'}",
+            ended.updated_at,
+            "an operator, once its reason is understood: fleet release PAYMENT --again",
+        )

@@ -93,6 +93,23 @@ def draft_release(connection: Connection, payment_id: UUID, chains: Chains, *, r
     return made
 
 
+def next_request_key(connection: Connection, payment_id: UUID) -> str:
+    """The request key of a release after those that ended without paying; an open or paid one is itself the answer.
+
+    Two operators who ask at once get the same key, and with it one instruction (L19).
+    """
+    made = rows.select(
+        connection,
+        "i.payment_id = :payment AND i.purpose = :purpose",
+        {"payment": payment_id, "purpose": RELEASE},
+        suffix="ORDER BY i.created_at, i.id",
+    )
+    if not made:
+        return WHOLE
+    last = made[-1]
+    return f"{WHOLE}-{len(made) + 1}" if last.state in {"failed", "cancelled", "expired"} else last.request_key
+
+
 def reserve(connection: Connection, instruction: Instruction, chains: Chains) -> Instruction:
     """drafted -> awaiting_approval -> ready, with ``release:reserve`` held / releasing in the same transaction.
 

@@ -442,7 +442,11 @@ def test_a_transaction_without_coins_for_us_is_no_answer_before_it_is_deep(
     fleet: WatchingFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A payment that was reverted in one block may succeed in the block that replaces it."""
-    monkeypatch.setattr(detection, "floor", lambda _: 3)
+
+    def three(_chain_id: int) -> int:
+        return 3
+
+    monkeypatch.setattr(detection, "floor", three)
     stranger = fleet.world.buyer.send(Account.create().address, value=1)
     fleet.world.buyer.wait(stranger)
     assert fleet.watch(stranger) == 0

@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from custody.chain.erc20 import selector
+from custody.payments.story import tell
+from custody.releases.instructions import draft_release, next_request_key
 from custody.releases.nodes import Mined
+from custody.store.engine import transaction
 from custody.trezor import UnsignedTransaction
 from tests.release_scene import AMOUNT, UNITS, Scene
 
@@ -68,6 +71,17 @@ def test_a_reverted_payout_is_voided_and_its_fee_is_booked(scene: Scene) -> None
     assert scene.release_entries(payment) == [("reserve", AMOUNT), ("void", AMOUNT)]
     assert scene.market.balance(payment)["held"] == AMOUNT
     assert scene.treasury_in_books()["coins"] * 10**18 == scene.chain.deployer.client.balance(scene.treasury)
+    # It is not paid again by itself; explain says so, and an operator may.
+    scene.market.execute("UPDATE fleet.chain_facts SET judged_at = now()")
+    scene.market.execute("UPDATE public.purchase_requests SET status = 'completed'")
+    with transaction(scene.database.engine("fleet_operator")) as connection:
+        [wait] = tell(connection, payment).waits
+        assert wait.what.startswith("its release failed: reverted")
+        assert "fleet release" in wait.unblocks
+        key = next_request_key(connection, payment)
+        draft = draft_release(connection, payment, scene.step.chains, request_key=key)
+        assert (draft.state, draft.request_key) == ("drafted", "whole-2")
+        assert next_request_key(connection, payment) == "whole-2"
 
 
 def test_a_payout_mined_between_two_questions_to_the_node_is_no_foreign_one(
@@ -106,8 +120,12 @@ def test_a_payout_on_whose_receipt_nodes_disagree_waits_and_says_so(
     payment = scene.payment()
     scene.run()
     scene.submit(payment, scene.sign(payment))
+
+    def agree_on_none(_hashes: Sequence[str]) -> Mapping[str, Mined]:
+        return {}
+
     with monkeypatch.context() as patch:
-        patch.setattr(scene.step.nodes[31337], "mined", lambda _: {})  # no two of them say the same
+        patch.setattr(scene.step.nodes[31337], "mined", agree_on_none)
         scene.run()
         row = scene.instruction(payment)
         assert (row.state, row.held_reason[:14]) == ("broadcast", "nodes_disagree")

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, event
 
-from custody.chain import ChainClient, erc20
+from custody.chain import ChainClient, ChainUnavailable, erc20
 from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
@@ -314,6 +314,83 @@ def test_a_token_that_keeps_a_part_is_booked_as_it_was_and_quarantined(fleet: Sw
     assert balance["transfer_cost"] > 0
     assert balance["transfer_cost"] + balance["treasury"] == 10
     fleet.assert_books_equal_chain()
+
+
+def test_the_balance_shown_is_what_the_books_hold_of_the_expected_token(fleet: SweepingFleet):
+    payment = fleet.payment(5 * UNIT)
+    fleet.pay(payment, 5 * UNIT)
+    [fact] = fleet.market.execute("SELECT * FROM fleet.chain_facts")
+    other = next(token.address for token in fleet.chains.chains[0].tokens if token.symbol == "OTHER")
+    fleet.market.execute(
+        "INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index, tx_ordinal, token, "
+        "sender, recipient, amount_units, direction, payment_id, destination_id) SELECT chain_id, block_number, block_hash, "
+        "transaction_hash, 99, 99, :other, sender, recipient, 77, 'inbound', payment_id, destination_id "
+        "FROM fleet.chain_facts WHERE id = :id",
+        other=other,
+        id=fact.id,
+    )
+    fleet.run()
+    [row] = fleet.market.execute("SELECT balance FROM public.derived_destinations WHERE id = :d", d=fact.destination_id)
+    assert row.balance == 0
+
+
+def test_places_that_wait_do_not_hide_those_that_can_go(fleet: SweepingFleet):
+    first, second = fleet.payment(UNIT), fleet.payment(UNIT)
+    fleet.pay(first, UNIT, judged=False)
+    fleet.pay(second, UNIT)
+    fleet.run(limit=1)
+    assert fleet.destination(second)[0] == "swept"
+    assert fleet.destination(first)[0] == "active"
+
+
+def test_an_intent_that_its_key_refuses_stops_no_sweep_that_needs_no_top_up(fleet: SweepingFleet):
+    """As after the deposit seed was replaced between nonce and signature."""
+    stuck, other = fleet.payment(UNIT), fleet.payment(UNIT)
+    fleet.pay(stuck, UNIT)
+    fleet.pay(other, UNIT)
+    for _ in range(2):  # both have their top-ups
+        fleet.round()
+    fleet.market.execute(
+        "INSERT INTO fleet.chain_transactions (chain_id, sender, nonce, purpose, subject_id, recipient, value_wei) "
+        "SELECT chain_id, address, next_nonce, 'top_up', (SELECT id FROM fleet.sweep_jobs ORDER BY created_at LIMIT 1), "
+        "address, 1 FROM fleet.nonce_lanes WHERE kind = 'gas_payer'"
+    )
+    fleet.run()
+    assert fleet.destination(other)[0] == "swept"
+    [dead] = fleet.market.execute("SELECT * FROM fleet.dead_work")
+    assert (dead.queue, dead.subject_kind) == ("sweeps", "sweep_job")
+    assert "SigningRefused" in dead.reason
+
+
+def test_another_chains_node_moves_no_nonce(fleet: SweepingFleet):
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    [chain] = fleet.chains.chains
+    fleet.chains = fleet.chains.model_copy(
+        update={"chains": (chain.model_copy(update={"genesis_hash": "0x" + "ab" * 32}),)}
+    )
+    fleet.round()
+    assert fleet.count("SELECT count(*) FROM fleet.nonce_lanes") == 0
+    [(_, reason)] = fleet.jobs()
+    assert reason is not None
+    assert reason.startswith("WrongChain")
+
+
+def test_a_node_that_forgot_old_state_does_not_stop_the_sweep(fleet: SweepingFleet, monkeypatch: pytest.MonkeyPatch):
+    """Full nodes keep the state of 128 blocks; most chains' thresholds are deeper."""
+    client = fleet.world.client
+    read = client.token_balance
+
+    def pruned(token: str, address: str, block: int | None = None) -> int:
+        if block is not None:
+            raise ChainUnavailable(31337, "node", "missing trie node")
+        return read(token, address)
+
+    monkeypatch.setattr(client, "token_balance", pruned)
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    fleet.run()
+    assert fleet.destination(payment)[0] == "swept"
 
 
 class Crash(Exception):

@@ -99,6 +99,9 @@ def release(
     payment: Annotated[
         str, typer.Argument(help="payment id, Mongo id, request id, payment reference or transaction hash")
     ],
+    again: Annotated[
+        bool, typer.Option("--again", help="a new instruction, after the last one ended without paying")
+    ] = False,
 ) -> None:
     """Make a payment's release instruction now, or say what stops it.
 
@@ -106,14 +109,16 @@ def release(
     out; the person at the treasury device has the last word. Exit code 1 if something stops it.
     """
     from custody.releases.gate import ReleaseStopped
-    from custody.releases.instructions import draft_release
+    from custody.releases.instructions import WHOLE, draft_release, next_request_key
 
     configured = settings()
     chains = load_chains(configured.path("chains_file"))
     engine = open_engine(configured.secret("database_url"), application="fleet-release", pool_size=1)
     try:
         with transaction(engine) as connection:
-            instruction = draft_release(connection, find_payment(connection, payment), chains)
+            payment_id = find_payment(connection, payment)
+            key = next_request_key(connection, payment_id) if again else WHOLE
+            instruction = draft_release(connection, payment_id, chains, request_key=key)
             ring(connection, "releases")
         ring_relay(engine)
     except (ReleaseStopped, PaymentUnknown) as error:

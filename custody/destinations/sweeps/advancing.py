@@ -66,6 +66,8 @@ def advance(
         if work is None:
             continue
         try:
+            # A nonce or receipt of another chain would spoil a lane for good (R17).
+            work.client.require_identity(work.chain.id, work.chain.genesis_hash)
             STRATEGIES[strategy].advance(work)
         except (ChainUnavailable, WrongChain) as error:
             reason = f"{type(error).__name__}: {error.reason}"

@@ -19,6 +19,7 @@ from custody.destinations.sweeps.jobs import SweepJob
 from custody.ledger import Entry, post
 from custody.settings.chains import NATIVE
 from custody.store.outbox import ring
+from custody.store.work import bury
 
 log = structlog.get_logger(__name__)
 
@@ -70,22 +71,23 @@ def book_sweep(
     transfers: Sequence[Outgoing],
     *,
     held_after_units: int,
+    held_at_block: int,
     house_book: UUID,
     gas_payer: str,
     evidence: Mapping[str, Any],
 ) -> None:
     """Book an exact sweep and end its job.
 
-    ``held_after_units``: the token's balanceOf(destination) after the sweep's block; the destination is swept when
-    it and the books are both at zero, else active again. Raises LeaseLost; a LedgerRefusal rolls everything back.
+    ``held_after_units``: the token's balanceOf(destination) after ``held_at_block``, the sweep's or a later one; the
+    destination is swept when it and the books are both at zero, else active again. Raises LeaseLost; a LedgerRefusal
+    rolls everything back.
     """
     jobs.lock(connection, job)
     _lock_destination(connection, job)
     decimals = _decimals(connection, job)
     _book_transfers(connection, job, transfers, decimals, evidence)
-    block = max(item.log.block_number for item in transfers)
     facts = _facts(connection, job, decimals)
-    booked_then = sum(fact.units for fact in facts if fact.block_number <= block)
+    booked_then = sum(fact.units for fact in facts if fact.block_number <= held_at_block)
     others = _other_tokens_with_coins(connection, job)
     is_empty = not facts and not others and held_after_units == 0
     if booked_then != held_after_units:
@@ -95,10 +97,11 @@ def book_sweep(
             address=job.address,
             booked_units=str(booked_then),
             chain_units=str(held_after_units),
-            block=block,
+            block=held_at_block,
         )
     _set_destination(connection, job, "swept" if is_empty else "active")
     jobs.move(connection, job, "swept")
+    jobs.resolve(connection, job)
     ring(connection, "releases")
     _book_costs(connection, job, mined, house_book, gas_payer)
     log.info("sweep_booked", job=str(job.id), address=job.address, units=str(job.amount_units))
@@ -144,6 +147,16 @@ def _book_transfers(
         shares, uncovered = split(_facts(connection, job, decimals), item.log.amount)
         if uncovered:
             log.error("sweep_exceeds_books", address=job.address, units=str(uncovered))
+            bury(
+                connection,
+                queue=jobs.QUEUE,
+                subject_kind="chain_fact",
+                subject_id=fact,
+                reason=f"{uncovered} units of {job.token} left {job.address} that no payment's book held there",
+                unblocks="find the deposit that nobody has looked at, ask for a look at its transaction, and compare the "
+                "books with the chain (fleet books)",
+                attempts=1,
+            )
         for share in shares:
             post(
                 connection,

@@ -129,6 +129,17 @@ def move(connection: Connection, job: SweepJob, state: str, reason: str | None =
     )
 
 
+def resolve(connection: Connection, job: SweepJob) -> None:
+    """What operators were told of the job is over: it went on by itself or by their hand."""
+    connection.execute(
+        text(
+            "UPDATE fleet.dead_work SET resolved_at = clock_timestamp(), resolved_by = :queue "
+            "WHERE queue = :queue AND subject_kind = 'sweep_job' AND subject_id = :id AND resolved_at IS NULL"
+        ),
+        {"queue": QUEUE, "id": str(job.id)},
+    )
+
+
 def give_back(connection: Connection, jobs: Sequence[SweepJob], reasons: dict[UUID, str]) -> None:
     """End the lease of jobs that are still open, with the reason each waits for; they are due again at once."""
     if not jobs:
@@ -175,6 +186,12 @@ def postpone(connection: Connection, jobs: Sequence[SweepJob], reason: str) -> N
     )
 
 
+_UNBLOCKS: Final = {
+    "top_up_reverted": "find out why the address takes no plain coins (it may have code by now, EIP-7702)",
+    "transfer_log_differs": "compare the transaction's logs with the job, and what the token keeps for itself",
+}
+
+
 def fail(connection: Connection, job: SweepJob, reason: str) -> None:
     """Give the job up and quarantine its destination alone; an operator sees both. The job's row is locked."""
     move(connection, job, "failed", reason)
@@ -192,6 +209,7 @@ def fail(connection: Connection, job: SweepJob, reason: str) -> None:
         subject_kind="sweep_job",
         subject_id=job.id,
         reason=f"{job.address}: {reason}",
-        unblocks="find out why the token refuses this address, then lift the destination's quarantine",
+        unblocks=_UNBLOCKS.get(reason.partition(":")[0], "find out why the token refuses this address")
+        + ", then lift the destination's quarantine (its status back to active)",
         attempts=job.attempts + 1,
     )

@@ -39,11 +39,13 @@ class Plan:
 _CANDIDATES = text(
     """
     WITH places AS (
-        SELECT DISTINCT e.chain_id, e.token, e.debit_address AS address
+        SELECT e.chain_id, e.token, e.debit_address AS address, bool_or(f.live AND f.judged_at IS NOT NULL) AS is_judged
         FROM fleet.ledger_balances b
         JOIN public.funds_ledger_entries e ON e.payment_id = b.book_id AND e.chain_id = b.chain_id AND e.token = b.token
              AND e.debit = 'destination' AND e.reason = 'seen'
-        WHERE b.book_kind = 'payment' AND b.destination > 0)
+        JOIN fleet.chain_facts f ON f.id = e.fact_id
+        WHERE b.book_kind = 'payment' AND b.destination > 0
+        GROUP BY e.chain_id, e.token, e.debit_address)
     SELECT p.chain_id, p.token, p.address, t.decimals, d.id, d.status::text AS status, c.paused_reason
     FROM places p
     JOIN fleet.tokens t ON t.chain_id = p.chain_id AND t.token = p.token
@@ -52,7 +54,8 @@ _CANDIDATES = text(
     WHERE NOT EXISTS (
         SELECT FROM fleet.sweep_jobs j
         WHERE j.destination_id = d.id AND j.state IN ('planned', 'funding', 'transferring'))
-    ORDER BY d.status = 'quarantined', d.updated_at, d.id, p.token
+    ORDER BY p.is_judged AND d.status <> 'quarantined' AND c.paused_reason IS NULL
+             AND p.chain_id || ':' || p.token = ANY(:sweepable) DESC, d.updated_at, d.id, p.token
     LIMIT :limit
     """
 )
@@ -78,12 +81,14 @@ def plan(connection: Connection, chains: Chains, *, limit: int) -> Plan:
     """Make a job for each destination with judged coins, at most one a destination, and mark it sweeping.
 
     A job moves what was judged when it was made. Coins not yet deep do not hold the deep ones back, or dust in
-    each block would block every sweep (R12, R13); they are swept by the next job. Looks at ``limit`` places.
+    each block would block every sweep (R12, R13); they are swept by the next job. Looks at ``limit`` places, first at
+    those that nothing known keeps back: a hundred that wait hide none that can go.
     """
     made: list[UUID] = []
     waiting: list[Waiting] = []
     known = {chain.id: chain for chain in chains.chains}
-    for place in connection.execute(_CANDIDATES, {"limit": limit}).all():
+    sweepable = [f"{chain.id}:{t.address}" for chain in chains.chains for t in chain.tokens if t.address != NATIVE]
+    for place in connection.execute(_CANDIDATES, {"limit": limit, "sweepable": sweepable}).all():
         chain = known.get(place.chain_id)
         reason = None
         if place.status == "quarantined":

@@ -62,7 +62,9 @@ def finish_intents(work: SweepRound, sender: str, sign: Sign) -> bool:
     ]
     for transaction in left:
         job = work.apply(lambda connection, row=transaction: by_id(connection, row.subject_id))
-        signed = ensure_signed(work, job, transaction, sign)
+        signed = transaction
+        with work.apart(job):
+            signed = ensure_signed(work, job, transaction, sign)
         if signed.state == "intent":
             return False
         broadcast(work, job, signed)

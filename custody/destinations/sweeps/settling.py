@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from custody.chain import MalformedLog, ReceiptsAndHeaders
+from custody.chain import ChainUnavailable, MalformedLog, ReceiptsAndHeaders
 from custody.chain.depth import confirmations
 from custody.destinations.sweeps import finality
 from custody.destinations.sweeps.finality import Mined, Outgoing
@@ -43,7 +43,7 @@ def settle(work: SweepRound, job: SweepJob, mined: Sequence[Mined], seen: Receip
         reason = f"transfer_log_differs: expected {job.amount_units} to {job.treasury}, found {found}"
         fail(work, job, mined, seen, reason, transfers)
         return
-    held_after = work.client.token_balance(job.token, job.address, receipt.block_number)
+    held_after, held_at = _held_after(work, job, receipt.block_number, seen)
     work.apply(
         lambda connection: finality.book_sweep(
             connection,
@@ -51,12 +51,25 @@ def settle(work: SweepRound, job: SweepJob, mined: Sequence[Mined], seen: Receip
             mined,
             transfers,
             held_after_units=held_after,
+            held_at_block=held_at,
             house_book=work.house_book,
             gas_payer=work.signer.gas_payer,
             evidence=_evidence(work, seen),
         )
     )
     work.step()
+
+
+def _held_after(work: SweepRound, job: SweepJob, block: int, seen: ReceiptsAndHeaders) -> tuple[int, int]:
+    """What the address holds after the sweep, in smallest units, and the block it was read at.
+
+    At the sweep's own block; a node that keeps no state so old (full nodes: 128 blocks, fewer than most chains'
+    thresholds) is asked for the newest block's instead.
+    """
+    try:
+        return work.client.token_balance(job.token, job.address, block), block
+    except ChainUnavailable:
+        return work.client.token_balance(job.token, job.address), seen.head.number
 
 
 def fail(

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from custody.chain import ChainClient
+from custody.chain import ChainClient, ExecutionReverted
 from custody.chain.lanes import LaneBlocked
 from custody.destinations.sweeps.jobs import QUEUE, LeaseLost, SweepJob
 from custody.destinations.sweeps.keys import SigningRefused, SweepSigner
@@ -61,7 +61,9 @@ class SweepRound:
             return
         except LaneBlocked as error:
             self.wait(job, f"lane_blocked: {error}")
-        except (LedgerRefusal, SigningRefused) as error:
+        except (LedgerRefusal, SigningRefused, ExecutionReverted, LookupError, ValueError, DBAPIError) as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise
             reason = f"{type(error).__name__}: {error}"
             log.error("sweep_refused", job=str(job.id), address=job.address, reason=reason)
             self.wait(job, reason)
