@@ -8,9 +8,7 @@ from sqlalchemy import Connection, text
 Queue = Literal["webhooks", "confirmations", "sweeps", "releases", "mirror", "housekeeping"]
 
 _RING = text("INSERT INTO fleet.outbox (queue) VALUES (:queue)")
-_MIRROR = text(
-    "INSERT INTO fleet.outbox (queue, collection, document_id) VALUES ('mirror', :collection, :id)"
-)
+_MIRROR = text("INSERT INTO fleet.outbox (queue, collection, document_id) VALUES ('mirror', :collection, :id)")
 
 
 def ring(connection: Connection, queue: Queue) -> None:
