@@ -20,7 +20,7 @@ QUEUE: Final = "watcher"
 MISSING_ATTEMPTS: Final = 300
 """Tries until a transaction that no block holds is given up: about 24 hours with backoff_seconds."""
 
-_HASH: Final = re.compile(r"0x[0-9a-f]{64}")
+HASH: Final = re.compile(r"0x[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Look:
     @property
     def is_well_formed(self) -> bool:
         """Whether the hash can be asked for at all; one that cannot would spoil a whole batched request."""
-        return _HASH.fullmatch(self.transaction_hash) is not None
+        return HASH.fullmatch(self.transaction_hash) is not None
 
 
 def request_look(

@@ -115,6 +115,29 @@ def test_no_role_holds_a_privilege_to_write_the_ledger_or_read_credentials(datab
             ).scalar_one()
 
 
+PAST_ITS_STEP = (
+    ("fleet_webhooks", "UPDATE fleet.webhook_deliveries SET body = 'another'"),
+    ("fleet_webhooks", "UPDATE fleet.webhook_deliveries SET is_test = false"),
+    ("fleet_webhooks", "UPDATE fleet.chain_looks SET transaction_hash = 'another'"),
+    ("fleet_operator", "UPDATE fleet.payment_routes SET expected = 1"),
+    ("fleet_operator", "UPDATE public.derived_destinations SET address = 'mine'"),
+    ("fleet_operator", "UPDATE fleet.tokens SET decimals = 0"),
+    ("fleet_operator", "UPDATE fleet.deposit_accounts SET xpub = 'mine'"),
+    ("fleet_operator", "UPDATE fleet.release_instructions SET recipient = 'mine'"),
+    ("fleet_operator", "UPDATE fleet.release_instructions SET state = 'ready'"),
+    ("fleet_operator", "INSERT INTO fleet.release_instructions (state) VALUES ('ready')"),
+)
+
+
+@pytest.mark.parametrize(("role", "statement"), PAST_ITS_STEP)
+def test_what_was_said_once_is_not_changed_by_who_may_say_more(
+    module_database: Database, role: str, statement: str
+) -> None:
+    with module_database.engine(role).connect() as connection, pytest.raises(DBAPIError) as refused:
+        connection.exec_driver_sql(statement)
+    assert sqlstate(refused.value) == "42501"
+
+
 def test_the_owner_cannot_log_in(database: Database) -> None:
     with database.engine().connect() as connection:
         row = connection.execute(

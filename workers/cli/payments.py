@@ -14,6 +14,7 @@ from custody.settings.chains import load_chains
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, ring_relay, transaction
 from custody.store.outbox import ring
+from workers.cli import attention
 from workers.cli.terminal import shown
 
 
@@ -182,3 +183,4 @@ def register(app: typer.Typer) -> None:
     app.command()(explain)
     app.command()(release)
     app.command()(books)
+    attention.register(app)

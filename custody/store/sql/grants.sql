@@ -20,9 +20,10 @@ GRANT INSERT ON fleet.webhook_deliveries TO fleet_ingress;
 GRANT INSERT ON fleet.outbox TO fleet_ingress;
 
 -- Verification links a delivery and asks for a look; it posts nothing (L20).
-GRANT SELECT, UPDATE ON fleet.webhook_deliveries TO fleet_webhooks;
+GRANT SELECT, UPDATE (state, reason, event, payment_id, attempts, run_after, last_error, processed_at)
+    ON fleet.webhook_deliveries TO fleet_webhooks;
 GRANT SELECT ON public.payments, fleet.payment_routes, fleet.tokens, public.derived_destinations TO fleet_webhooks;
-GRANT SELECT, INSERT, UPDATE ON fleet.chain_looks TO fleet_webhooks;
+GRANT SELECT, INSERT, UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_webhooks;
 GRANT INSERT ON fleet.outbox TO fleet_webhooks;
 GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_webhooks;
 
@@ -102,7 +103,11 @@ GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_des
 GRANT SELECT (id, legacy_object_id, first_name, last_name, role, status) ON public.users TO fleet_operator;
 GRANT INSERT, UPDATE ON public.config_settings TO fleet_operator;
 GRANT INSERT ON public.config_setting_history TO fleet_operator;
-GRANT INSERT, UPDATE ON public.derived_destinations, fleet.payment_routes, fleet.deposit_accounts, fleet.tokens TO fleet_operator;
+-- Where money is expected, and how many decimals a token has, is said once and never changed.
+GRANT INSERT ON public.derived_destinations, fleet.payment_routes, fleet.deposit_accounts, fleet.tokens TO fleet_operator;
+GRANT UPDATE (status, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_operator;
+GRANT UPDATE (next_index, state) ON fleet.deposit_accounts TO fleet_operator;
+GRANT UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_operator;
 GRANT INSERT ON fleet.house_accounts, fleet.address_book, fleet.nonce_lanes, fleet.outbox, fleet.chain_looks TO fleet_operator;
 GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
 GRANT UPDATE (paused_reason, paused_at) ON fleet.chain_cursors TO fleet_operator;
