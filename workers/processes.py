@@ -21,7 +21,7 @@ GUARDED_SETTINGS: Final = frozenset(
         "database_url", "database_admin_url", "database_role_passwords_dir", "broker_url", "mongo_url", "chains_file",
         "chain_rpc_url",
         "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "signer_api_token_file",
-        "flower_basic_auth_file",
+        "flower_basic_auth_file", "ledger_seal_key_file",
     }
 )  # fmt: skip
 """Settings that hold or lead to a secret: a process gets those it names. All others go to every process."""
@@ -103,6 +103,13 @@ PROCESSES: Final = (
         "fleet_watcher",
         ("chains_file",),
         "Says what the chains hold.",
+    ),
+    Process(
+        "sealer",
+        ("-m", "workers.sealer"),
+        "fleet_sealer",
+        ("ledger_seal_key_file",),
+        "Signs a Merkle root over each finished window of the ledger.",
     ),
     *(
         Process(

@@ -57,6 +57,13 @@ class FleetSettings(BaseSettings):
     deposit_seed_file: Path | None = Field(None, description="BIP-39 phrase of the deposit account, mode 0600")
     gas_payer_key_file: Path | None = Field(None, description="hex private key of the gas payer, mode 0600")
 
+    # Seals of the ledger
+    ledger_seal_key_file: Path | None = Field(
+        None, description="Ed25519 private key, PEM, mode 0600; the sealer's alone"
+    )
+    ledger_seal_public_key_file: Path | None = Field(None, description="its public key, PEM; older ones may follow it")
+    ledger_seal_interval_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
+
     # Signers
     signer_api_host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"
     signer_api_port: Annotated[int, Field(ge=1, le=65535)] = 8481

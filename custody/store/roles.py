@@ -20,6 +20,7 @@ PROCESS_ROLES: Final = (
     "fleet_mirror",
     "fleet_housekeeping",
     "fleet_relay",
+    "fleet_sealer",
     "fleet_operator",
 )
 """Login roles. Each process connects as its own; ``fleet_operator`` is the ``fleet`` command's."""

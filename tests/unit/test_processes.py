@@ -27,6 +27,7 @@ def test_each_process_gets_its_own_role_and_its_own_secrets() -> None:
 def test_keys_of_the_money_go_to_the_sweeps_worker_alone() -> None:
     for setting in ("deposit_seed_file", "gas_payer_key_file"):
         assert [each.name for each in PROCESSES if setting in each.settings()] == ["worker-sweeps"]
+    assert [each.name for each in PROCESSES if "ledger_seal_key_file" in each.settings()] == ["sealer"]
     roles = [each.role for each in PROCESSES if each.role]
     assert len(set(roles)) == len(roles)
     assert set(roles) == set(PROCESS_ROLES) - {"fleet_operator"}

@@ -89,6 +89,7 @@ def start(state_dir: Path, progress: Progress = lambda _: None) -> DevelopmentFl
             "GAS_PAYER_KEY_FILE": str(made.secrets.gas_payer_key),
             "SIGNER_API_TOKEN_FILE": str(made.secrets.signer_api_token),
             "FLOWER_BASIC_AUTH_FILE": str(made.secrets.flower),
+            "LEDGER_SEAL_KEY_FILE": str(made.secrets.ledger_seal_key),
         },
         database_url=lambda role: role_url(running.database_admin_url, made.role_passwords, role),
     )
@@ -114,6 +115,7 @@ def common_settings(made: Provisioned) -> dict[str, str]:
         "BROKER_URL": made.services.broker_url,
         "MONGO_URL": made.services.mongo_url,
         "CHAINS_FILE": str(made.chains_file),
+        "LEDGER_SEAL_PUBLIC_KEY_FILE": str(made.secrets.ledger_seal_public_key),
         "LOG_FORMAT": os.environ.get("LOG_FORMAT", "json"),
         "LOG_LEVEL": os.environ.get("LOG_LEVEL", "info"),
         **{name: os.environ[name] for name in ("SENTRY_DSN", "SENTRY_ENVIRONMENT") if name in os.environ},

@@ -15,6 +15,7 @@ from custody.chain import ChainClient
 from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
 from custody.destinations.issuing import register_deposit_account
 from custody.ledger.house import ensure_house_account
+from custody.ledger.seal_keys import new_seal_key
 from custody.settings.chains import NATIVE, Chains, load_chains
 from custody.store.engine import open_engine, transaction
 from custody.store.upgrade import upgrade_database
@@ -66,6 +67,14 @@ class Secrets:
     @property
     def deployer_key(self) -> Path:
         return self.directory / "demo_deployer_key"
+
+    @property
+    def ledger_seal_key(self) -> Path:
+        return self.directory / "ledger_seal_key"
+
+    @property
+    def ledger_seal_public_key(self) -> Path:
+        return self.directory / "ledger_seal_public_key"
 
     @property
     def flower(self) -> Path:
@@ -161,6 +170,9 @@ def _make_secrets(folder: StateFolder) -> Secrets:
     ):
         if not path.exists():
             write_private(path, make() + "\n")
+    if not (keys.ledger_seal_key.exists() and keys.ledger_seal_public_key.exists()):
+        for path, pem in zip((keys.ledger_seal_key, keys.ledger_seal_public_key), new_seal_key(), strict=True):
+            write_private(path, pem)
     for path in (keys.deposit_seed, keys.device_seed):
         if not path.exists():
             create_seed_file(path)

@@ -6,7 +6,7 @@ DECLARE r text;
 BEGIN
     FOREACH r IN ARRAY ARRAY['fleet_ingress', 'fleet_webhooks', 'fleet_watcher', 'fleet_confirmations', 'fleet_sweeps',
                              'fleet_releases', 'fleet_signer_api', 'fleet_mirror', 'fleet_housekeeping', 'fleet_relay',
-                             'fleet_operator'] LOOP
+                             'fleet_sealer', 'fleet_operator'] LOOP
         EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA fleet FROM %I', r);
         EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA public FROM %I', r);
         EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA fleet FROM %I', r);
@@ -88,11 +88,17 @@ GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_mirror;
 -- The relay rings.
 GRANT SELECT, UPDATE, DELETE ON fleet.outbox TO fleet_relay;
 
+-- The sealer reads entries and adds seals; what keeps others from adding one is its key.
+GRANT SELECT ON public.funds_ledger_entries TO fleet_sealer;
+GRANT SELECT, INSERT ON fleet.ledger_seals TO fleet_sealer;
+GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_sealer;
+
 -- Every worker may be woken by a schedule.
 GRANT SELECT, INSERT, DELETE ON fleet.schedule_runs TO fleet_webhooks, fleet_watcher, fleet_confirmations, fleet_sweeps,
     fleet_releases, fleet_mirror, fleet_housekeeping;
 GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_housekeeping;
 GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_housekeeping;
+GRANT SELECT (created_at, tx_id) ON public.funds_ledger_entries TO fleet_housekeeping;
 
 -- The operator reads everything but credentials and key material, and changes settings.
 GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_operator;
