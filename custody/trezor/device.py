@@ -61,9 +61,7 @@ def open_device(
     """
     steps = parse_derivation_path(derivation_path)
     if expected_address is not None and not is_checksum_address(expected_address):
-        raise ValueError(
-            f"expected_address {expected_address!r}: expected an EIP-55 checksum address or None"
-        )
+        raise ValueError(f"expected_address {expected_address!r}: expected an EIP-55 checksum address or None")
     keep_library_quiet()
     from custody.trezor.transport import DeadlineTransport, exclusive_lock, find_transport
 
@@ -106,18 +104,14 @@ def _open(
         client = library.get_client(manifest, transport)
         features = client.features
         if features.bootloader_mode:
-            raise DeviceNotReady(
-                "The device is in bootloader mode.", "Restart it without holding its buttons."
-            )
+            raise DeviceNotReady("The device is in bootloader mode.", "Restart it without holding its buttons.")
         if not features.initialized:
             raise DeviceNotReady("The device has no seed.")
         session = client.get_session(_choose_passphrase(client, passphrase))
         facts = _read_facts(client, session)
         address = read_address(session, steps)
         if expected_address is not None and address != expected_address:
-            raise WrongWallet(
-                f"The device's wallet has address {address}, the expected one is {expected_address}."
-            )
+            raise WrongWallet(f"The device's wallet has address {address}, the expected one is {expected_address}.")
     except BaseException as error:
         clear_screen(client, transport)
         if not isinstance(error, Exception):

@@ -39,9 +39,7 @@ def device_screens(transaction: UnsignedTransaction, model: str, firmware: str) 
     native = native_unit(transaction.chain_id)
     if transfer is not None:
         recipient, amount = transfer
-        screens = [
-            _send_screen(recipient, *_amount(amount, token_unit(transaction.chain_id, transaction.to)))
-        ]
+        screens = [_send_screen(recipient, *_amount(amount, token_unit(transaction.chain_id, transaction.to)))]
     elif transaction.value:
         screens = [_send_screen(transaction.to, *_native_amount(transaction.value, native))]
     else:

@@ -30,9 +30,7 @@ class DeviceError(Exception):
 
 class DeviceNotFound(DeviceError):
     reason = "device_not_found"
-    next_step = (
-        "Plug it in, check the cable and the udev rules, and name its full path, such as webusb:001:4."
-    )
+    next_step = "Plug it in, check the cable and the udev rules, and name its full path, such as webusb:001:4."
 
 
 class DeviceAmbiguous(DeviceError):
@@ -63,9 +61,7 @@ class DeviceLocked(DeviceError):
 
 class DevicePassphrase(DeviceError):
     reason = "device_passphrase"
-    next_step = (
-        "Open it with the passphrase of the treasury wallet, or with an empty one for the standard wallet."
-    )
+    next_step = "Open it with the passphrase of the treasury wallet, or with an empty one for the standard wallet."
 
 
 class DeviceSessionLost(DeviceError):
@@ -141,9 +137,7 @@ def explain(error: BaseException) -> DeviceError:
         return error
     if isinstance(error, TrezorFailure):
         return _explain_failure(error)
-    if (
-        isinstance(error, OSError) and error.errno is None
-    ):  # the library's reader at the end of a short answer
+    if isinstance(error, OSError) and error.errno is None:  # the library's reader at the end of a short answer
         return DeviceGarbled("The device's answer could not be read.")
     for kinds, ours, what in _known_errors():
         if isinstance(error, kinds):

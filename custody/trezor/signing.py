@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-CANCEL_TIMEOUT_SECONDS: Final = (
-    1.0  # the farewell to a device that has just failed must not cost another wait
-)
+CANCEL_TIMEOUT_SECONDS: Final = 1.0  # the farewell to a device that has just failed must not cost another wait
 MIN_MESSAGE_BYTES: Final = 33  # a 32-byte text can be turned into a Safe owner's signature (R6)
 MAX_MESSAGE_BYTES: Final = 1_024  # what a Trezor One accepts
 MESSAGE_SIGNATURE_BYTES: Final = 65
@@ -142,9 +140,7 @@ class SigningDevice:
             if len(raw) != MESSAGE_SIGNATURE_BYTES:
                 raise DeviceGarbled(f"The device's signature has {len(raw)} bytes instead of 65.")
             try:
-                signature = Signature(
-                    raw[64] - 27, int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:64], "big")
-                )
+                signature = Signature(raw[64] - 27, int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:64], "big"))
                 signer = recover_signer(message_hash(text), signature)
             except SignatureError as error:
                 raise DeviceGarbled(f"The device's signature is malformed: {error}.") from error

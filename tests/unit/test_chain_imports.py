@@ -12,7 +12,5 @@ def test_importing_the_chain_room_imports_no_web3():
         "custody.chain.ChainClient(custody.chain.ChainConnection(1, 'http://127.0.0.1:1'));"
         "assert 'web3' in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -126,9 +126,7 @@ def test_each_field_is_needed(field: str):
 
 def test_references_agree_with_request_network():
     assert payment_reference("01847474747474", "8d03ea7", "0x000001").hex() == "a0098add01acc736"
-    reference = payment_reference(
-        "01" + "ab" * 32, "ea3bc7caf64110ca", "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"
-    )
+    reference = payment_reference("01" + "ab" * 32, "ea3bc7caf64110ca", "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC")
     assert reference == REFERENCE
     assert reference_topic(reference) == "0xefda6d4737ee1459728f4c1b646909403057bef010d64ad1628a4712f01ee30a"
 

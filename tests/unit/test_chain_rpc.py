@@ -128,9 +128,7 @@ def test_a_rate_limit_in_json_is_tried_again_and_ends():
 def test_no_listener_is_unavailable_and_shows_no_secret():
     url = f"http://user:{SECRET}@127.0.0.1:1/v3/{SECRET}?key={SECRET}"
     client = ChainClient(ChainConnection(1, url, read_attempts=1))
-    with pytest.raises(
-        ChainUnavailable, match=r"chain 1 at http://127\.0\.0\.1:1/…: no connection"
-    ) as raised:
+    with pytest.raises(ChainUnavailable, match=r"chain 1 at http://127\.0\.0\.1:1/…: no connection") as raised:
         client.chain_id()
     found: BaseException | None = raised.value
     while found is not None:
@@ -330,9 +328,7 @@ def test_a_refused_transaction_is_sent_once_and_classified():
     assert len(raised.value.reason) == 300
 
 
-@pytest.mark.parametrize(
-    "answer", [503, None, b"{", b'{"jsonrpc":"2.0","id":1,"result":"0x' + b"11" * 32 + b'"}']
-)
+@pytest.mark.parametrize("answer", [503, None, b"{", b'{"jsonrpc":"2.0","id":1,"result":"0x' + b"11" * 32 + b'"}'])
 def test_a_send_without_a_usable_answer_is_not_repeated_and_says_so(answer: Any):
     with (
         client_of(lambda _: answer) as (client, node),

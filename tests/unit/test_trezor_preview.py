@@ -57,9 +57,7 @@ def test_native_coin_small_amounts_and_unknown_chains() -> None:
 def test_other_call_data_takes_five_pages_and_a_warning() -> None:
     screens = device_screens(payment(1, 0, bytes(range(200)) + bytes(1_304)), *ONE)
     assert len(screens) == 10
-    assert screens[1] == (
-        "Transaction data:\n0001020304050607\n08090a0b0c0d0e0f\n1011121314151617\n... 24/1504 bytes"
-    )
+    assert screens[1] == ("Transaction data:\n0001020304050607\n08090a0b0c0d0e0f\n1011121314151617\n... 24/1504 bytes")
     assert screens[6] == "Warning! Too long\ndata to view.\n\nProceed with caution."
 
 
@@ -104,9 +102,7 @@ def test_plain_words_name_amount_token_recipient_chain_and_fee() -> None:
     ]
     bare = human_lines(transfer(1, USDC, 1_234), chain_name="Ethereum", native_symbol="ETH")
     assert bare[0] == f"Amount     1,234 smallest units of token {USDC}"
-    assert human_lines(payment(1, 10**18, b"x"), chain_name="Ethereum", native_symbol="ETH")[-1].startswith(
-        "Data"
-    )
+    assert human_lines(payment(1, 10**18, b"x"), chain_name="Ethereum", native_symbol="ETH")[-1].startswith("Data")
 
 
 @pytest.mark.parametrize("text", ["m/44'/60'/0'/0/0", "m/44'/60'/0'", "m/0'", "m/2147483647/0"])

@@ -126,9 +126,7 @@ def binary(folder: StateFolder, environment: Mapping[str, str]) -> Path:
     """The anvil to run: ANVIL_BINARY, else the fetched package's. EmbeddedServiceError when it is no
     executable."""
     named = environment.get(BINARY_SETTING)
-    path = (
-        Path(named) if named else npm_packages.package(_package_name()).folder(folder.root) / "bin" / "anvil"
-    )
+    path = Path(named) if named else npm_packages.package(_package_name()).folder(folder.root) / "bin" / "anvil"
     if not path.is_absolute() or not os.access(path, os.X_OK):
         msg = f"{BINARY_SETTING}: expected the absolute path of an executable anvil, got {str(path)!r}."
         raise EmbeddedServiceError(msg)

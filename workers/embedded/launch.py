@@ -56,9 +56,7 @@ def started(pid: int) -> str | None:
     gone."""
     if _PROC.joinpath("self", "stat").exists():
         try:
-            fields = (
-                _PROC.joinpath(str(pid), "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
-            )
+            fields = _PROC.joinpath(str(pid), "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
         except OSError:
             return None
         values = fields[2].split()

@@ -75,10 +75,7 @@ def end_all(folder: StateFolder, grace_seconds: float = GRACE_SECONDS) -> list[s
             _signal(record, "KILL")
         if not wait_gone(records, KILL_SECONDS):
             left = [record["pid"] for record in living(folder)]
-            msg = (
-                f"Processes {left} of this fleet did not end after SIGKILL; look at them with ps, then try "
-                "again."
-            )
+            msg = f"Processes {left} of this fleet did not end after SIGKILL; look at them with ps, then try again."
             raise EmbeddedServiceError(msg)
     # A parent that ended may have left children that ignored its end.
     for record in living(folder):

@@ -76,10 +76,7 @@ def prepare(folder: StateFolder, _port: int, _environment: Mapping[str, str]) ->
         env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
     )
     if done.returncode != 0:
-        msg = (
-            f"initdb failed: {(done.stderr or done.stdout).strip()}\nSet {SETTING} to a server that runs "
-            "already."
-        )
+        msg = f"initdb failed: {(done.stderr or done.stdout).strip()}\nSet {SETTING} to a server that runs already."
         raise EmbeddedServiceError(msg)
     fresh.rename(home / "data")
 

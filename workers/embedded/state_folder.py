@@ -111,10 +111,7 @@ def run_folder(root: Path) -> Path:
         raise EmbeddedServiceError(msg)
     longest = path / "supervisor.sock"
     if len(os.fsencode(longest)) > SOCKET_PATH_BYTES:
-        msg = (
-            f"The socket path {longest} is longer than {SOCKET_PATH_BYTES} bytes; set TMPDIR to a shorter "
-            "one."
-        )
+        msg = f"The socket path {longest} is longer than {SOCKET_PATH_BYTES} bytes; set TMPDIR to a shorter one."
         raise EmbeddedServiceError(msg)
     return path
 
@@ -134,9 +131,7 @@ def file_lock(path: Path, seconds: float = LOCK_SECONDS) -> Generator[None]:
         try:
             attempts(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except RetryError:
-            msg = (
-                f"Another command has held {path} for {seconds:.0f} s; wait for it or end it, then try again."
-            )
+            msg = f"Another command has held {path} for {seconds:.0f} s; wait for it or end it, then try again."
             raise StateFolderBusyError(msg) from None
         yield
     finally:

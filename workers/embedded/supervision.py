@@ -188,10 +188,7 @@ def _check(program: Program) -> None:
         msg = f"Program name {program.name!r}: expected lower-case letters, digits, '-', '_' or '.'."
         raise EmbeddedServiceError(msg)
     if not program.argv or not Path(program.argv[0]).is_absolute() or not os.access(program.argv[0], os.X_OK):
-        msg = (
-            f"Program {program.name}: argv[0] must be the absolute path of an executable: "
-            f"{list(program.argv)[:1]}."
-        )
+        msg = f"Program {program.name}: argv[0] must be the absolute path of an executable: {list(program.argv)[:1]}."
         raise EmbeddedServiceError(msg)
 
 
@@ -320,10 +317,7 @@ def _start_supervisord(folder: StateFolder) -> None:
     try:
         attempts(_ping, folder)
     except RetryError:
-        msg = (
-            f"supervisord did not answer within {START_SECONDS:.0f} s; read {spec['log']} and "
-            "supervisord.log."
-        )
+        msg = f"supervisord did not answer within {START_SECONDS:.0f} s; read {spec['log']} and supervisord.log."
         raise EmbeddedServiceError(msg) from None
     _log.info("supervisor_started", configuration=str(_configuration(folder)))
 

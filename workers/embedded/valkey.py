@@ -67,9 +67,7 @@ def probe(address: str) -> Health:
     """Healthy when it takes the password and answers PING."""
     import redis
 
-    client: Any = redis.Redis.from_url(
-        address, socket_connect_timeout=PROBE_SECONDS, socket_timeout=PROBE_SECONDS
-    )
+    client: Any = redis.Redis.from_url(address, socket_connect_timeout=PROBE_SECONDS, socket_timeout=PROBE_SECONDS)
     try:
         client.ping()
     except (redis.RedisError, OSError) as error:

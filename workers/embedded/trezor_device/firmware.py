@@ -133,13 +133,9 @@ class Firmware:
                 return self._answer(_failure(refusal.code, refusal.message))
             if not isinstance(step, _AwaitPress):
                 return self._answer(step)
-            if self.fault is Fault.REJECT or (
-                self.buttons is Press.NO and self.fault is not Fault.NEVER_ANSWER
-            ):
+            if self.fault is Fault.REJECT or (self.buttons is Press.NO and self.fault is not Fault.NEVER_ANSWER):
                 value = False
-            elif self.fault is Fault.NEVER_ANSWER or (
-                self.buttons is Press.ASK and self._early_press is None
-            ):
+            elif self.fault is Fault.NEVER_ANSWER or (self.buttons is Press.ASK and self._early_press is None):
                 self.awaits_press = True
                 return []
             elif self.buttons is Press.ASK:
@@ -211,9 +207,7 @@ class Firmware:
 
     def _ping(self, request: messages.Ping) -> _Flow:
         if request.button_protection:
-            yield from self._confirm(
-                ButtonRequestType.ProtectCall, ("Do you really want to", "answer to ping?")
-            )
+            yield from self._confirm(ButtonRequestType.ProtectCall, ("Do you really want to", "answer to ping?"))
         return messages.Success(message=request.message)
 
     def _lock(self) -> _Flow:
@@ -340,13 +334,9 @@ class Firmware:
                 raise Refusal(FailureType.UnexpectedMessage, "Unexpected message")
             chunk = answer.data_chunk
             if not chunk or len(chunk) > left:
-                raise Refusal(
-                    FailureType.DataError, "Too much data" if chunk else "Empty data chunk received"
-                )
+                raise Refusal(FailureType.DataError, "Too much data" if chunk else "Empty data chunk received")
             data += chunk
-        signature = self._signing_key(wallet, request.address_n).sign_msg_hash(
-            transaction_hash(request, data)
-        )
+        signature = self._signing_key(wallet, request.address_n).sign_msg_hash(transaction_hash(request, data))
         self.signatures += 1
         return messages.EthereumTxRequest(
             signature_v=signature.v,

@@ -66,9 +66,7 @@ def data_screens(request: EthereumSignTxEIP1559) -> list[tuple[Screen, bool]]:
         page = chunk[offset : offset + 24]
         end = offset + len(page)
         status = f"{'... ' if end < total else ''}{end}/{total} bytes"
-        pages.append(
-            (("Transaction data:", page[:8].hex(), page[8:16].hex(), page[16:].hex(), status), False)
-        )
+        pages.append((("Transaction data:", page[:8].hex(), page[8:16].hex(), page[16:].hex(), status), False))
     if total > 5 * 24:
         pages.append((("Warning! Too long", "data to view.", "", "Proceed with caution."), True))
     return pages

@@ -49,9 +49,7 @@ class SoftwareDevice:
         on_screen: Callable[[Screen], None] | None = None,
     ) -> None:
         if host != LOOPBACK:
-            raise ValueError(
-                f"host {host!r}: the software device listens on {LOOPBACK} only, it holds a seed (R17)"
-            )
+            raise ValueError(f"host {host!r}: the software device listens on {LOOPBACK} only, it holds a seed (R17)")
         self._firmware = Firmware(
             seed,
             pin=pin,

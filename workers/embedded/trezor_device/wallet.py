@@ -41,9 +41,7 @@ class Wallet:
     def __init__(self, mnemonic: str, passphrase: str = "") -> None:
         if not Bip39MnemonicValidator().IsValid(mnemonic):
             raise ValueError("the seed is not a BIP-39 mnemonic with a right checksum")
-        self._root: Bip32Base = Bip32Slip10Secp256k1.FromSeed(
-            Bip39SeedGenerator(mnemonic).Generate(passphrase)
-        )
+        self._root: Bip32Base = Bip32Slip10Secp256k1.FromSeed(Bip39SeedGenerator(mnemonic).Generate(passphrase))
         self._nodes: dict[tuple[int, ...], Bip32Base] = {}
 
     def private_key(self, path: Sequence[int]) -> PrivateKey:

@@ -8,9 +8,7 @@ from typing import Final
 PACKET_BYTES: Final = 64
 PING: Final = b"PINGPING"
 PONG: Final = b"PONGPONG"
-MAX_REQUEST_BYTES: Final = (
-    16_384  # the device's own decode buffer is smaller; no request of the library is larger
-)
+MAX_REQUEST_BYTES: Final = 16_384  # the device's own decode buffer is smaller; no request of the library is larger
 _HEADER: Final = struct.Struct(">HL")
 _FIRST: Final = b"?##"
 _NEXT: Final = b"?"
@@ -45,7 +43,4 @@ def split(kind: int, body: bytes) -> list[bytes]:
     """The packets of one message."""
     stream = b"##" + _HEADER.pack(kind, len(body)) + body
     step = PACKET_BYTES - len(_NEXT)
-    return [
-        (_NEXT + stream[start : start + step]).ljust(PACKET_BYTES, b"\0")
-        for start in range(0, len(stream), step)
-    ]
+    return [(_NEXT + stream[start : start + step]).ljust(PACKET_BYTES, b"\0") for start in range(0, len(stream), step)]
