@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
 from custody.ledger.seal_keys import PublicKeys, SealKey, key_id
-from custody.ledger.seals import Seal, seal_next
+from custody.ledger.seals import Seal, oldest_unsealed, seal_next
 from custody.ledger.verification import verify
 from custody.ledger.verification_report import Report
 from custody.store.engine import transaction
@@ -34,6 +36,20 @@ def seal_all(database: Database, key: SealKey, *, limit: int = 10_000) -> list[S
         if seal is None:
             return sealed
         sealed.append(seal)
+
+
+def seal_to_the_end(database: Database, key: SealKey, *, limit: int = 10_000) -> list[Seal]:
+    """Seal until nothing is left. Writers in other databases of the same server hold a window back for a moment."""
+
+    def seal_more(sealed: list[Seal]) -> bool:
+        sealed += seal_all(database, key, limit=limit)
+        with transaction(database.engine("fleet_sealer")) as connection:
+            return oldest_unsealed(connection) is None
+
+    sealed: list[Seal] = []
+    attempts = Retrying(stop=stop_after_delay(60), wait=wait_fixed(0.02), retry=retry_if_result(lambda done: not done))
+    attempts(seal_more, sealed)
+    return sealed
 
 
 def verified(database: Database, keys: PublicKeys, **options: object) -> Report:
@@ -80,4 +96,5 @@ def sealed_ledger(database: Database, *, payments: int, seed: int = 1, key: Seal
         for book in books:
             move(book, movement, Decimal(amount) + Decimal(chosen.randrange(100)) / 1_000_000, 0)
         seals += seal_all(database, key, limit=chosen.randint(3, 20))
+    seals += seal_to_the_end(database, key, limit=15)
     return SealedLedger(database, key, books, seals)

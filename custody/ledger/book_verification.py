@@ -28,7 +28,7 @@ _BALANCES: Final = """
                SELECT FROM fleet.payment_routes r
                WHERE r.payment_id = b.book_id AND r.chain_id = b.chain_id AND r.token = b.token) AS should_be_primary,
            {amounts}
-    FROM fleet.ledger_balances b WHERE {after} AND {touched}
+    FROM fleet.ledger_balances b WHERE num_nulls(b.book_id, b.chain_id, b.token) = 0 AND {after} AND {touched}
     ORDER BY b.book_id, b.chain_id, b.token LIMIT :limit
 """.replace("{amounts}", ", ".join(f"trim_scale(b.{account})::text AS {account}" for account in ACCOUNTS))
 _AFTER: Final = "(b.book_id, b.chain_id, b.token) > (CAST(:book_id AS uuid), CAST(:chain_id AS bigint), :token)"
@@ -211,8 +211,8 @@ class _Book:
         if balance is None:
             self._say(report, None, "it has entries and no balance row")
             return
-        if self.kind is not None and balance.book_kind.encode() != self.kind:
-            self._say(report, None, f"its balance row says it is a {balance.book_kind} book")
+        if self.kind is not None and str(balance.book_kind).encode() != self.kind:
+            self._say(report, None, f"its balance row says that it is a {balance.book_kind} book")
         if balance.seq != self.seq:
             self._say(report, None, f"its balance row counts {balance.seq} entries, its last entry is {self.seq}")
         if (balance.head_hash or "").encode() != self.head:

@@ -75,7 +75,7 @@ class Seal:
             (1, 0, NO_SEAL) if previous is None else (previous.seal_no + 1, previous.to_tx, previous.seal_hash)
         )
         if self.seal_no != number:
-            found.append(f"seal {number} should stand here: a seal is missing or was renumbered")
+            found.append(f"seal {number} should stand here")
         if self.from_tx != from_tx or self.to_tx <= self.from_tx:
             found.append(f"its window {self.from_tx} to {self.to_tx} does not begin where the last ended, at {from_tx}")
         if self.prev_seal_hash != hash_before:
@@ -143,10 +143,13 @@ def hex_bytes(value: object, name: str, length: int) -> bytes:
 
 # In the database -----------------------------------------------------------------------------------------------------
 
+# An attacker may have dropped every constraint: what is NULL reads as something that no seal has.
 _SELECT: Final = """
-    SELECT seal_no, from_tx, to_tx, entries, merkle_root, prev_seal_hash,
+    SELECT seal_no, coalesce(from_tx, -1) AS from_tx, coalesce(to_tx, -1) AS to_tx, coalesce(entries, -1) AS entries,
+           coalesce(merkle_root, '') AS merkle_root, coalesce(prev_seal_hash, '') AS prev_seal_hash,
            CASE WHEN isfinite(sealed_at) THEN (extract(epoch FROM sealed_at) * 1000000)::bigint ELSE -1 END AS sealed_at,
-           key_id, seal_hash, signature FROM fleet.ledger_seals
+           coalesce(key_id, '') AS key_id, coalesce(seal_hash, '') AS seal_hash, coalesce(signature, '') AS signature
+    FROM fleet.ledger_seals
 """
 _NEWEST: Final = text(_SELECT + "ORDER BY seal_no DESC LIMIT 1")
 _ONE: Final = text(_SELECT + "WHERE seal_no = :seal_no")

@@ -41,6 +41,12 @@ _MALFORMED: Final = text(
     ORDER BY id LIMIT 1000
     """
 )
+_BALANCES_UNKEYED: Final = text(
+    """
+    SELECT book_id::text FROM fleet.ledger_balances GROUP BY book_id, chain_id, token
+    HAVING count(*) > 1 OR num_nulls(book_id, chain_id, token) > 0 LIMIT 1000
+    """
+)
 _FUTURE: Final = text(
     """
     SELECT id::text, book_id::text, book_seq::text FROM public.funds_ledger_entries
@@ -77,6 +83,8 @@ def verify(
     sealed_to = _verify_seals(connection, keys, since, report, progress)
     tail = connection.execute(_TAIL, {"sealed_to": sealed_to}).one()
     report.unsealed_entries, report.before_fleet = tail.unsealed, tail.before_fleet
+    for book in connection.execute(_BALANCES_UNKEYED).scalars():
+        report.add(Problem("it has a balance row too many, or one without a whole key", book=book))
     for statement, what in (
         (_MALFORMED, "it has some columns of the fleet's entries and lacks others"),
         (_FUTURE, "its transaction has not happened yet"),
@@ -105,12 +113,15 @@ def _verify_seals(
         for fault in seal.faults(previous, keys):
             report.add(Problem(fault, seal_no=seal.seal_no))
         report.seals += 1
-        begins = 0 if previous is None else previous.to_tx
+        number, begins = (1, 0) if previous is None else (previous.seal_no + 1, previous.to_tx)
+        if seal.seal_no > number:
+            report.add(Problem(f"it is missing; the next one is {seal.seal_no}", seal_no=number))
         previous = seal
-        if seal.from_tx != begins or seal.to_tx <= seal.from_tx:
+        if seal.from_tx != begins:
             _verify_windows(connection, group, report, progress)
             group = []
-            continue  # no window that could be read
+        if seal.from_tx < begins or seal.to_tx <= seal.from_tx:
+            continue  # no window of its own that could be read
         group.append(seal)
         if sum(each.entries for each in group) >= _ENTRIES_AT_ONCE or len(group) >= _SEALS_AT_ONCE:
             _verify_windows(connection, group, report, progress)
