@@ -4,6 +4,8 @@ Importing this module reads no settings; the configuration does, when it is firs
 setting refuses to start and names it.
 """
 
+import os
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -128,6 +130,9 @@ def _start_worker(options: dict[str, Any], **_: Any) -> None:
     if role != spec.role:
         raise SystemExit(f"DATABASE_URL connects as {role}: expected {spec.role} for queue {spec.name} (R9)")
     begin(found, f"worker-{spec.name}")
+    # Events leave on standard error. What Celery itself prints to the other stream at a shutdown is no event.
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
 
 
 @signals.worker_ready.connect

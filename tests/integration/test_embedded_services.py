@@ -209,6 +209,17 @@ def test_up_twice_changes_nothing(running: Services) -> None:
     assert services.status(running.state_dir, NOTHING_GIVEN) == before
 
 
+def test_up_from_another_shell_and_folder_restarts_nothing(
+    running: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = services.status(running.state_dir, NOTHING_GIVEN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LANG", "tlh_KX.UTF-8")
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{tmp_path}")
+    assert services.up(running.state_dir, NOTHING_GIVEN) == running
+    assert services.status(running.state_dir, NOTHING_GIVEN) == before
+
+
 @pytest.mark.parametrize("name", list(STORES))
 def test_what_was_written_survives_kill_9(running: Services, name: str) -> None:
     write, read = STORES[name]

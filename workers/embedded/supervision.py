@@ -221,14 +221,12 @@ def _write(folder: StateFolder, programs: Sequence[Program]) -> None:
         spec["cwd"] = str(program.cwd or Path.cwd())
         spec["stop_signal"] = program.stop_signal
         path = folder.programs / f"{program.name}.json"
-        content = json.dumps(
-            {**spec, "stop_wait_seconds": program.stop_wait_seconds, "priority": program.priority},
-            sort_keys=True,
-        )
-        write_private(path, content)
-        # supervisord compares configurations: a keyed digest shows it that a program's environment changed,
-        # and shows nobody what is in it.
-        digest = hmac.new(key, content.encode(), hashlib.sha256).hexdigest()[:16]
+        own = {"stop_wait_seconds": program.stop_wait_seconds, "priority": program.priority}
+        write_private(path, json.dumps({**spec, **own}, sort_keys=True))
+        # supervisord compares configurations: a keyed digest shows it that a program's environment changed, and shows
+        # nobody what is in it. The caller's own variables and folder are no part of it: another shell changes nothing.
+        defined = {**spec, **own, "env": dict(program.env), "cwd": str(program.cwd or "")}
+        digest = hmac.new(key, json.dumps(defined, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]
         log = program.log_file or log_path(folder, program.name)
         lines = {
             "command": shlex.join([*_launcher(path), digest]),

@@ -1,0 +1,194 @@
+"""What an operator sees of a running fleet, and what one change or one dead MongoDB does to payments under way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from custody.settings.thresholds import set_threshold
+from custody.store.engine import open_engine, transaction
+from tests.faults.conftest import STATE_DIR, pid_of
+from workers.demo.fleet import DevelopmentFleet
+from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS
+from workers.demo.run import Demo, DemoResult
+from workers.demo.stages import Pace
+from workers.processes import PROCESSES
+from workers.queues import QUEUES
+
+pytestmark = [pytest.mark.fleet, pytest.mark.timeout(300)]
+
+SERVERS = ("postgres", "valkey", "mongo", "anvil")
+PAYMENTS = 3
+THRESHOLD = "confirmation_threshold:31337"
+UNREACHED = 5_000  # blocks: over an hour of this chain
+RAISED = 5
+
+
+def fleet_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """``fleet ARGUMENTS`` as a person types it in a new shell."""
+    return subprocess.run(
+        [sys.executable, "-m", "workers.cli", *arguments],
+        env={name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+        | {"FLEET_STATE_DIR": str(STATE_DIR), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def status() -> dict[str, dict[str, Any]]:
+    answer = fleet_command("status", "--json")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return {row["name"]: row for row in json.loads(answer.stdout)["services"]}
+
+
+class MongoKiller:
+    """Kills mongod once, when the first payment is seen."""
+
+    def __init__(self) -> None:
+        self.killed: int | None = None
+
+    def report(self, stage: str, count: int) -> None:
+        if stage == "detected" and count and self.killed is None:
+            self.killed = pid_of("mongo")
+            assert self.killed is not None
+            os.kill(self.killed, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def released(running_fleet: DevelopmentFleet) -> tuple[DemoResult, MongoKiller]:
+    """A run during which MongoDB died."""
+    killer = MongoKiller()
+    return Demo(running_fleet, killer.report, Pace(stall_seconds=120)).run(PAYMENTS), killer
+
+
+def test_status_names_every_server_and_process_with_its_pid_and_where_it_is(running_fleet: DevelopmentFleet) -> None:
+    found = status()
+    assert list(found)[:4] == list(SERVERS)
+    assert set(found) == {*SERVERS, *(process.name for process in PROCESSES)}
+    for row in found.values():
+        assert set(row) == {"name", "url", "pid", "health"}
+        assert row["health"] == "ok"
+        os.kill(row["pid"], 0)
+    assert found["ingress"]["url"] == running_fleet.ingress_url
+    assert found["signer-api"]["url"] == running_fleet.signer_api_url
+    assert found["flower"]["url"] == running_fleet.flower_url
+    assert "***" in found["postgres"]["url"]
+    shown = fleet_command("status")
+    assert shown.returncode == 0
+    assert all(str(row["pid"]) in shown.stdout for row in found.values())
+
+
+def test_up_twice_touches_nothing_that_runs(running_fleet: DevelopmentFleet) -> None:
+    before = {name: row["pid"] for name, row in status().items()}
+    again = fleet_command("up")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert running_fleet.flower_url in again.stdout
+    assert {name: row["pid"] for name, row in status().items()} == before
+
+
+def test_flower_shows_all_queues(running_fleet: DevelopmentFleet) -> None:
+    user, password = running_fleet.provisioned.secrets.flower.read_text().strip().split(":")
+    with httpx.Client(base_url=running_fleet.flower_url, trust_env=False) as client:
+        assert client.get("/broker").status_code == 401
+        client.auth = (user, password)
+        shown = {queue["name"] for queue in client.get("/api/queues/length").json()["active_queues"]}
+        assert shown == {queue.name for queue in QUEUES}
+        page = client.get("/broker").text
+        assert all(queue.name in page for queue in QUEUES)
+
+
+def test_a_killed_mongo_only_delays(released: tuple[DemoResult, MongoKiller]) -> None:
+    result, killer = released
+    assert killer.killed is not None
+    assert pid_of("mongo") not in {None, killer.killed}
+    assert (result.released, result.books_equal_chain) == (PAYMENTS, True)
+    assert fleet_command("books").returncode == 0
+
+
+def test_explain_tells_a_released_payment_from_its_webhook_to_its_signed_transaction(
+    released: tuple[DemoResult, MongoKiller],
+) -> None:
+    payment = released[0].payment_ids[0]
+    told = fleet_command("explain", payment, "--json")
+    assert told.returncode == 0, told.stderr
+    story = json.loads(told.stdout)
+    assert (story["status"], story["escrow_state"], story["waits"]) == ("completed", "released", [])
+    steps = [happening["step"] for happening in story["happenings"]]
+    first = {step: steps.index(step) for step in reversed(steps)}
+    assert first["webhook"] < first["ledger"] < first["release"], steps
+    everything = "\n".join(happening["what"] for happening in story["happenings"])
+    for words in (
+        "payment.confirmed",
+        "payment_detected : seen",
+        "hold : deep",
+        "adjustment : sweep",
+        "release : reserve",
+        "handed out to the signer",
+        "signed by the treasury device",
+        "sent as 0x",
+        "release : final",
+    ):
+        assert words in everything, f"{words!r} is not in:\n{everything}"
+    printed = fleet_command("explain", payment)
+    assert "It waits for nothing." in printed.stdout
+
+
+def test_a_threshold_set_by_command_binds_in_the_running_worker(running_fleet: DevelopmentFleet) -> None:
+    admin = open_engine(running_fleet.provisioned.services.database_admin_url, application="test-threshold")
+    lowered: list[str] = []
+
+    def lower(stage: str, count: int) -> None:
+        if stage == "detected" and count and not lowered:
+            said = fleet_command("settings", "set", THRESHOLD, str(RAISED), "--by", "tester", "--reason", "it is slow")
+            assert said.returncode == 0, said.stderr
+            lowered.append(said.stdout)
+
+    try:
+        with transaction(admin) as connection:
+            unreached = set_threshold(connection, 31337, UNREACHED, floor_blocks=1, by="tester", reason="never")
+        result = Demo(running_fleet, lower, Pace(stall_seconds=60)).run(1)
+        with admin.connect() as connection:
+            evidence: dict[str, Any] = connection.execute(
+                text(
+                    "SELECT metadata FROM public.funds_ledger_entries "
+                    "WHERE payment_id = CAST(:id AS uuid) AND entry_type = 'hold'"
+                ),
+                {"id": result.payment_ids[0]},
+            ).scalar_one()
+    finally:
+        with transaction(admin) as connection:
+            set_threshold(
+                connection, 31337, DEVELOPMENT_THRESHOLD_BLOCKS, floor_blocks=1, by="tester", reason="as before"
+            )
+        admin.dispose()
+    assert result.released == 1
+    assert evidence["threshold"] == RAISED
+    assert evidence["history_id"] != str(unreached.history_id)
+    assert str(evidence["history_id"]) in lowered[0]
+
+
+def test_each_line_of_a_process_s_log_is_an_event_and_names_its_payment_and_task(
+    released: tuple[DemoResult, MongoKiller],
+) -> None:
+    logs = STATE_DIR / "logs"
+    for process in PROCESSES:
+        for line in (logs / f"{process.name}.log").read_text().splitlines():
+            event = json.loads(line)
+            assert {"event", "level", "at"} <= set(event), line
+    payment = released[0].payment_ids[0]
+    for process in ("worker-webhooks", "worker-confirmations", "worker-releases"):
+        events = _events(logs / f"{process}.log")
+        assert any(event.get("payment_id") == payment and event.get("task_id") for event in events), process
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
