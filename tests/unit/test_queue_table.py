@@ -65,6 +65,9 @@ PROGRAMS = {f"worker {name}": BUILD.format(queue=name) for name in NEEDS_NO_NODE
     "relay": "import sys, workers.relay",
     "beat": "import sys, workers.celery_app; workers.celery_app.app.Beat; workers.celery_app.app.conf.beat_schedule",
     "flower": "import sys, workers.flower, flower.command",
+    "ingress": "import sys, workers.ingress.__main__, workers.ingress.server, workers.ingress.journal",
+    "signer API": "import sys, workers.signer_api.__main__, workers.signer_api.application",
+    "fleet status": "import sys, workers.cli.system, workers.fleet_status",
 }
 
 

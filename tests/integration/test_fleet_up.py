@@ -1,0 +1,83 @@
+"""``fleet up --services-only`` and ``fleet status`` with servers that run already."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.conftest import Database
+from workers.embedded import services as embedded
+from workers.embedded.services import Services
+
+
+def fleet(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "workers.cli", *arguments],
+        env={name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+        | {"FLEET_STATE_DIR": str(folder), "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_servers_named_in_a_settings_file_are_used_and_none_is_started(
+    services: Services, database: Database, tmp_path: Path
+) -> None:
+    folder = tmp_path / "state"
+    given = services.settings() | {"DATABASE_ADMIN_URL": database.url()}
+    named = tmp_path / "settings.env"
+    named.write_text("".join(f'{name}="{value}"\n' for name, value in given.items()))
+    try:
+        up = fleet(folder, "up", "--services-only", FLEET_ENV_FILE=str(named))
+        assert up.returncode == 0, up.stderr
+        # Another shell knows nothing of that file.
+        status = fleet(folder, "status", "--json")
+        assert status.returncode == 0, status.stdout
+        rows = json.loads(status.stdout)["services"]
+        assert [(row["name"], row["pid"], row["health"]) for row in rows] == [
+            (name, None, "ok") for name in ("postgres", "valkey", "mongo", "anvil")
+        ]
+        assert rows[0]["url"].endswith(database.name)
+        secrets = {urlsplit(url).password for url in given.values()} - {None}
+        assert secrets
+        assert not any(str(secret) in up.stdout + status.stdout for secret in secrets)
+        # The operator's commands work from here on, on that database.
+        shown = fleet(folder, "settings", "show")
+        assert shown.returncode == 0, shown.stderr
+    finally:
+        embedded.down(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("BROKER_URL", "kafka://:hush@127.0.0.1:1", "BROKER_URL is wrong: expected redis://"),
+        ("CHAIN_RPC_URL", "127.0.0.1:8545", "CHAIN_RPC_URL is wrong: expected http://"),
+        ("CHAIN_RPC_URL", "http://127.0.0.1:1/hush", "CHAIN_RPC_URL names http://127.0.0.1:1/***"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_named(
+    services: Services, database: Database, tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    folder = tmp_path / "state"
+    given = services.settings() | {"DATABASE_ADMIN_URL": database.url(), name: value}
+    try:
+        up = fleet(folder, "up", "--services-only", **given)
+        assert up.returncode == 2
+        assert words in up.stderr
+        assert "hush" not in up.stderr
+        assert "Traceback" not in up.stderr
+    finally:
+        embedded.down(folder)
+
+
+def test_a_fleet_that_was_never_started_says_how_to_start_it(tmp_path: Path) -> None:
+    status = fleet(tmp_path / "state", "status", "--json")
+    assert status.returncode == 1
+    assert {row["health"] for row in json.loads(status.stdout)["services"]} == {"not started; run `fleet up`"}
