@@ -8,6 +8,7 @@ import structlog
 from celery import shared_task
 from sqlalchemy import Engine, text
 
+from custody.ledger.seal_lag import seal_lag
 from custody.settings.environment import FleetSettings
 from custody.store.engine import transaction
 from custody.store.schedule_runs import purge
@@ -27,9 +28,18 @@ def tidy(engine: Engine, now: datetime) -> int:
     with transaction(engine) as connection:
         purged = purge(connection, now=now, older_than=SCHEDULE_RUNS_KEPT, limit=PURGE_LIMIT)
         oldest: datetime | None = connection.execute(_OLDEST_UNRUNG).scalar()
+        unsealed = seal_lag(connection, now)
     if oldest is not None and now - oldest > OUTBOX_PATIENCE:
         log.error("outbox_not_rung", since=oldest.isoformat(), unblocks="see whether the relay process runs")
         sentry_sdk.capture_message("the outbox is not being rung", level="error")
+    if unsealed is not None:
+        # The sealer says so itself, with more to say; but not when it does not run.
+        log.error(
+            "ledger_not_sealed",
+            lag_seconds=int(unsealed.total_seconds()),
+            unblocks="see whether the sealer process runs, and what it says",
+        )
+        sentry_sdk.capture_message("the ledger is not being sealed", level="error")
     return purged
 
 

@@ -4,7 +4,6 @@ It holds every field of the entry, its place in its seal's tree, the path to the
 docs/verify_proof.py checks the same with nothing of ours.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +16,7 @@ from custody.ledger.canonical import ENTRY_FIELDS, EntryRow, entry_from_texts, r
 from custody.ledger.merkle import HASH_BYTES, PATH_MAXIMUM, inclusion_path, root, root_from_path
 from custody.ledger.seal_keys import PublicKeys
 from custody.ledger.seals import Seal, hex_bytes, read_window, seal_as_json, seal_from_json, seal_holding
+from custody.ledger.strangers_json import json_from_stranger
 
 PROOF_FORMAT: Final = "amanat-ledger-proof-v1"
 PROOF_MAXIMUM_BYTES: Final = 1_048_576  # the evidence of an entry is the only part without a length of its own
@@ -106,6 +106,6 @@ def proof_from_text(text: str) -> object:
     if len(text.encode("utf-8", "replace")) > PROOF_MAXIMUM_BYTES:
         raise ProofRefused(f"a proof has at most {PROOF_MAXIMUM_BYTES} bytes")
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ProofRefused("this is not JSON") from None
+        return json_from_stranger(text)
+    except ValueError as error:
+        raise ProofRefused(str(error)) from None

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from custody.ledger.seal_keys import PublicKeys, public_pem
 from custody.ledger.seals import Seal, newest_seal, seal_as_json, seal_from_json, seals_after
+from custody.ledger.strangers_json import json_from_stranger
 
 EXPORT_FORMAT: Final = "amanat-ledger-seals-v1"
 LINE_MAXIMUM: Final = 65_536  # characters; a seal has about 700
@@ -45,12 +46,12 @@ def read_export(lines: Iterable[str], keys: PublicKeys) -> list[Seal]:
         try:
             if len(line) > LINE_MAXIMUM:
                 raise ValueError("it is too long")
-            value: Any = json.loads(line)
+            value: Any = json_from_stranger(line)
             if header is None:
                 header = _header(value)
                 continue
             seal = seal_from_json(value)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ExportRefused(f"line {number}: {error}") from None
         # An export may begin in the middle; whatever comes first must hold by itself.
         begins_later = not found and seal.seal_no > 1
