@@ -1,6 +1,8 @@
 """The double-entry ledger over ``funds_ledger_entries`` (design §4, ledger-rules.md)."""
 
+from custody.ledger.batches import Outcome, post_batch
 from custody.ledger.entries import (
+    BATCH_MAXIMUM,
     BookTooSmall,
     DisputeOpen,
     Entry,
@@ -10,9 +12,11 @@ from custody.ledger.entries import (
     MovementNotAllowed,
     Posted,
     post,
+    post_together,
 )
 
 __all__ = [
+    "BATCH_MAXIMUM",
     "BookTooSmall",
     "DisputeOpen",
     "Entry",
@@ -20,6 +24,9 @@ __all__ = [
     "KeyUsedForOtherContent",
     "LedgerRefusal",
     "MovementNotAllowed",
+    "Outcome",
     "Posted",
     "post",
+    "post_batch",
+    "post_together",
 ]

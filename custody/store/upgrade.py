@@ -27,7 +27,9 @@ _UPGRADE_LIMITS_MS: Final = {
 REPEATED_SQL: Final = (
     ("custody.ledger.sql", "canonical.sql"),
     ("custody.ledger.sql", "posting_rules.sql"),
+    ("custody.ledger.sql", "posting_checks.sql"),
     ("custody.ledger.sql", "post_entry.sql"),
+    ("custody.ledger.sql", "post_entries.sql"),
     ("custody.store.sql", "grants.sql"),
 )
 """Functions, rules and grants are not revised but replaced by what the files say, at the end of every upgrade."""

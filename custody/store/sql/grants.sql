@@ -121,4 +121,4 @@ GRANT UPDATE (paused_reason, paused_at) ON fleet.chain_cursors TO fleet_operator
 GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch)
     ON fleet.release_instructions TO fleet_operator;
 
-GRANT EXECUTE ON FUNCTION fleet.post_entry TO fleet_watcher, fleet_confirmations, fleet_sweeps, fleet_releases;
+GRANT EXECUTE ON FUNCTION fleet.post_entry, fleet.post_entries TO fleet_watcher, fleet_confirmations, fleet_sweeps, fleet_releases;
