@@ -4,7 +4,7 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -17,11 +17,28 @@ from sqlalchemy import Engine, create_engine, text
 from custody.store.engine import open_engine, sqlalchemy_url
 from custody.store.roles import read_role_password
 from custody.store.upgrade import upgrade_database
+from tests import counts as counted
+from tests.counts import Counts
 from workers.embedded import services as embedded
 from workers.embedded.role_passwords import ensure_role_passwords
 
+COUNTS = "counts"
 STATE_DIR = Path(os.environ.get("FLEET_TEST_STATE_DIR", ".fleet/tests"))
 KEEP_SERVICES = os.environ.get("FLEET_TEST_KEEP_SERVICES") == "1"
+
+
+@pytest.fixture
+def counts(record_property: Callable[[str, object], None]) -> Counts:
+    """For tests that try something often: ``counts("kills", 9)`` (L23)."""
+    said: dict[str, int] = {}
+    record_property(COUNTS, said)
+    return said.__setitem__
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    said = dict(report.user_properties).get(COUNTS)
+    if counted.FULL and report.when == "call" and report.passed and isinstance(said, dict):
+        counted.write(counted.FILE, report.nodeid, said, report.duration)
 
 
 @pytest.fixture(scope="session")

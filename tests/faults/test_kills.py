@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from custody.store.engine import open_engine
+from tests.counts import Counts, declared
 from workers.demo.fleet import DevelopmentFleet
 from workers.demo.run import Demo
 from workers.demo.stages import Pace
@@ -15,7 +16,7 @@ from workers.embedded import supervision
 from workers.embedded.state_folder import StateFolder
 from workers.queues import QUEUES
 
-PAYMENTS = 9
+PAYMENTS = declared(50, 9)
 WORKERS = tuple(f"worker-{queue.name}" for queue in QUEUES)
 NINE = (*WORKERS, "relay", "beat", "valkey")
 
@@ -60,12 +61,14 @@ class Killer:
 
 
 @pytest.mark.fleet
-@pytest.mark.timeout(420)
-def test_nine_kills_change_nothing(running_fleet: DevelopmentFleet) -> None:
+@pytest.mark.timeout(declared(1_200, 420))
+def test_nine_kills_change_nothing(running_fleet: DevelopmentFleet, counts: Counts) -> None:
     killer = Killer(StateFolder.open(running_fleet.provisioned.services.state_dir))
     result = Demo(running_fleet, killer.report, Pace(stall_seconds=150)).run(PAYMENTS)
 
     assert set(NINE) <= set(killer.killed)
+    counts("payments released in spite of the kills", result.released)
+    counts("kill -9 of a process while payments were under way", len(killer.killed))
     assert result.released == PAYMENTS
     assert [row for row in result.books if not row.equal] == []
     assert result.books_equal_chain

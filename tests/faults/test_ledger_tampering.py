@@ -3,7 +3,6 @@
 FLEET_TEST_COUNTS=full runs the declared count (L23).
 """
 
-import os
 import sys
 from collections import Counter
 from decimal import Decimal
@@ -14,11 +13,12 @@ from sqlalchemy import Connection, text
 
 from custody.ledger.verification import verify
 from tests.conftest import Database
+from tests.counts import Counts, declared
 from tests.ledger_attacks import ATTACKS, BALANCES, ENTRIES, SEALS, TAIL_ATTACKS, Attacker
 from tests.ledger_book import move
 from tests.sealed_ledger import SealedLedger, sealed_ledger
 
-MUTATIONS: Final = 10_000 if os.environ.get("FLEET_TEST_COUNTS") == "full" else 147
+MUTATIONS: Final = declared(10_000, 147)
 TAIL_MUTATIONS: Final = MUTATIONS // 10
 PAYMENTS: Final = 14
 
@@ -105,7 +105,8 @@ def test_untouched_it_is_whole(ledger: SealedLedger) -> None:
     assert report.entries == report.sealed_entries + report.unsealed_entries
 
 
-def test_every_change_of_what_is_sealed_is_found_and_named(ledger: SealedLedger) -> None:
+def test_every_change_of_what_is_sealed_is_found_and_named(ledger: SealedLedger, counts: Counts) -> None:
+    counts("changes of sealed rows, each found", MUTATIONS)
     tried, found, missed = drill(ledger, MUTATIONS, sealed=True)
     sys.stdout.write(f"tampering: {found.total()} of {tried.total()} found and named\n")
     assert missed == []

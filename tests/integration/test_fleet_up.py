@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,7 +13,18 @@ import pytest
 
 from tests.conftest import Database
 from workers.embedded import services as embedded
+from workers.embedded.role_passwords import ensure_role_passwords
 from workers.embedded.services import Services
+
+
+@pytest.fixture
+def folder(tmp_path: Path, role_passwords: Path) -> Iterator[Path]:
+    """A new state folder with this server's role passwords: login roles belong to a server, not to a database."""
+    made = tmp_path / "state"
+    made.mkdir(mode=0o700)
+    shutil.copytree(role_passwords, ensure_role_passwords(made), dirs_exist_ok=True)
+    yield made
+    embedded.down(made)
 
 
 def fleet(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -27,31 +40,27 @@ def fleet(folder: Path, *arguments: str, **environment: str) -> "subprocess.Comp
 
 
 def test_servers_named_in_a_settings_file_are_used_and_none_is_started(
-    services: Services, database: Database, tmp_path: Path
+    services: Services, database: Database, folder: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "state"
     given = services.settings() | {"DATABASE_ADMIN_URL": database.url()}
     named = tmp_path / "settings.env"
     named.write_text("".join(f'{name}="{value}"\n' for name, value in given.items()))
-    try:
-        up = fleet(folder, "up", "--services-only", FLEET_ENV_FILE=str(named))
-        assert up.returncode == 0, up.stderr
-        # Another shell knows nothing of that file.
-        status = fleet(folder, "status", "--json")
-        assert status.returncode == 0, status.stdout
-        rows = json.loads(status.stdout)["services"]
-        assert [(row["name"], row["pid"], row["health"]) for row in rows] == [
-            (name, None, "ok") for name in ("postgres", "valkey", "mongo", "anvil")
-        ]
-        assert rows[0]["url"].endswith(database.name)
-        secrets = {urlsplit(url).password for url in given.values()} - {None}
-        assert secrets
-        assert not any(str(secret) in up.stdout + status.stdout for secret in secrets)
-        # The operator's commands work from here on, on that database.
-        shown = fleet(folder, "settings", "show")
-        assert shown.returncode == 0, shown.stderr
-    finally:
-        embedded.down(folder)
+    up = fleet(folder, "up", "--services-only", FLEET_ENV_FILE=str(named))
+    assert up.returncode == 0, up.stderr
+    # Another shell knows nothing of that file.
+    status = fleet(folder, "status", "--json")
+    assert status.returncode == 0, status.stdout
+    rows = json.loads(status.stdout)["services"]
+    assert [(row["name"], row["pid"], row["health"]) for row in rows] == [
+        (name, None, "ok") for name in ("postgres", "valkey", "mongo", "anvil")
+    ]
+    assert rows[0]["url"].endswith(database.name)
+    secrets = {urlsplit(url).password for url in given.values()} - {None}
+    assert secrets
+    assert not any(str(secret) in up.stdout + status.stdout for secret in secrets)
+    # The operator's commands work from here on, on that database.
+    shown = fleet(folder, "settings", "show")
+    assert shown.returncode == 0, shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -63,18 +72,14 @@ def test_servers_named_in_a_settings_file_are_used_and_none_is_started(
     ],
 )
 def test_a_server_that_cannot_be_used_is_named(
-    services: Services, database: Database, tmp_path: Path, name: str, value: str, words: str
+    services: Services, database: Database, folder: Path, name: str, value: str, words: str
 ) -> None:
-    folder = tmp_path / "state"
     given = services.settings() | {"DATABASE_ADMIN_URL": database.url(), name: value}
-    try:
-        up = fleet(folder, "up", "--services-only", **given)
-        assert up.returncode == 2
-        assert words in up.stderr
-        assert "hush" not in up.stderr
-        assert "Traceback" not in up.stderr
-    finally:
-        embedded.down(folder)
+    up = fleet(folder, "up", "--services-only", **given)
+    assert up.returncode == 2
+    assert words in up.stderr
+    assert "hush" not in up.stderr
+    assert "Traceback" not in up.stderr
 
 
 def test_a_fleet_that_was_never_started_says_how_to_start_it(tmp_path: Path) -> None:

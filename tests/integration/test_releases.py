@@ -9,7 +9,10 @@ from eth_account import Account
 from custody.releases import ReleaseStopped, draft_release, release_gate
 from custody.store.engine import transaction
 from custody.trezor import UnsignedTransaction, decode_erc20_transfer
+from tests.counts import Counts, declared
 from tests.release_scene import AMOUNT, FEE_PROXY, UNITS, Scene
+
+DUST = declared(1_000, 20)
 
 
 def test_a_completed_request_is_paid_once_and_the_books_equal_the_chain(scene: Scene) -> None:
@@ -304,12 +307,13 @@ def test_mongodb_away_holds_only_what_still_needs_its_word(scene: Scene) -> None
     assert scene.instruction(undrafted).state == "ready"
 
 
-def test_dust_does_not_move_the_epoch_and_a_second_promise_is_judged_again(scene: Scene) -> None:
+def test_dust_does_not_move_the_epoch_and_a_second_promise_is_judged_again(scene: Scene, counts: Counts) -> None:
+    counts("transfers of dust during an approval (R12)", DUST)
     first, second = scene.payment(), scene.payment()
     scene.run()
     waiting = next(each for each in (first, second) if scene.instruction(each).state == "ready")
     epoch = scene.instruction(waiting).release_epoch
-    for _ in range(5):
+    for _ in range(DUST):
         fact = scene.market.fact(waiting, 1)
         scene.post(
             "fleet_watcher", waiting, "payment_detected", "seen", "destination", "detected", Decimal("0.000001"),

@@ -1,6 +1,5 @@
 """Sweeps on a real chain with real tokens: to the treasury exactly once, whatever breaks in between."""
 
-import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,12 +14,12 @@ from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.conftest import Database
+from tests.counts import Counts, declared
 from tests.sweeping import CHAIN_ID, SweepingFleet, World, sweeping_world
 from workers.demo.development_chain import ETHER
 
 UNIT = 1_000_000
-EVERY_CRASH = os.environ.get("FLEET_TEST_COUNTS") == "full"
-CRASH_STRIDE = 5  # make test-long dies at every place
+CRASH_STRIDE = declared(1, 5)  # make test-long dies at every place
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +426,9 @@ class Fuse:
         return sent
 
 
-def test_a_crash_anywhere_loses_nothing_and_sweeps_nothing_twice(fleet: SweepingFleet, monkeypatch: pytest.MonkeyPatch):
+def test_a_crash_anywhere_loses_nothing_and_sweeps_nothing_twice(
+    fleet: SweepingFleet, monkeypatch: pytest.MonkeyPatch, counts: Counts
+):
     monkeypatch.setattr(fleet.world.client, "send_raw", fleet.world.client.send_raw)  # put back at the end
     fuse = Fuse(fleet.database.engine("fleet_sweeps"), fleet.world.client)
 
@@ -450,12 +451,13 @@ def test_a_crash_anywhere_loses_nothing_and_sweeps_nothing_twice(fleet: Sweeping
     places = fuse.places
     assert places > 40
     swept = 1
-    for at in range(1, places + 1, 1 if EVERY_CRASH else CRASH_STRIDE):
+    for at in range(1, places + 1, CRASH_STRIDE):
         payment = sweep(at)
         swept += 1
         assert fleet.destination(payment) == ("swept", 1, UNIT, None), f"after a crash at place {at}"
         assert fleet.world.client.token_balance(fleet.token, fleet.treasury) == swept * UNIT
         assert fleet.market.balance(payment)["treasury"] == 1
+    counts("sweeps that died at a place of their own", swept - 1)
     assert fleet.count("SELECT count(*) FROM public.derived_destination_sweeps") == swept
     assert fleet.count("SELECT count(*) FROM fleet.chain_transactions WHERE state <> 'final'") == 0
     assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 2 * swept

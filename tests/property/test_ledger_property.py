@@ -3,7 +3,6 @@
 FLEET_TEST_COUNTS=full runs the declared count (L23).
 """
 
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,10 +25,11 @@ from custody.ledger import (
 )
 from custody.store.engine import transaction
 from tests.conftest import Database
+from tests.counts import FULL, Counts, declared
 from tests.ledger_book import DESTINATION, MOVEMENTS, TREASURY, Book, book_of, check_book, move
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
 
-EXAMPLES: Final = 500 if os.environ.get("FLEET_TEST_COUNTS") == "full" else 25
+EXAMPLES: Final = declared(5_000, 60)
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +133,14 @@ OPENINGS = st.sampled_from(
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize=EXAMPLES == 25,
+    derandomize=not FULL,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(opening=OPENINGS, steps=st.lists(STEPS, max_size=12))
 def test_a_book_stays_whole_through_any_sequence(
-    market: Marketplace, opening: Sequence[str], steps: Sequence[tuple[str, Decimal, int]]
+    market: Marketplace, counts: Counts, opening: Sequence[str], steps: Sequence[tuple[str, Decimal, int]]
 ) -> None:
+    counts("random sequences of posts", EXAMPLES)
     book = book_of(market)
     for movement in opening:
         move(book, movement, Decimal(100), 0)
