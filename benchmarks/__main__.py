@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks
-from benchmarks.measure import Benchmark, Row
+from benchmarks.measure import Benchmark, Row, renewed
 
 OUTPUT = Path(__file__).with_name("latest.json")
 _PREFIX = "bench_"
@@ -52,7 +52,8 @@ def main(only: Annotated[str | None, typer.Option(help="one benchmark's name")] 
             style=None if row.met else "red",
         )
     console.print(table)
-    OUTPUT.write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n", encoding="utf-8")
+    before = [] if only is None or not OUTPUT.exists() else json.loads(OUTPUT.read_text(encoding="utf-8"))
+    OUTPUT.write_text(json.dumps(renewed(before, rows), indent=2) + "\n", encoding="utf-8")
     console.print(f"written to {OUTPUT}")
     if not all(row.met for row in rows):
         raise typer.Exit(1)

@@ -57,6 +57,13 @@ def compare(
     return Row(area, name, statistics.median(mine), statistics.median(theirs), peer_name, ratio, unit, goal, met)
 
 
+def renewed(before: list[dict[str, Any]], rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """What was measured before, but for the rows that were measured again: one benchmark alone forgets no other."""
+    new = [row.as_json() for row in rows]
+    again = {(row["area"], row["name"]) for row in new}
+    return [row for row in before if (row["area"], row["name"]) not in again] + new
+
+
 def _judge(ratio: float, at_least: float | None, at_most: float | None) -> tuple[str, bool]:
     goals: list[tuple[str, bool]] = []
     if at_least is not None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.measure import RUNS_MINIMUM, Row, compare
+from benchmarks.measure import RUNS_MINIMUM, Row, compare, renewed
 
 
 def figures(*values: float, calls: list[str], name: str) -> Callable[[], float]:
@@ -85,3 +85,11 @@ def test_progress_names_each_run() -> None:
     said: list[str] = []
     compare(area="a", name="n", ours=lambda: 1, peer=lambda: 1, peer_name="p", unit="u", runs=6, progress=said.append)
     assert said == [f"n: run {number} of 6" for number in range(1, 7)]
+
+
+def test_one_benchmark_alone_replaces_its_own_rows_and_keeps_the_others() -> None:
+    def row(area: str, ours: float) -> Row:
+        return Row(area, "name", ours, 1, "peer", ours, "x/s", "none", True)
+
+    before = renewed([], [row("ledger", 1), row("sweeps", 2)])
+    assert renewed(before, [row("ledger", 3)]) == [row("sweeps", 2).as_json(), row("ledger", 3).as_json()]
