@@ -171,7 +171,7 @@ class Attacker:
         for at in range(number, self.newest.seal_no + 1):
             seal = seal_by_number(self.connection, at)
             assert seal is not None
-            leaves = [(row.id_bytes(), row.leaf()) for row in read_window(self.connection, seal.from_tx, seal.to_tx)]
+            leaves = [(row.key, row.leaf()) for row in read_window(self.connection, seal.from_tx, seal.to_tx)]
             forged: Any = type(seal)(
                 seal.seal_no, seal.from_tx, seal.to_tx, len(leaves), root([leaf for _, leaf in leaves]), before,
                 seal.sealed_at, seal.key_id, b"", b"",

@@ -71,8 +71,12 @@ class Sealer:
             self._trouble, self._pause = None, self._interval
             health.alive()
             self.stop.wait(self._interval)
-        self._engine.dispose()
+        self.close()
         log.info("sealer_stopped")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
 
     def one_pass(self, now: datetime) -> int:
         """Seal what has finished, then see whether something waits too long. Returns the number of seals."""

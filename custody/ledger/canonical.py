@@ -14,7 +14,7 @@ What is hashed, over the fields in the order of ``ENTRY_FIELDS``:
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from struct import Struct
-from typing import Any, Final, LiteralString, NamedTuple
+from typing import Any, Final, LiteralString
 
 from psycopg import Connection as Driver
 from psycopg import sql
@@ -75,7 +75,6 @@ ENTRY_FIELDS: Final = tuple(_EXPRESSIONS)
 """Every column of funds_ledger_entries, in the order in which they are hashed."""
 
 PLACE: Final[Mapping[str, int]] = {name: place for place, name in enumerate(ENTRY_FIELDS)}
-_ID: Final = PLACE["id"]
 NO_HASH: Final = bytes(32)
 """What the first entry of a book links to."""
 
@@ -83,7 +82,18 @@ _LENGTH: Final = Struct(">i")
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\x00"
 _COPY_HEADER_BYTES: Final = 19  # signature, flags, length of an extension (none)
 _COPY_END: Final = b"\xff\xff"
-_FIELD_COUNT_BYTES: Final = 2
+# What a reader needs of every row, before its fields and of a fixed length: id and tx_id. Behind the count of columns
+# (2 bytes) each has its length (4 bytes) before it.
+_HEAD: Final[tuple[LiteralString, ...]] = (
+    "coalesce(uuid_send(id), decode(repeat('00', 16), 'hex'))",
+    "int8send(coalesce(tx_id, (-9223372036854775807)::bigint))",
+)
+_KEY: Final = slice(6, 22)
+_TX: Final = Struct(">q")
+_TX_AT: Final = 26
+_HEAD_BYTES: Final = 34
+NO_TX: Final = -9223372036854775807
+"""The tx_id of an entry that has none: before every window."""
 
 
 def field_bytes(values: Sequence[str | None]) -> bytes:
@@ -98,65 +108,75 @@ def field_bytes(values: Sequence[str | None]) -> bytes:
     return b"".join(parts)
 
 
-class EntryRow(NamedTuple):
-    """One row of the ledger. ``canonical``: its fields as bytes; the two ends are offsets into it."""
+class EntryRow:
+    """One row of the ledger. ``canonical``: its fields as bytes, taken apart only when one is asked for.
 
-    canonical: bytes
-    content_end: int
-    link_end: int
-    fields: list[bytes | None]
+    ``key``: the 16 bytes of its id. ``tx_id``: its transaction, NO_TX for entries of before the fleet.
+    """
+
+    __slots__ = ("_content_end", "_fields", "_link_end", "canonical", "key", "tx_id")
+
+    def __init__(self, canonical: bytes, key: bytes, tx_id: int) -> None:
+        self.canonical = canonical
+        self.key = key
+        self.tx_id = tx_id
+        self._fields: list[bytes | None] | None = None
+        self._content_end = self._link_end = 0
+
+    @property
+    def fields(self) -> list[bytes | None]:
+        """Every field, in the order of ENTRY_FIELDS. Raises ValueError when these are not the bytes of an entry."""
+        if self._fields is None:
+            self._take_apart()
+        assert self._fields is not None
+        return self._fields
 
     def text(self, name: str) -> str | None:
         """A field as text, or None for NULL."""
         value = self.fields[PLACE[name]]
         return None if value is None else value.decode("utf-8", "replace")
 
-    def id_bytes(self) -> bytes:
-        """The 16 bytes of the entry's id."""
-        return bytes.fromhex((self.fields[_ID] or b"").replace(b"-", b"").decode())
-
     def content_hash(self) -> bytes:
         """SHA-256 over the content fields."""
-        return sha256(self.canonical[: self.content_end]).digest()
+        _ = self.fields
+        return sha256(self.canonical[: self._content_end]).digest()
 
     def entry_hash(self, previous: bytes, content_hash: bytes) -> bytes:
         """The link of the book's chain after ``previous``."""
-        return sha256(b"\x00" + previous + content_hash + self.canonical[self.content_end : self.link_end]).digest()
+        _ = self.fields
+        return sha256(b"\x00" + previous + content_hash + self.canonical[self._content_end : self._link_end]).digest()
 
     def leaf(self) -> bytes:
         """The leaf hash of the whole row (RFC 6962)."""
         return sha256(b"\x00" + self.canonical).digest()
 
-
-def entry_row(canonical: bytes) -> EntryRow:
-    """Take canonical bytes apart. Raises ValueError when they are not those of one entry."""
-    fields: list[bytes | None] = []
-    ends: list[int] = []
-    at = 0
-    length_at = _LENGTH.unpack_from
-    try:
+    def _take_apart(self) -> None:
+        fields: list[bytes | None] = []
+        ends: list[int] = []
+        canonical, at = self.canonical, 0
+        add, length_at = fields.append, _LENGTH.unpack_from
         for count in (len(_CONTENT), len(_LINK), len(_HASHES) + len(_REST)):
             for _ in range(count):
                 (size,) = length_at(canonical, at)
                 at += 4
                 if size < 0:
-                    fields.append(None)
+                    add(None)
                 else:
-                    fields.append(canonical[at : at + size])
-                    at += size
+                    end = at + size
+                    add(canonical[at:end])
+                    at = end
             ends.append(at)
-    except Exception as error:
-        raise ValueError("these are not the bytes of a ledger entry") from error
-    if at != len(canonical):
-        raise ValueError("these are not the bytes of a ledger entry")
-    return EntryRow(canonical, ends[0], ends[1], fields)
+        if at != len(canonical):
+            raise ValueError("these are not the bytes of a ledger entry")
+        self._content_end, self._link_end = ends[0], ends[1]
+        self._fields = fields
 
 
 def entry_from_texts(values: Mapping[str, str | None]) -> EntryRow:
     """The row with these fields; every field of ENTRY_FIELDS and no other must be there (ValueError)."""
     if set(values) != set(ENTRY_FIELDS):
         raise ValueError(f"expected the {len(ENTRY_FIELDS)} fields of an entry: {', '.join(ENTRY_FIELDS)}")
-    return entry_row(field_bytes([values[name] for name in ENTRY_FIELDS]))
+    return EntryRow(field_bytes([values[name] for name in ENTRY_FIELDS]), b"", NO_TX)
 
 
 def driver_of(connection: Connection) -> Driver[Any]:
@@ -171,7 +191,7 @@ def read_entries(connection: Connection, after_from: sql.Composable) -> Iterator
 
     Memory is one row's. Nothing else may run on the connection until the end.
     """
-    columns = sql.SQL(", ".join(_EXPRESSIONS.values()))
+    columns = sql.SQL(", ".join((*_HEAD, *_EXPRESSIONS.values())))
     query = sql.SQL("COPY (SELECT {} FROM public.funds_ledger_entries AS e {}) TO STDOUT (FORMAT BINARY)")
     with driver_of(connection).cursor() as cursor, cursor.copy(query.format(columns, after_from)) as copy:
         for chunk in copy:  # one message a row; the first has the header before it, the last is the end mark
@@ -179,4 +199,4 @@ def read_entries(connection: Connection, after_from: sql.Composable) -> Iterator
             if data.startswith(_COPY_HEADER):
                 data = data[_COPY_HEADER_BYTES:]
             if data and not data.startswith(_COPY_END):
-                yield entry_row(data[_FIELD_COUNT_BYTES:])
+                yield EntryRow(data[_HEAD_BYTES:], data[_KEY], _TX.unpack_from(data, _TX_AT)[0])

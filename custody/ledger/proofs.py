@@ -48,7 +48,7 @@ def prove(connection: Connection, entry_id: UUID) -> dict[str, Any]:
     seal = seal_holding(connection, int(entry.text("tx_id") or 0))
     if seal is None:
         raise NoProof(f"entry {entry_id} is not sealed yet; try again in a few seconds, or see whether the sealer runs")
-    window = [(row.id_bytes(), row.leaf()) for row in read_window(connection, seal.from_tx, seal.to_tx)]
+    window = [(row.key, row.leaf()) for row in read_window(connection, seal.from_tx, seal.to_tx)]
     leaves = [leaf for _, leaf in window]
     if len(leaves) != seal.entries or root(leaves) != seal.merkle_root:
         raise NoProof(f"the entries under seal {seal.seal_no} were changed; see: fleet ledger verify")

@@ -270,10 +270,10 @@ def seal_next(connection: Connection, key: SealKey, *, limit: int = SEAL_ENTRIES
         )
     cut: int | None = connection.execute(_CUT, {"from_tx": from_tx, "xmin": finished.xmin, "limit": limit}).scalar()
     to_tx = finished.xmin if cut is None else max(cut, from_tx + 1)
-    leaves = [(row.id_bytes(), row.leaf()) for row in read_window(connection, from_tx, to_tx)]
+    leaves = [(row.key, row.leaf()) for row in read_window(connection, from_tx, to_tx)]
     if not leaves and cut is not None:  # the first transaction alone has more than ``limit``
         to_tx = cut + 1
-        leaves = [(row.id_bytes(), row.leaf()) for row in read_window(connection, from_tx, to_tx)]
+        leaves = [(row.key, row.leaf()) for row in read_window(connection, from_tx, to_tx)]
     if not leaves:
         return None
     unsigned = Seal(

@@ -8,11 +8,12 @@ seal somewhere else and give it as ``held``. Of a balance row, ``dispute_open`` 
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from custody.ledger.book_verification import verify_books
-from custody.ledger.canonical import PLACE
+from custody.ledger.canonical import EntryRow
 from custody.ledger.merkle import root
 from custody.ledger.seal_keys import PublicKeys
 from custody.ledger.seals import Seal, leaves_bytes, read_window, seal_by_number, seals_after, split_leaves
@@ -20,7 +21,6 @@ from custody.ledger.verification_report import PROGRESS_EVERY, Problem, Progress
 
 _ENTRIES_AT_ONCE: Final = 20_000  # one query for the small seals of some minutes
 _SEALS_AT_ONCE: Final = 500
-_TX, _BOOK, _SEQ = (PLACE[name] for name in ("tx_id", "book_id", "book_seq"))
 
 _ONLY_BUILTIN: Final = text(
     "SELECT set_config('search_path', 'pg_catalog', true), set_config('client_encoding', 'UTF8', true)"
@@ -144,15 +144,14 @@ def _verify_windows(connection: Connection, group: list[Seal], report: Report, p
         row.seal_no: bytes(row.leaves or b"") for row in connection.execute(_LEAVES, {"numbers": numbers})
     }
     at = 0
-    found: list[_Found] = []
+    found: list[tuple[EntryRow, bytes]] = []
     told = report.sealed_entries
     for row in read_window(connection, group[0].from_tx, group[-1].to_tx):
-        tx = row.fields[_TX]
-        while tx is not None and int(tx) >= group[at].to_tx:
+        while row.tx_id >= group[at].to_tx:
             _compare_window(group[at], found, stored[group[at].seal_no], report)
             found = []
             at += 1
-        found.append((row.id_bytes(), row.leaf(), row.fields[_BOOK], row.fields[_SEQ]))
+        found.append((row, row.leaf()))
         report.sealed_entries += 1
         if report.sealed_entries - told >= PROGRESS_EVERY:
             progress(report.sealed_entries - told)
@@ -163,13 +162,9 @@ def _verify_windows(connection: Connection, group: list[Seal], report: Report, p
     progress(report.sealed_entries - told)
 
 
-_Found = tuple[bytes, bytes, bytes | None, bytes | None]
-"""An entry of a window as it stands: id, leaf, book, seq."""
-
-
-def _compare_window(seal: Seal, found: list[_Found], stored: bytes, report: Report) -> None:
-    rows_fit = len(found) == seal.entries and root([leaf for _, leaf, _, _ in found]) == seal.merkle_root
-    if rows_fit and leaves_bytes([(entry, leaf) for entry, leaf, _, _ in found]) == stored:
+def _compare_window(seal: Seal, found: list[tuple[EntryRow, bytes]], stored: bytes, report: Report) -> None:
+    rows_fit = len(found) == seal.entries and root([leaf for _, leaf in found]) == seal.merkle_root
+    if rows_fit and leaves_bytes([(row.key, leaf) for row, leaf in found]) == stored:
         return
     listed = split_leaves(stored)
     list_fits = (
@@ -186,22 +181,17 @@ def _compare_window(seal: Seal, found: list[_Found], stored: bytes, report: Repo
         _name_rows(seal, found, dict(listed or ()), report)
 
 
-def _name_rows(seal: Seal, found: list[_Found], listed: dict[bytes, bytes], report: Report) -> None:
+def _name_rows(seal: Seal, found: list[tuple[EntryRow, bytes]], listed: dict[bytes, bytes], report: Report) -> None:
     """Which entries differ, by the seal's list of leaves."""
-    for entry, leaf, book, seq in found:
-        sealed = listed.pop(entry, None)
+    for row, leaf in found:
+        sealed = listed.pop(row.key, None)
         if sealed == leaf:
             continue
         what = "it was not there when its window was sealed" if sealed is None else "it was changed after it was sealed"
-        report.add(Problem(what, _uuid_text(entry), _text(book), _text(seq), seal.seal_no))
+        report.add(Problem(what, row.text("id"), row.text("book_id"), row.text("book_seq"), seal.seal_no))
     for entry in listed:
         report.add(Problem("it was sealed and is gone", _uuid_text(entry), seal_no=seal.seal_no))
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")
-
-
 def _uuid_text(entry: bytes) -> str:
-    digits = entry.hex()
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    return str(UUID(bytes=entry))

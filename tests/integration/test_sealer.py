@@ -1,6 +1,7 @@
 """The sealer as a process, and its alarm when something holds the seal back (L15)."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -32,10 +33,15 @@ def key_files(tmp_path: Path) -> tuple[Path, Path]:
     return files
 
 
-def sealer(database: Database, key: Path) -> Sealer:
-    return Sealer(
-        FleetSettings.model_validate({"database_url": database.url("fleet_sealer"), "ledger_seal_key_file": key})
+@pytest.fixture
+def sealer(database: Database, key_files: tuple[Path, Path]) -> Iterator[Sealer]:
+    made = Sealer(
+        FleetSettings.model_validate(
+            {"database_url": database.url("fleet_sealer"), "ledger_seal_key_file": key_files[0]}
+        )
     )
+    yield made
+    made.close()
 
 
 def alarms(market: Marketplace) -> list[Any]:
@@ -75,11 +81,11 @@ def test_the_process_seals_what_is_posted_and_ends_when_asked(
     assert (report.problems, report.sealed_entries) == ([], 2)
 
 
-def test_a_seal_held_back_is_an_alarm_until_it_is_made(database: Database, key_files: tuple[Path, Path]) -> None:
+def test_a_seal_held_back_is_an_alarm_until_it_is_made(database: Database, sealer: Sealer) -> None:
     market = Marketplace(database)
     book, other = book_of(market), book_of(market)
     facts = [market.fact(each.payment) for each in (book, other)]
-    process = sealer(database, key_files[0])
+    process = sealer
     now = datetime.now(UTC)
     later = now + timedelta(seconds=70)
     with transaction(database.engine("fleet_watcher")) as slow:
@@ -107,13 +113,13 @@ def test_a_seal_held_back_is_an_alarm_until_it_is_made(database: Database, key_f
     assert alarms(market)[0].resolved_by == "sealer"
 
 
-def test_an_alarm_of_before_a_restart_is_settled(database: Database, key_files: tuple[Path, Path]) -> None:
+def test_an_alarm_of_before_a_restart_is_settled(database: Database, sealer: Sealer) -> None:
     market = Marketplace(database)
     market.execute(
         "INSERT INTO fleet.dead_work (queue, subject_kind, subject_id, reason, unblocks, attempts) "
         "VALUES ('sealer', 'ledger', 'seal', 'late', 'wait', 1)"
     )
-    sealer(database, key_files[0]).one_pass(datetime.now(UTC))
+    sealer.one_pass(datetime.now(UTC))
     assert alarms(market)[0].resolved_by == "sealer"
 
 
