@@ -114,7 +114,7 @@ def watched_blocks(connection: Connection, chain_id: int, head_number: int) -> l
             GROUP BY block_number, block_hash
             """
         ),
-        {"id": chain_id, "lowest": head_number - _window(chain_id)},
+        {"id": chain_id, "lowest": head_number - watched_window(chain_id)},
     )
     return [
         WatchedBlock(row.block_number, row.block_hash, tuple(zip(row.hashes, row.payments, strict=True)))
@@ -147,10 +147,11 @@ def booked_moves(connection: Connection, chain_id: int, head_number: int) -> lis
             ORDER BY f.block_number, f.id
             """
         ),
-        {"id": chain_id, "lowest": head_number - _window(chain_id), "queue": QUEUE},
+        {"id": chain_id, "lowest": head_number - watched_window(chain_id), "queue": QUEUE},
     )
     return [BookedMove(*row) for row in rows]
 
 
-def _window(chain_id: int) -> int:
+def watched_window(chain_id: int) -> int:
+    """How many blocks back a chain is watched (L14)."""
     return max(WINDOW_FLOORS * floor(chain_id), WINDOW_MINIMUM_BLOCKS)

@@ -20,7 +20,7 @@ from custody.chain.errors import (
     SendOutcomeUnknown,
     WrongChain,
 )
-from custody.chain.logs import Log, MalformedLog, read_log
+from custody.chain.logs import TRANSFER_TOPIC, Log, MalformedLog, TransferLog, read_log, read_transfer
 from custody.chain.receipts import MalformedReceipt, Receipt, read_receipt
 
 if TYPE_CHECKING:
@@ -190,6 +190,41 @@ class ChainClient:
             "eth_call",
             [request.as_json(), _at(block)],
             lambda value: erc20.decode_uint256(wire.data(value, "balanceOf")),
+        )
+
+    def token_balances(self, wanted: Collection[tuple[str, str]], block_hash: str) -> dict[tuple[str, str], int]:
+        """Return the balance of each (token, address), smallest units, after the block of that hash (EIP-1898).
+
+        One batched request. Raises ChainUnavailable also for a block that the node no longer has.
+        """
+        pairs = list(dict.fromkeys(wanted))
+        pinned = {"blockHash": block_hash, "requireCanonical": True}
+        found = self._read_batch(
+            [
+                (
+                    ("eth_call", [CallRequest(to=token, data=erc20.encode_balance_of(address)).as_json(), pinned]),
+                    lambda value: erc20.decode_uint256(wire.data(value, "balanceOf")),
+                )
+                for token, address in pairs
+            ]
+        )
+        return {pair: cast(int, units) for pair, units in zip(pairs, found, strict=True)}
+
+    def transfers_to(
+        self, tokens: Sequence[str], recipients: Sequence[str], first: int, last: int
+    ) -> list[TransferLog]:
+        """Return the Transfers of some tokens to some addresses in the blocks first to last, in the chain's order.
+
+        Nodes limit how many blocks and addresses one question may name; the caller keeps to few.
+        """
+        topics = [TRANSFER_TOPIC, None, ["0x" + address[2:].lower().rjust(64, "0") for address in recipients]]
+        query = {"address": list(tokens), "topics": topics, "fromBlock": hex(first), "toBlock": hex(last)}
+        return self._read(
+            "eth_getLogs",
+            [query],
+            lambda value: [
+                read_transfer(wire.member(raw, "log"), self.chain.chain_id) for raw in wire.items(value, "logs")
+            ],
         )
 
     def nonce(self, address: str, block: _Nonce | int = "latest") -> int:

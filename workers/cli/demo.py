@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from custody.ledger.reports.escrow import AssetAt, whole
 from workers.cli.system import bring_down, bring_up
 from workers.demo.fleet import DevelopmentFleet
 from workers.demo.run import PAYMENTS_DEFAULT, PAYMENTS_MAXIMUM, Demo, DemoResult, write_json
@@ -102,7 +103,7 @@ def _print(console: Console, result: DemoResult, flower_credentials: Path, *, ke
     console.print(compared)
     for row in result.books:
         if not row.equal:
-            console.print(f"{row.symbol} at {row.address}: booked {row.booked:f}, chain has {row.found:f}", style="red")
+            console.print(f"{row.symbol} at {row.address}: {_gap(row)}", style="red")
     console.print(
         f"{result.released} of {result.payments} payments released in {result.seconds:.0f} s, "
         f"{result.deliveries} webhook deliveries, books {'equal' if result.books_equal_chain else 'DIFFER FROM'} chain",
@@ -113,6 +114,11 @@ def _print(console: Console, result: DemoResult, flower_credentials: Path, *, ke
         console.print(f"one payment's story: fleet explain {result.payment_ids[0]}", soft_wrap=True)
     else:
         console.print("The fleet is stopped and its data kept: `fleet up` starts it again at the same addresses.")
+
+
+def _gap(row: AssetAt) -> str:
+    booked, found = whole(row.booked, row.decimals), whole(row.found, row.decimals)
+    return f"booked {booked:f}, in transit {whole(row.in_transit, row.decimals):f}, chain has {found:f}"
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""``fleet explain``, ``fleet release`` and ``fleet books``."""
+"""``fleet explain`` and ``fleet release``."""
 
 import json
 from datetime import UTC, datetime
@@ -133,54 +133,7 @@ def release(
     )
 
 
-def books(
-    chain_id: Annotated[
-        int | None, typer.Option("--chain", help="one chain; default: every chain of CHAINS_FILE")
-    ] = None,
-    differing: Annotated[bool, typer.Option("--differing", help="show only what differs")] = False,
-) -> None:
-    """Compare what the books hold at each address with what the chain says, at one block. Exit code 1 on a difference."""
-    from custody.chain import ChainClient, connections
-    from custody.ledger.books import compare_books
-
-    configured = settings()
-    chains = load_chains(configured.path("chains_file"))
-    engine = open_engine(configured.secret("database_url"), application="fleet-books", pool_size=1)
-    console = Console()
-    off = 0
-    for chain in chains.chains if chain_id is None else (chains.chain(chain_id),):
-        client = ChainClient(connections(chain)[0])
-        try:
-            block, rows = compare_books(engine, client, chain)
-        finally:
-            client.close()
-        table = Table(
-            "token",
-            Column("address", overflow="fold"),
-            "booked",
-            "on chain",
-            title=f"{chain.name} ({chain.id}) at block {block}",
-        )
-        for row in rows:
-            off += not row.equal
-            if not (differing and row.equal):
-                table.add_row(
-                    row.symbol,
-                    row.address,
-                    f"{row.booked.normalize():f}",
-                    f"{row.found.normalize():f}",
-                    style=None if row.equal else "red",
-                )
-        console.print(table)
-    engine.dispose()
-    if off:
-        console.print(f"{off} of the rows above differ", style="red")
-        raise typer.Exit(1)
-    console.print("books equal chain", style="green")
-
-
 def register(app: typer.Typer) -> None:
     app.command()(explain)
     app.command()(release)
-    app.command()(books)
     attention.register(app)

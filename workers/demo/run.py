@@ -17,7 +17,8 @@ from eth_account import Account
 from sqlalchemy import Engine, text
 
 from custody.chain import ChainClient, connections
-from custody.ledger.books import Compared, compare_books
+from custody.ledger.reports.escrow import AssetAt, Proof, prove_escrow, whole
+from custody.settings.chains import Chain
 from custody.settings.thresholds import newest_threshold, set_threshold
 from custody.store.engine import open_engine, transaction
 from custody.store.mongo import open_mongo
@@ -32,6 +33,7 @@ PAYMENTS_MAXIMUM: Final = 1_000
 _DEVICE_START_SECONDS: Final = 20.0
 _SIGNER_WAIT_SECONDS: Final = 600  # between instructions; the demo ends it long before
 _SIGNER_STOP_SECONDS: Final = 20.0
+_REST_ATTEMPTS: Final = 40  # x the pace's poll: ten blocks of the demo's chain
 
 Report = Callable[[str, int], None]
 """``report(stage, count)``: how many payments have reached a stage."""
@@ -47,14 +49,17 @@ class DemoResult:
     entries: Mapping[str, int]
     deliveries: int
     block: int
-    books: tuple[Compared, ...]
+    books: tuple[AssetAt, ...]
+    in_balance: bool
+    """Every coin is explained, and the two sides of the books are equal."""
     addresses: Mapping[str, str]
     flower_url: str
     payment_ids: tuple[str, ...]
 
     @property
     def books_equal_chain(self) -> bool:
-        return bool(self.books) and all(row.equal for row in self.books)
+        """Stricter than a proof of escrow: nothing is in transit any more either."""
+        return self.in_balance and bool(self.books) and all(row.equal for row in self.books)
 
     @property
     def succeeded(self) -> bool:
@@ -73,8 +78,8 @@ class DemoResult:
                 {
                     "token": row.symbol,
                     "address": row.address,
-                    "booked": f"{row.booked:f}",
-                    "found": f"{row.found:f}",
+                    "booked": f"{whole(row.booked, row.decimals):f}",
+                    "found": f"{whole(row.found, row.decimals):f}",
                     "equal": row.equal,
                 }
                 for row in self.books
@@ -116,15 +121,16 @@ class Demo:
                 confirm_delivery(admin, backend, opened)
                 self._watch(admin, opened, "released")
             self._watch(admin, opened, "mirrored")
-            block, books = compare_books(admin, client, chain)
+            proof = self._proof_at_rest(admin, client, chain)
             return DemoResult(
                 payments=payments,
                 released=self._released(admin, ids),
                 seconds=time.monotonic() - started,
                 entries=self._entries(admin, ids),
                 deliveries=deliveries,
-                block=block,
-                books=tuple(books),
+                block=proof.block,
+                books=tuple(proof.assets),
+                in_balance=proof.holds,
                 addresses={"treasury": self.fleet.treasury, "gas_payer": self.fleet.gas_payer},
                 flower_url=self.running.flower_url,
                 payment_ids=tuple(str(item) for item in ids),
@@ -133,6 +139,15 @@ class Demo:
             mongo.close()
             client.close()
             admin.dispose()
+
+    def _proof_at_rest(self, admin: Engine, client: ChainClient, chain: Chain) -> Proof:
+        """The proof once the last coins have arrived: the watcher judges the newest blocks within moments."""
+        for _ in range(_REST_ATTEMPTS):
+            proof = prove_escrow(admin, client, chain)
+            if not proof.holds or not proof.in_transit:
+                return proof
+            time.sleep(self.pace.poll_seconds)
+        return prove_escrow(admin, client, chain)
 
     def _orders(self, payments: int) -> list[tuple[str, str, Decimal, str]]:
         """Tokens in turn, odd amounts down to the smallest unit, a fresh wallet a seller."""
