@@ -216,7 +216,8 @@ def read_window(connection: Connection, from_tx: int, to_tx: int) -> Iterator[En
         if from_tx <= 0
         else sql.SQL("WHERE tx_id >= {} AND {}").format(sql.Literal(from_tx), below)
     )
-    return read_entries(connection, sql.SQL("{} ORDER BY tx_id NULLS FIRST, id").format(window))
+    # With the table's name: without it PostgreSQL orders by the columns of the result, which are texts.
+    return read_entries(connection, sql.SQL("{} ORDER BY e.tx_id NULLS FIRST, e.id").format(window))
 
 
 # Sealing -------------------------------------------------------------------------------------------------------------

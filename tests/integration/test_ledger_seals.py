@@ -65,6 +65,21 @@ def test_windows_follow_each_other_and_hold_every_entry_once(database: Database)
     assert (report.problems, report.sealed_entries, report.unsealed_entries) == ([], seen, 0)
 
 
+def test_a_window_is_in_the_order_of_its_transactions_as_numbers(database: Database, market: Marketplace) -> None:
+    for _ in range(4):
+        move(book_of(market), "seen", Decimal(1), 0)
+    with database.engine().begin() as connection:
+        connection.execute(text("ALTER TABLE public.funds_ledger_entries DISABLE TRIGGER ALL"))
+        connection.execute(
+            text(
+                "UPDATE public.funds_ledger_entries e SET tx_id = (ARRAY[1000, 999, 10, 9])[n.n] "
+                "FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM public.funds_ledger_entries) n WHERE n.id = e.id"
+            )
+        )
+        assert [row.tx_id for row in read_window(connection, 0, 2000)] == [9, 10, 999, 1000]
+        assert [row.tx_id for row in read_window(connection, 10, 1000)] == [10, 999]
+
+
 def test_only_what_came_after_a_seal_is_read_from_it_on(database: Database) -> None:
     ledger = sealed_ledger(database, payments=3)
     book = book_of(ledger.books[0].market)

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from custody.ledger.proofs import PROOF_MAXIMUM_BYTES, NoProof, ProofRefused, check_proof, proof_from_text, prove
 from custody.ledger.seal_export import ExportRefused, export_seals, read_export
@@ -38,10 +39,17 @@ PublicKeyOption = Annotated[
 
 @contextmanager
 def ledger_as_it_is(application: str) -> Generator[Connection]:
-    """One moment of the database to read at leisure: a long look that writes nothing keeps no seal back."""
+    """One moment of the database to read at leisure: a long look that writes nothing keeps no seal back.
+
+    Raises SettingsError when the database does not answer: exit code 1 is for books that are wrong.
+    """
     engine = open_engine(settings().secret("database_url"), application=application, pool_size=1)
     try:
-        with engine.connect() as connection:
+        try:
+            connected = engine.connect()
+        except OperationalError as error:
+            raise SettingsError(f"the database that DATABASE_URL names does not answer: {error.orig}") from None
+        with connected as connection:
             connection.exec_driver_sql("SET transaction_timeout = 0")
             connection.exec_driver_sql("SET statement_timeout = 0")
             connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '60s'")
