@@ -1,22 +1,28 @@
 """Proof of escrow at a block (L22): right while coins are moving, and what nothing explains is found."""
 
+import json
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+import typer
 from eth_account import Account
+from typer.testing import CliRunner
 
 from custody.chain import erc20
 from custody.ledger.reports.escrow import NothingJudged, Proof, prove_escrow
+from custody.settings.environment import load_settings
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.integration.chain_fixtures import ChainWorld, WatchingFleet, chain_world
 from tests.release_scene import Scene, TokenChain, running_token_chain
 from tests.sweeping import CHAIN_ID, SweepingFleet, World, sweeping_world
+from workers.cli import escrow as command
 from workers.demo.contracts import mint
 from workers.demo.development_chain import ETHER
 
@@ -275,3 +281,41 @@ def test_a_reorganisation_is_explained_until_the_watcher_took_it_back(chain: Cha
     watching.watch()
     assert (proof().holds, proof().in_transit) == (True, [])
     assert watching.market.balance(expected.payment)["destination"] == 0
+
+
+# The command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_what_is_under_way_and_fails_on_a_remainder(
+    fleet: SweepingFleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chain = fleet.chains.chains[0]
+    chains = tmp_path / "chains.toml"
+    tokens = ", ".join(
+        f'{{ symbol = "{one.symbol}", address = "{one.address}", decimals = {one.decimals} }}' for one in chain.tokens
+    )
+    chains.write_text(
+        f'[[chains]]\nid = {CHAIN_ID}\nname = "anvil"\ngenesis_hash = "{chain.genesis_hash}"\n'
+        f'rpc_urls = ["{fleet.world.chain.rpc_url}"]\ntreasury = "{fleet.treasury}"\nfee_proxy = "{chain.fee_proxy}"\n'
+        f"tokens = [{tokens}]\n"
+    )
+    configured = load_settings(database_url=fleet.database.url("fleet_operator"), chains_file=chains)
+    monkeypatch.setattr(command, "settings", lambda: configured)
+    app = typer.Typer()
+    app.command()(command.escrow)
+    with swept_but_shallow(fleet) as payments:
+        listed = CliRunner().invoke(app, [])
+        assert listed.exit_code == 0, listed.output
+        assert "sweep: mined, not deep enough to be booked" in listed.output
+        assert "books equal chain" in listed.output
+        fleet.world.chain.set_balance(fleet.address(payments[0]), ETHER)
+        failed = CliRunner().invoke(app, ["--json"])
+        assert failed.exit_code == 1, failed.output
+        [proof] = json.loads(failed.stdout)
+        assert not proof["holds"]
+        [wrong] = [asset for asset in proof["assets"] if Decimal(asset["remainder"])]
+        assert (wrong["address"], wrong["symbol"]) == (fleet.address(payments[0]), "ETH")
+        assert Decimal(wrong["on_chain"]) == 1
+    refused = CliRunner().invoke(app, ["--at-block", str(10**9)])
+    assert refused.exit_code == 2
+    assert "above the last judged one" in refused.output

@@ -15,12 +15,14 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from custody.ledger import Entry, post
 from custody.ledger.accounts import ACCOUNTS
 from custody.ledger.reports.balances import account_totals
 from custody.ledger.reports.export import COLUMNS, ROWS_AT_ONCE, Selection, export, safe_cell
 from custody.ledger.reports.moment import moment
 from custody.ledger.reports.statement import statement
 from custody.settings.environment import load_settings
+from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.ledger_book import Book, book_of, move
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
@@ -117,9 +119,6 @@ def test_a_reversal_names_what_it_reverses(market: Marketplace) -> None:
 
 def taken_back(book: Book) -> None:
     """The last entry's fact left the chain: its exact reverse, as the watcher posts it."""
-    from custody.ledger import Entry, post
-    from custody.store.engine import transaction
-
     _, entry, entry_id = book.posted[-1]
     assert entry.fact_id is not None
     book.market.kill_fact(entry.fact_id)
@@ -140,10 +139,7 @@ def test_a_statement_has_each_asset_of_the_payment(market: Marketplace) -> None:
     move(book, "seen", Decimal(7), 0)
     other = "0x" + "bb" * 20
     market.execute("INSERT INTO fleet.tokens VALUES (:c, :t, 'WRONG', 18)", c=CHAIN_ID, t=other)
-    from custody.ledger import Entry, post
-    from custody.store.engine import transaction
-
-    fact = market.fact(book.payment)
+    fact = market.fact(book.payment, 1)
     market.execute("UPDATE fleet.chain_facts SET token = :t WHERE id = :id", t=other, id=fact)
     with transaction(market.database.engine("fleet_watcher")) as connection:
         post(
@@ -183,14 +179,23 @@ def test_csv_and_jsonl_have_every_entry_in_the_order_of_the_seals(market: Market
 
 def test_amounts_are_exact_text(market: Marketplace) -> None:
     market.execute("UPDATE fleet.tokens SET decimals = 18 WHERE token = :t", t=TOKEN)
-    book = book_of(market)
+    payment = market.payment()
     amount = Decimal("12345678901234567890.123456789012345678")
-    move(book, "seen", amount, 0)
+    fact = market.fact(payment, int(str(amount).replace(".", "")))
+    with transaction(market.database.engine("fleet_watcher")) as connection:
+        post(
+            connection,
+            Entry(
+                book_kind="payment", book_id=payment, chain_id=CHAIN_ID, token=TOKEN, debit="destination",
+                entry_type="payment_detected", reason="seen", credit="detected", amount=amount, key="big",
+                debit_address="0x" + "11" * 20, fact_id=fact,
+            ),
+        )  # fmt: skip
     [line] = exported(market, "jsonl")
     assert json.loads(line)["amount"] == "12345678901234567890.123456789012345678"
     assert totals(market)["detected"] == amount
     with moment(market.database.engine("fleet_operator")) as connection:
-        assert statement(connection, book.payment)[0].closing["detected"] == amount
+        assert statement(connection, payment)[0].closing["detected"] == amount
 
 
 def test_from_is_included_and_to_is_not(market: Marketplace) -> None:
@@ -229,7 +234,7 @@ def many_entries(market: Marketplace, book: UUID, times: int) -> None:
                 text(
                     "SELECT column_name FROM information_schema.columns WHERE table_schema = 'public' "
                     "AND table_name = 'funds_ledger_entries' AND is_generated = 'NEVER' "
-                    "AND column_name NOT IN ('id', 'idempotency_key', 'book_seq')"
+                    "AND column_name NOT IN ('id', 'idempotency_key', 'book_seq', 'fact_id')"
                 )
             )
         ]

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import defaultdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -14,6 +14,8 @@ from custody.settings.chains import load_chains
 from custody.settings.environment import settings
 from custody.store.engine import open_engine
 from workers.cli.terminal import shown
+
+WIDTH_MINIMUM: Final = 160  # characters; below it amounts would be cut
 
 
 def escrow(
@@ -104,6 +106,7 @@ def as_dict(proof: Proof) -> dict[str, Any]:
 
 def _print(proof: Proof, *, all_addresses: bool) -> None:
     console = Console(soft_wrap=True)
+    console.width = max(console.width, WIDTH_MINIMUM)
     console.print(f"\n{proof.name} ({proof.chain_id}) at block {proof.block} {proof.block_hash}", style="bold")
     console.print(_sums(proof))
     differing = [asset for asset in proof.assets if all_addresses or not asset.equal]
@@ -114,7 +117,7 @@ def _print(proof: Proof, *, all_addresses: bool) -> None:
             table.add_row(
                 asset.symbol,
                 asset.address,
-                *(f"{whole(units, asset.decimals):f}" for units in amounts),
+                *(_amount(units, asset.decimals) for units in amounts),
                 style="red" if asset.remainder else None,
             )
         console.print(table)
@@ -122,9 +125,9 @@ def _print(proof: Proof, *, all_addresses: bool) -> None:
         table = Table(
             "token",
             Column("address", overflow="fold"),
-            Column("amount", justify="right"),
-            "why",
-            Column("transaction or entry", overflow="fold"),
+            Column("amount", justify="right", no_wrap=True),
+            Column("why", no_wrap=True),
+            Column("transaction or entry", overflow="fold", min_width=34),
             title="in transit",
         )
         for item in proof.in_transit:
@@ -132,7 +135,7 @@ def _print(proof: Proof, *, all_addresses: bool) -> None:
             table.add_row(
                 token.symbol,
                 item.place[1],
-                f"{whole(item.units, token.decimals):f}",
+                _amount(item.units, token.decimals),
                 shown(item.why),
                 shown(item.transaction_hash or str(item.entry_id or "")),
             )
@@ -153,6 +156,12 @@ def _print(proof: Proof, *, all_addresses: bool) -> None:
         console.print(f"{len(proof.remainders)} addresses hold more or less than is explained", style="red")
 
 
+def _amount(units: int, decimals: int) -> str:
+    """In whole tokens, exact, without zeros at the end."""
+    written = f"{whole(units, decimals):f}"
+    return written.rstrip("0").rstrip(".") if "." in written else written
+
+
 def _table(*columns: str | Column, title: str) -> Table:
     table = Table(*columns, title=title)
     for name in ("booked", "in transit", "on chain", "remainder"):
@@ -168,5 +177,5 @@ def _sums(proof: Proof) -> Table:
     table = _table("token", Column("addresses", justify="right"), title="assets")
     for token, (count, *amounts) in sums.items():
         named = proof.tokens[token]
-        table.add_row(named.symbol, str(count), *(f"{whole(units, named.decimals):f}" for units in amounts))
+        table.add_row(named.symbol, str(count), *(_amount(units, named.decimals) for units in amounts))
     return table
