@@ -25,7 +25,17 @@ import redis
 from pymongo import MongoClient
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from workers.embedded import anvil, launch, npm_packages, orphans, ports, services, supervision, unprivileged
+from workers.embedded import (
+    anvil,
+    anvil_keeper,
+    launch,
+    npm_packages,
+    orphans,
+    ports,
+    services,
+    supervision,
+    unprivileged,
+)
 from workers.embedded.errors import EmbeddedServiceError, IntegrityError
 from workers.embedded.npm_packages import NpmPackage
 from workers.embedded.services import Services
@@ -243,6 +253,29 @@ def test_anvil_killed_under_its_keeper_comes_back(running: Services) -> None:
     eventually(lambda: launch.started(keeper) is None)
     eventually(lambda: all(row.ok for row in services.status(running.state_dir, NOTHING_GIVEN)))
     assert read_anvil(running)
+
+
+def test_the_chain_keeps_its_genesis_through_many_starts(running: Services) -> None:
+    def genesis() -> str:
+        return rpc(running.chain_rpc_url, "eth_getBlockByNumber", "0x0", False)["hash"]
+
+    before = genesis()
+    for _ in range(5):
+        keeper = pid_of(running.state_dir, "anvil")
+        os.kill(keeper, signal.SIGTERM)
+        eventually(lambda keeper=keeper: launch.started(keeper) is None)
+        eventually(lambda: all(row.ok for row in services.status(running.state_dir, NOTHING_GIVEN)))
+        assert genesis() == before
+
+
+def test_of_several_first_blocks_the_oldest_is_loaded(tmp_path: Path) -> None:
+    def block(number: int, timestamp: int) -> dict[str, Any]:
+        return {"header": {"number": hex(number), "timestamp": hex(timestamp)}}
+
+    state = tmp_path / "state.json"
+    state.write_text(json.dumps({"blocks": [block(0, 30), block(1, 11), block(0, 10), block(0, 20)], "rest": 1}))
+    anvil_keeper.keep_first_genesis(state)
+    assert json.loads(state.read_text()) == {"blocks": [block(0, 10), block(1, 11)], "rest": 1}
 
 
 def test_a_killed_supervisor_is_recovered_without_touching_strangers(

@@ -59,7 +59,25 @@ def read_state(port: int) -> bytes:
 
 def keep(state: Path, port: int) -> None:
     """Replace the file STATE by the chain as it is now, whole or not at all."""
-    content = read_state(port)
+    _replace(state, read_state(port))
+
+
+def keep_first_genesis(state: Path) -> None:
+    """Take every block 0 but the oldest out of the file STATE.
+
+    Anvil makes a new block 0 at each start and hands all of them out with its state; loaded, any of them may become the
+    genesis block, and with it the chain another chain (R17).
+    """
+    content = json.loads(state.read_text(encoding="utf-8"))
+    first = [block for block in content["blocks"] if int(block["header"]["number"], 16) == 0]
+    if len(first) < 2:
+        return
+    oldest = min(first, key=lambda block: int(block["header"]["timestamp"], 16))
+    content["blocks"] = [oldest] + [block for block in content["blocks"] if block not in first]
+    _replace(state, json.dumps(content).encode())
+
+
+def _replace(state: Path, content: bytes) -> None:
     temporary = state.with_name(f".{state.name}.new")
     with temporary.open("wb") as file:
         file.write(content)
@@ -81,6 +99,7 @@ def main(arguments: list[str]) -> int:
     state, port, interval = Path(arguments[0]), int(arguments[1]), float(arguments[2])
     command = arguments[cut + 1 :]
     if state.exists():
+        keep_first_genesis(state)
         command += ["--load-state", str(state)]
     anvil = subprocess.Popen(command, preexec_fn=_die_with_parent)  # noqa: PLW1509 - no thread yet
     stopping, ended = threading.Event(), threading.Event()
