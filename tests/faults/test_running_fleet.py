@@ -18,7 +18,7 @@ from tests.faults.conftest import STATE_DIR, pid_of
 from workers.demo.fleet import DevelopmentFleet
 from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS
 from workers.demo.run import Demo, DemoResult
-from workers.demo.stages import Pace
+from workers.demo.stages import STAGES, Pace
 from workers.processes import PROCESSES
 from workers.queues import QUEUES
 
@@ -104,6 +104,22 @@ def test_flower_shows_all_queues(running_fleet: DevelopmentFleet) -> None:
         assert shown == {queue.name for queue in QUEUES}
         page = client.get("/broker").text
         assert all(queue.name in page for queue in QUEUES)
+
+
+def test_the_command_says_what_it_did(running_fleet: DevelopmentFleet, tmp_path: Path) -> None:
+    made = tmp_path / "demo.json"
+    ran = fleet_command("demo", "--keep", "--payments", "2", "--json", str(made))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    said = json.loads(made.read_text())
+    assert (said["payments"], said["released"], said["books_equal_chain"]) == (2, 2, True)
+    assert said["seconds"] > 0
+    assert said["entries"] == {"payment_detected": 2, "hold": 2, "adjustment": 2, "release": 4}
+    fleet = running_fleet.provisioned
+    assert said["addresses"] == {"treasury": fleet.treasury, "gas_payer": fleet.gas_payer}
+    assert said["flower_url"] == running_fleet.flower_url
+    assert running_fleet.flower_url in ran.stdout
+    assert ran.stdout.count("2 of 2") >= len(STAGES)
+    status()  # --keep left everything running
 
 
 def test_a_killed_mongo_only_delays(released: tuple[DemoResult, MongoKiller]) -> None:

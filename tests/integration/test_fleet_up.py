@@ -2,17 +2,21 @@
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from tests.conftest import Database
 from workers.embedded import services as embedded
+from workers.embedded.postgres import maintenance_url
 from workers.embedded.role_passwords import ensure_role_passwords
 from workers.embedded.services import Services
 
@@ -55,9 +59,9 @@ def test_servers_named_in_a_settings_file_are_used_and_none_is_started(
         (name, None, "ok") for name in ("postgres", "valkey", "mongo", "anvil")
     ]
     assert rows[0]["url"].endswith(database.name)
-    secrets = {urlsplit(url).password for url in given.values()} - {None}
-    assert secrets
-    assert not any(str(secret) in up.stdout + status.stdout for secret in secrets)
+    hidden = {urlsplit(url).password for url in given.values()} - {None}
+    assert hidden
+    assert not any(str(secret) in up.stdout + status.stdout for secret in hidden)
     # The operator's commands work from here on, on that database.
     shown = fleet(folder, "settings", "show")
     assert shown.returncode == 0, shown.stderr
@@ -86,3 +90,26 @@ def test_a_fleet_that_was_never_started_says_how_to_start_it(tmp_path: Path) -> 
     status = fleet(tmp_path / "state", "status", "--json")
     assert status.returncode == 1
     assert {row["health"] for row in json.loads(status.stdout)["services"]} == {"not started; run `fleet up`"}
+
+
+def test_db_upgrade_makes_an_empty_database_ready_and_may_be_repeated(
+    services: Services, role_passwords: Path, folder: Path
+) -> None:
+    name = f"test_{secrets.token_hex(6)}"
+    url = urlunsplit(urlsplit(services.database_admin_url)._replace(path=f"/{name}"))
+    with psycopg.connect(maintenance_url(services.database_admin_url), autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            for _ in range(2):
+                given = {"DATABASE_ADMIN_URL": url, "DATABASE_ROLE_PASSWORDS_DIR": str(role_passwords)}
+                upgraded = fleet(folder, "db", "upgrade", **given)
+                assert upgraded.returncode == 0, upgraded.stderr
+            with psycopg.connect(url) as connection:
+                rows = connection.execute("SELECT count(*) FROM fleet.posting_rules").fetchone()
+            assert rows is not None
+            assert rows[0] > 0
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    lacking = fleet(folder, "db", "upgrade")
+    assert lacking.returncode == 2
+    assert "DATABASE_ADMIN_URL is not set" in lacking.stderr
