@@ -105,22 +105,29 @@ class Book:
 
     market: Marketplace
     payment: UUID
-    sweep_fact: UUID
     payout_fact: UUID
     instruction: UUID
     balances: Counter[str] = field(default_factory=Counter[str])
     dispute_open: int = 0
     inbound: list[UUID] = field(default_factory=list[UUID])
     posted: list[tuple[str, Entry, UUID]] = field(default_factory=list[tuple[str, Entry, UUID]])
+    sweep_facts: set[UUID] = field(default_factory=set[UUID])
     taken_back: set[UUID] = field(default_factory=set[UUID])
     dead: set[UUID] = field(default_factory=set[UUID])
     outcomes: Counter[str] = field(default_factory=Counter[str])
 
     def entry(self, movement: str, amount: Decimal, **more: Any) -> tuple[str, Entry]:
         poster, entry_type, reason, debit, credit, needs = MOVEMENTS[movement]
-        fact = {"sweep": self.sweep_fact, "payout": self.payout_fact}.get(needs)
-        if needs == "inbound":
-            fact = more.pop("fact")
+        fact = more.pop("fact") if needs == "inbound" else self.payout_fact if needs == "payout" else None
+        if needs == "sweep":  # each leg a sweep of its own, of that amount (L2)
+            units = max(1, int(amount * 10**6)) if amount.is_finite() else 1
+            fact = self.market.moved_fact(units, "sweep", TREASURY)
+            self.sweep_facts.add(fact)
+        if movement == "seen" and amount.is_finite() and amount >= Decimal("0.000001"):
+            # The chain says what the test books of it (L2).
+            self.market.execute(
+                "UPDATE fleet.chain_facts SET amount_units = :u WHERE id = :id", u=int(amount * 10**6), id=fact
+            )
         return poster, Entry(
             book_kind="payment", book_id=self.payment, chain_id=CHAIN_ID, token=TOKEN, entry_type=entry_type,
             reason=reason, debit=debit, credit=credit, amount=amount, key=f"test:{secrets.token_hex(8)}", fact_id=fact,
@@ -183,21 +190,14 @@ MOVEMENTS: Final = {
 
 
 def book_of(market: Marketplace) -> Book:
-    payment = market.payment(Decimal(1_000))
-    facts = [
-        market.execute(
-            "INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index, tx_ordinal, "
-            "token, sender, recipient, amount_units, direction) VALUES (:c, 9, :b, :h, 0, 0, :t, :a, :a, 1, :d) RETURNING id",
-            c=CHAIN_ID, t=TOKEN, a=TREASURY, d=direction, b="0x" + secrets.token_hex(32), h="0x" + secrets.token_hex(32),
-        )[0].id
-        for direction in ("sweep", "outbound")
-    ]  # fmt: skip
+    payment = market.payment(Decimal(1_000), status="confirmed", escrow="releasable")
+    payout = market.moved_fact(1, "outbound", TREASURY)
     instruction = market.execute(
         "INSERT INTO fleet.release_instructions (payment_id, purpose, chain_id, treasury, token, recipient, amount, "
         "amount_units, release_epoch) VALUES (:p, 'release', :c, :a, :t, :a, 1, 1, 0) RETURNING id",
         p=payment, c=CHAIN_ID, a=TREASURY, t=TOKEN,
     )[0].id  # fmt: skip
-    return Book(market, payment, facts[0], facts[1], instruction)
+    return Book(market, payment, payout, instruction)
 
 
 def move(book: Book, movement: str, amount: Decimal, pick: int) -> None:

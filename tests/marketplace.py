@@ -67,6 +67,7 @@ class Marketplace:
         reference: bytes | None = None,
         request_id: str | None = None,
         status: str = "pending",
+        escrow: str | None = None,
     ) -> UUID:
         """A pending Request Network payment with its request, accepted offer, destination and route."""
         buyer, seller = self.user("buyer"), self.user("seller")
@@ -91,9 +92,10 @@ class Marketplace:
             INSERT INTO public.payments (
                 legacy_object_id, purchase_request_ref_kind, purchase_request_id, seller_offer_ref_kind, seller_offer_id,
                 buyer_id, seller_ref_kind, seller_id, amount, currency, chain_id, token_address, provider_payment_id,
-                payment_reference, status)
+                payment_reference, status, escrow_state)
             VALUES (:legacy, 'entity', :request, 'entity', :offer, :buyer, 'entity', :seller, :amount, 'USDC', :chain,
-                :token, :request_id, :reference, CAST(:status AS public.payment_status)) RETURNING id
+                :token, :request_id, :reference, CAST(:status AS public.payment_status),
+                CAST(:escrow AS public.escrow_state)) RETURNING id
             """,
             legacy=object_id(),
             request=request,
@@ -106,6 +108,7 @@ class Marketplace:
             request_id=request_id,
             reference="0x" + reference.hex(),
             status=status,
+            escrow=escrow,
         )[0].id
         self._indices += 1
         address = destination or to_checksum_address("0x" + secrets.token_hex(20))
@@ -165,6 +168,36 @@ class Marketplace:
 
     def set_dispute(self, payment: UUID, count: int) -> None:
         self.execute("UPDATE fleet.ledger_balances SET dispute_open = :n WHERE book_id = :id", n=count, id=payment)
+
+    def put(self, payment: UUID, status: str, escrow: str | None) -> None:
+        """Set a payment's state past the database's state machine, as no process can."""
+        with self.database.engine().begin() as connection:
+            connection.execute(text("ALTER TABLE public.payments DISABLE TRIGGER payments_moves"))
+            connection.execute(
+                text(
+                    "UPDATE public.payments SET status = CAST(:s AS public.payment_status), "
+                    "escrow_state = CAST(:e AS public.escrow_state) WHERE id = :id"
+                ),
+                {"s": status, "e": escrow, "id": payment},
+            )
+            connection.execute(text("ALTER TABLE public.payments ENABLE ALWAYS TRIGGER payments_moves"))
+
+    def moved_fact(self, units: int, direction: str, address: str) -> UUID:
+        """A live fact of coins that left: a sweep, or a payout."""
+        return self.execute(
+            """
+            INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index, tx_ordinal,
+                token, sender, recipient, amount_units, direction)
+            VALUES (:c, 9, :b, :h, 0, 0, :t, :a, :a, :u, :d) RETURNING id
+            """,
+            c=self.chain_id,
+            t=self.token,
+            a=address,
+            u=units,
+            d=direction,
+            b="0x" + secrets.token_hex(32),
+            h="0x" + secrets.token_hex(32),
+        )[0].id
 
     def balance(self, book: UUID) -> dict[str, Any]:
         """The book's balance row of this marketplace's token, by account."""

@@ -22,11 +22,7 @@ def waits(market: Marketplace, payment: UUID) -> list[tuple[str, str]]:
 
 
 def put(market: Marketplace, payment: UUID, status: str, escrow: str | None) -> None:
-    market.execute(
-        "UPDATE public.payments SET status = CAST(:s AS public.payment_status), "
-        "escrow_state = CAST(:e AS public.escrow_state) WHERE id = :id",
-        s=status, e=escrow, id=payment,
-    )  # fmt: skip
+    market.put(payment, status, escrow)
 
 
 def judge(market: Marketplace, payment: UUID) -> None:

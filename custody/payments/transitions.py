@@ -1,4 +1,8 @@
-"""How payment_status and escrow_state may move (seed enums; amanat-facts §2.1, §2.2): one table, one door."""
+"""How payment_status and escrow_state may move (seed enums; amanat-facts §2.1, §2.2): one table, one door.
+
+The database holds the same table (custody/payments/sql/payment_transitions.sql) and refuses every other move, whoever
+asks; a test compares the two.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -31,12 +35,16 @@ class PaymentState:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One legal move, and the ledger entry that is appended with it (None: no money moves)."""
+    """One legal move, and the ledger entry that is appended with it (None: no money moves).
+
+    ``needs``: the reason that the entry must have in the books before the database lets the payment move.
+    """
 
     name: str
     sources: tuple[PaymentState, ...]
     target: PaymentState
     entry: str | None
+    needs: str | None = None
 
 
 _PENDING = PaymentState("pending", None)
@@ -55,14 +63,18 @@ TRANSITIONS: Final = {
         Transition("part_held", (_PROCESSING,), _PARTIAL, "hold"),
         Transition("held", (_PROCESSING, _PARTIAL), _FUNDED, "hold"),
         Transition("became_releasable", (_FUNDED,), _RELEASABLE, None),
-        Transition("release_reserved", (_RELEASABLE,), _RELEASING, "release"),
-        Transition("release_voided", (_RELEASING,), _RELEASABLE, "release"),
-        Transition("released", (_RELEASING,), _RELEASED, "release"),
-        Transition("refunded", (_FUNDED, _RELEASABLE, _PARTIAL), _REFUNDED, "refund"),
+        Transition("release_reserved", (_RELEASABLE,), _RELEASING, "release", "reserve"),
+        Transition("release_voided", (_RELEASING,), _RELEASABLE, "release", "void"),
+        Transition("released", (_RELEASING,), _RELEASED, "release", "final"),
+        Transition("refunded", (_FUNDED, _RELEASABLE, _PARTIAL), _REFUNDED, "refund", "final"),
         # Reorganisations take back what the chain took back (L1); the reverse entries are the watcher's.
         Transition("undetected", (_PROCESSING,), _PENDING, "adjustment"),
         Transition("unheld", (_FUNDED, _RELEASABLE, _PARTIAL), _PROCESSING, "adjustment"),
+        # The backend's: it closes a payment that nobody paid, with or without an escrow state.
         Transition("cancelled", (_PENDING,), PaymentState("cancelled", "cancelled"), None),
+        Transition("failed", (_PENDING,), PaymentState("failed", "failed"), None),
+        Transition("cancelled_bare", (_PENDING,), PaymentState("cancelled", None), None),
+        Transition("failed_bare", (_PENDING,), PaymentState("failed", None), None),
     )
 }
 

@@ -153,7 +153,7 @@ def test_a_sweep(market: Marketplace) -> None:
 
 def test_coins_that_no_sweep_takes_yet(market: Marketplace) -> None:
     payment = market.payment()
-    fact = market.fact(payment)
+    fact = market.fact(payment, 99_500_000)
     with transaction(market.database.engine("fleet_watcher")) as connection:
         post(
             connection,

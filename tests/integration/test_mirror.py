@@ -59,11 +59,8 @@ def test_a_payment_the_backend_does_not_have_is_created_with_its_field_names(
     database: Database, market: Marketplace, mongo: Mongo
 ) -> None:
     payment = market.payment(Decimal("12.345678"))
-    market.execute(
-        "UPDATE public.payments SET status = 'confirmed', escrow_state = 'funded', sender = '0xabc', confirmations = 3 "
-        "WHERE id = :id",
-        id=payment,
-    )
+    market.put(payment, "confirmed", "funded")
+    market.execute("UPDATE public.payments SET sender = '0xabc', confirmations = 3 WHERE id = :id", id=payment)
     ask(database, "payments", payment)
     assert apply(database, mongo) == 1
     row = market.execute("SELECT * FROM public.payments WHERE id = :id", id=payment)[0]
@@ -121,7 +118,7 @@ def test_templates_are_strings_and_rows_born_in_postgres_get_an_object_id_once(
 
 def test_a_ledger_entry_is_written_once_and_never_again(database: Database, market: Marketplace, mongo: Mongo) -> None:
     payment = market.payment()
-    fact = market.fact(payment)
+    fact = market.fact(payment, 1)
     address = "0x" + "11" * 20
     with transaction(database.engine("fleet_watcher")) as connection:
         entry = Entry(

@@ -217,12 +217,13 @@ def test_each_movement_has_exactly_its_posters(database: Database) -> None:
                 entry = entry_of(rule, payment if rule.book_kind == "payment" else house)
                 outcome = attempt(connection, entry)
                 counts[outcome] += 1
-                if (outcome in {"posted", "its own"}) != (role in rule.posters):
+                # An operator's movements are posted by an action of two persons (R10), never by the operator.
+                if (outcome in {"posted", "its own"}) != (role in rule.posters and role != "fleet_operator"):
                     wrong.append(f"{role}: {rule.entry_type}:{rule.reason} {rule.debit}/{rule.credit} {outcome}")
     sys.stdout.write(f"{len(PROCESS_ROLES)} roles x {len(rules)} movements: {dict(counts)}\n")
     assert wrong == []
     assert counts["posted"] > 0
-    assert counts["its own"] + counts["posted"] == sum(len(rule.posters) for rule in rules)
+    assert counts["its own"] + counts["posted"] == sum(len(set(rule.posters) - {"fleet_operator"}) for rule in rules)
 
 
 # Roles that stand already --------------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ def test_exactly_the_tables_moves_succeed(database: Database) -> None:
     states = [PaymentState(status, escrow) for status, escrow in product(STATUSES, (None, *ESCROW_STATES))]
     moved = repeated = refused = 0
     with transaction(database.engine()) as connection:
+        # Python's own refusals; the database's are tested in test_payment_state_machine.py.
+        connection.execute(text("ALTER TABLE public.payments DISABLE TRIGGER payments_moves"))
         for state in states:
             put(connection, payment, state)
             for name, item in TRANSITIONS.items():
@@ -77,7 +79,7 @@ def test_exactly_the_tables_moves_succeed(database: Database) -> None:
     )
     assert moved == sum(len(item.sources) for item in TRANSITIONS.values())
     assert repeated == len(TRANSITIONS)
-    assert moved + repeated + refused == len(states) * len(TRANSITIONS) == 693
+    assert moved + repeated + refused == len(states) * len(TRANSITIONS) == 882
 
 
 def test_a_payment_or_move_that_does_not_exist_is_named(database: Database) -> None:
@@ -95,7 +97,7 @@ def test_a_payment_or_move_that_does_not_exist_is_named(database: Database) -> N
     [
         ("fleet_watcher", ["detected", "undetected"]),
         ("fleet_confirmations", ["detected", "part_held", "held"]),
-        ("fleet_releases", ["detected", "held", "became_releasable", "release_reserved", "released"]),
+        ("fleet_releases", ["detected", "held", "became_releasable"]),
     ],
 )
 def test_the_roles_of_the_steps_can_move_a_payment(database: Database, role: str, moves: list[str]) -> None:

@@ -67,7 +67,7 @@ def take_back(book: Book, amount: Decimal, pick: int) -> None:
     candidates = [
         (entry, entry_id)
         for _, entry, entry_id in book.posted
-        if (entry.reason,) in REVERSIBLE and entry_id not in book.taken_back and entry.fact_id != book.sweep_fact
+        if (entry.reason,) in REVERSIBLE and entry_id not in book.taken_back and entry.fact_id not in book.sweep_facts
     ]
     if not candidates:
         return

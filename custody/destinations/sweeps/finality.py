@@ -147,6 +147,10 @@ def _book_transfers(
         shares, uncovered = split(_facts(connection, job, decimals), item.log.amount)
         if uncovered:
             log.error("sweep_exceeds_books", address=job.address, units=str(uncovered))
+            connection.execute(
+                text("UPDATE fleet.chain_facts SET unbooked_units = :units WHERE id = :id"),
+                {"units": uncovered, "id": fact},
+            )
             bury(
                 connection,
                 queue=jobs.QUEUE,

@@ -30,7 +30,7 @@ BEGIN
                  p_book_kind, p_book_id, p_chain_id, p_token, p_entry_type::text, p_reason, p_debit, p_credit, p_amount,
                  p_debit_address, p_credit_address, p_fact_id, p_instruction_id, p_reverses_entry_id, p_idempotency_key),
              NULL, NULL, false, false, true, true, true, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
     -- Small lookups one by one: for a single entry they cost half of what look_up() does in one statement.
     SELECT t.symbol, t.decimals INTO v.symbol, v.decimals
     FROM fleet.tokens t WHERE t.chain_id = p_chain_id AND t.token = p_token;
@@ -56,6 +56,10 @@ BEGIN
         END IF;
         IF v_needs_instruction THEN
             v.instruction_fits := fleet.instruction_fits(p_instruction_id, p_book_id, p_chain_id, p_token);
+        END IF;
+        IF p_credit = 'releasing' THEN
+            SELECT p.status || '/' || coalesce(p.escrow_state::text, 'no escrow') INTO v.payment_state
+            FROM public.payments p WHERE p.id = p_book_id;
         END IF;
         IF p_reverses_entry_id IS NOT NULL THEN
             v.reversal_fits := fleet.reversal_fits(

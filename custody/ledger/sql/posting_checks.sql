@@ -62,7 +62,7 @@ LANGUAGE sql STABLE ROWS 1 AS $$
             p_credit_address, p_fact_id),
         b.book_kind, b.is_primary, b.dispute_open, b.seq, b.head_hash, b.release_epoch,
         e.id, e.content_hash,
-        p.id, p.purchase_request_ref_kind, p.purchase_request_id, p.purchase_request_external_ref,
+        p.id, p.status || '/' || coalesce(p.escrow_state::text, 'no escrow'), p.purchase_request_ref_kind, p.purchase_request_id, p.purchase_request_external_ref,
         p.seller_offer_ref_kind, p.seller_offer_id, p.seller_offer_external_ref, p.seller_ref_kind, p.seller_id,
         p.seller_external_ref,
         NULL::boolean, NULL::boolean, NULL::uuid, NULL::bigint, NULL::bytea, NULL::bytea
@@ -135,6 +135,11 @@ BEGIN
         END IF;
         RAISE EXCEPTION 'post_entry: a reversal must be the exact reverse of one entry of the same fact that is no reversal and not reversed yet; % is not',
             v.reverses_entry_id USING ERRCODE = 'FL002';
+    END IF;
+    -- A release is promised to a payment that waits for it, and to no other. What was promised can always be ended (L5).
+    IF v.credit = 'releasing' AND v.payment_state IS DISTINCT FROM 'confirmed/releasable' THEN
+        RAISE EXCEPTION 'post_entry: payment % is %; a release is promised from confirmed/releasable only', v.book_id,
+            coalesce(v.payment_state, 'none') USING ERRCODE = 'FL002';
     END IF;
     -- L4: a dispute is a state; new promises wait for it.
     IF v.dispute_open > 0 AND (

@@ -39,6 +39,11 @@ VALUES
     ('payment', 'adjustment', 'reorg', 'destination', 'treasury', 'fleet_watcher', true, false, true),
     ('payment', 'adjustment', 'reorg', 'treasury', 'releasing', 'fleet_watcher', true, false, true),
     ('payment', 'adjustment', 'reorg', 'treasury', 'refunding', 'fleet_watcher', true, false, true),
+    -- by hand, as an operator action (R10), and its own correction: the exact reverse
+    ('payment', 'adjustment', 'accepted', 'suspense', 'held', 'fleet_operator', false, false, false),
+    ('payment', 'adjustment', 'fee_borne', 'held', 'transfer_cost', 'fleet_operator', false, false, false),
+    ('payment', 'adjustment', 'correction', 'held', 'suspense', 'fleet_operator', false, false, true),
+    ('payment', 'adjustment', 'correction', 'transfer_cost', 'held', 'fleet_operator', false, false, true),
     -- house books (L6)
     ('house', 'adjustment', 'funding', 'gas_payer', 'gas_funding', 'fleet_watcher', false, false, false),
     ('house', 'adjustment', 'funding', 'treasury_house', 'gas_funding', 'fleet_watcher', false, false, false),

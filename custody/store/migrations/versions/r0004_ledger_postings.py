@@ -9,4 +9,10 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    run_sql(op.get_bind(), "custody.store.migrations.sql", "0004_ledger_postings.sql")
+    for package, name in (
+        ("custody.store.migrations.sql", "0004_payment_transitions.sql"),
+        ("custody.payments.sql", "payment_transitions.sql"),
+        ("custody.ledger.sql", "fact_sums.sql"),
+        ("custody.store.migrations.sql", "0004_ledger_postings.sql"),
+    ):
+        run_sql(op.get_bind(), package, name)

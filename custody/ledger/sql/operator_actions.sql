@@ -1,0 +1,74 @@
+-- Adjustments by hand (R10): fleet_operator has no other way to post. Errors: FL006, with what to do.
+
+CREATE OR REPLACE FUNCTION fleet.refuse_without_signatures(p_chain_id bigint) RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF p_chain_id NOT IN (1337, 31337) THEN
+        RAISE EXCEPTION 'chain % is no development chain: an action by hand needs the signatures of two persons (R10), which the fleet cannot check yet',
+            p_chain_id USING ERRCODE = 'FL006';
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION fleet.action_hash(p_kind text, p_parameters jsonb) RETURNS bytea
+LANGUAGE sql STABLE AS $$ SELECT sha256(fleet.field_bytes(p_kind, p_parameters::text)) $$;
+
+-- p_parameters: the names of post_entry()'s arguments; the key is made here, from the action.
+CREATE OR REPLACE FUNCTION fleet.propose_adjustment(p_parameters jsonb, p_reason text, p_by text) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_chain_id bigint := (p_parameters ->> 'chain_id')::bigint;
+    v_id uuid;
+BEGIN
+    IF v_chain_id IS NULL THEN
+        RAISE EXCEPTION 'an adjustment needs a chain_id' USING ERRCODE = 'FL004';
+    END IF;
+    PERFORM fleet.refuse_without_signatures(v_chain_id);
+    INSERT INTO fleet.operator_actions (kind, chain_id, parameters, parameter_hash, reason, proposed_by)
+    VALUES ('adjust', v_chain_id, p_parameters, fleet.action_hash('adjust', p_parameters), p_reason, p_by)
+    RETURNING id INTO v_id;
+    RETURN v_id;
+END $$;
+
+-- p_hash: what the second person was shown; anything else was not agreed on.
+CREATE OR REPLACE FUNCTION fleet.execute_adjustment(p_action_id uuid, p_hash bytea, p_by text) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_action fleet.operator_actions;
+    v_posted record;
+BEGIN
+    SELECT * INTO v_action FROM fleet.operator_actions a WHERE a.id = p_action_id FOR UPDATE;
+    IF NOT FOUND OR v_action.state <> 'proposed' THEN
+        RAISE EXCEPTION 'action % is %; only a proposed one is executed', p_action_id, coalesce(v_action.state, 'unknown')
+            USING ERRCODE = 'FL006';
+    END IF;
+    PERFORM fleet.refuse_without_signatures(v_action.chain_id);
+    IF v_action.proposed_by = p_by THEN
+        RAISE EXCEPTION 'action % was proposed by %: another person executes it', p_action_id, p_by USING ERRCODE = 'FL006';
+    END IF;
+    IF p_hash IS DISTINCT FROM v_action.parameter_hash
+       OR v_action.parameter_hash <> fleet.action_hash(v_action.kind, v_action.parameters) THEN
+        RAISE EXCEPTION 'action % has other parameters than were shown: look at it again', p_action_id USING ERRCODE = 'FL006';
+    END IF;
+    SELECT p.* INTO v_posted FROM jsonb_to_record(v_action.parameters) AS a(
+            book_kind text, book_id uuid, chain_id bigint, token text, reason text, debit text, credit text, amount numeric,
+            debit_address text, credit_address text, reverses_entry_id uuid),
+        LATERAL fleet.post_entry(
+            a.book_kind, a.book_id, a.chain_id, a.token, 'adjustment', a.reason, a.debit, a.credit, a.amount,
+            'action:' || p_action_id, a.debit_address, a.credit_address, NULL, NULL, a.reverses_entry_id,
+            jsonb_build_object('action', p_action_id, 'proposed_by', v_action.proposed_by, 'executed_by', p_by,
+                               'reason', v_action.reason, 'parameter_hash', encode(v_action.parameter_hash, 'hex'))) AS p;
+    UPDATE fleet.operator_actions SET state = 'executed', ended_by = p_by, ended_at = clock_timestamp(),
+        entry_id = v_posted.entry_id
+    WHERE id = p_action_id;
+    RETURN v_posted.entry_id;
+END $$;
+
+CREATE OR REPLACE FUNCTION fleet.withdraw_action(p_action_id uuid, p_by text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE fleet.operator_actions SET state = 'withdrawn', ended_by = p_by, ended_at = clock_timestamp()
+    WHERE id = p_action_id AND state = 'proposed';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'action % is not open', p_action_id USING ERRCODE = 'FL006';
+    END IF;
+END $$;

@@ -1,0 +1,112 @@
+"""``fleet ledger adjust``: corrections by hand, proposed by one person and executed by another (custody-rules R10)."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Connection
+
+from custody.ledger.adjustments import Kind, execute, open_actions, propose, propose_correction, withdraw
+from custody.ledger.entries import LedgerRefusal
+from custody.settings.environment import settings as read_settings
+from custody.store.engine import open_engine, ring_relay, transaction
+from workers.cli.terminal import shown
+
+adjust = typer.Typer(
+    help="Adjustments by hand: proposed by one, executed by another. Refused where the money is real, until the "
+    "signatures of two persons can be checked.",
+    no_args_is_help=True,
+)
+
+By = Annotated[str, typer.Option(help="who (a label, never an authority)")]
+Reason = Annotated[str, typer.Option(help="why, at most 500 characters")]
+
+
+@contextmanager
+def _database() -> Generator[Connection]:
+    engine = open_engine(read_settings().secret("database_url"), application="fleet-adjust", pool_size=1)
+    try:
+        with transaction(engine) as connection:
+            yield connection
+        ring_relay(engine)
+    except (LedgerRefusal, LookupError, ValueError) as error:
+        typer.secho(str(error).splitlines()[0], fg="red", err=True)
+        raise typer.Exit(2) from None
+    finally:
+        engine.dispose()
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise typer.BadParameter(f"expected a decimal number such as 12.5, got {text}") from None
+
+
+@adjust.command("accept")
+def accept(payment: UUID, amount: Annotated[str, typer.Argument(help="whole tokens")], by: By, reason: Reason) -> None:
+    """Propose that an amount in suspense is held for its payment after all."""
+    _propose("accepted", payment, amount, by, reason)
+
+
+@adjust.command("bear-fee")
+def bear_fee(
+    payment: UUID, amount: Annotated[str, typer.Argument(help="whole tokens")], by: By, reason: Reason
+) -> None:
+    """Propose that the payment bears what the token kept for itself on the way."""
+    _propose("fee_borne", payment, amount, by, reason)
+
+
+def _propose(kind: Kind, payment: UUID, amount: str, by: str, reason: str) -> None:
+    value = _amount(amount)
+    with _database() as connection:
+        action = propose(connection, payment, kind, value, reason=reason, by=by)
+    typer.echo(f"proposed as {action}; another person reads it with: fleet ledger adjust list")
+
+
+@adjust.command("correct")
+def correct(entry: UUID, by: By, reason: Reason) -> None:
+    """Propose the exact reverse of an adjustment made by hand."""
+    with _database() as connection:
+        action = propose_correction(connection, entry, reason=reason, by=by)
+    typer.echo(f"proposed as {action}; another person reads it with: fleet ledger adjust list")
+
+
+@adjust.command("list")
+def list_() -> None:
+    """What waits for a second person."""
+    with _database() as connection:
+        actions = open_actions(connection)
+    table = Table("action", "what", "reason", "proposed by", "hash")
+    for one in actions:
+        what = ", ".join(f"{name} {value}" for name, value in one.parameters.items())
+        table.add_row(str(one.id), shown(what), shown(one.reason), shown(one.proposed_by), one.hash)
+    Console().print(table if actions else "nothing waits")
+
+
+@adjust.command("execute")
+def execute_(
+    action: UUID, by: By, agreed: Annotated[str, typer.Option("--hash", help="the hash that the list shows")]
+) -> None:
+    """Post what another person proposed."""
+    with _database() as connection:
+        entry = execute(connection, action, agreed_hash=agreed, by=by)
+    typer.echo(f"posted as entry {entry}")
+
+
+@adjust.command("withdraw")
+def withdraw_(action: UUID, by: By) -> None:
+    """Close a proposal without executing it."""
+    with _database() as connection:
+        withdraw(connection, action, by=by)
+    typer.echo("withdrawn")
+
+
+def add_to(ledger: typer.Typer) -> None:
+    """Hang ``adjust`` under ``fleet ledger``."""
+    ledger.add_typer(adjust, name="adjust")
