@@ -3,6 +3,7 @@
 Imports web3, so it is itself imported only where a client is built.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
@@ -17,6 +18,11 @@ from custody.chain import wire
 from custody.chain.connection import ChainConnection
 from custody.chain.errors import ChainUnavailable
 from custody.chain.http_session import open_session
+
+_RECURSION_LIMIT: Final = 1_000
+# web3 imports py_ecc, which raises the limit to 100,000 for pairings that the fleet never computes. With that, a node's
+# deeply nested JSON ends the process by a segmentation fault (seen on Python 3.11.2) in place of a RecursionError.
+sys.setrecursionlimit(_RECURSION_LIMIT)
 
 Call: TypeAlias = tuple[str, list[object]]
 

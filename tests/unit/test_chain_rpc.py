@@ -87,6 +87,7 @@ def receipt(transaction: str, number: int, byte: int = 0x22) -> dict[str, Any]:
         (b"", "no JSON-RPC answer"),
         (b"[]", "no JSON-RPC answer"),
         (b"17", "no JSON-RPC answer"),
+        (b"[" * 60_000, "no JSON-RPC answer"),
         (b"\xff\xfe", "no JSON-RPC answer"),
         (b'{"jsonrpc":"2.0","id":1}', "no JSON-RPC answer"),
         (b'{"jsonrpc":"2.0","id":1,"result":"17"}', "balance: expected a hex quantity"),

@@ -23,6 +23,7 @@ _REFERENCE: Final = re.compile(r"(?:0[xX])?([0-9a-fA-F]{16})")
 _TRANSACTION_HASH: Final = re.compile(r"(?:0[xX])?([0-9a-fA-F]{64})")
 _AMOUNT: Final = re.compile(r"[0-9]{1,60}(?:\.[0-9]{1,36})?")  # wider than any token's supply
 _FLAVOURS: Final = (".client_id", ".checkout")
+_BRACKETS_LIMIT: Final = 200  # an event is flat; parsers recurse, and what others imported may let them recurse too far
 _REASON_LIMIT: Final = 300  # characters of a refusal that are kept
 
 
@@ -277,14 +278,14 @@ def _one_request_id(fields: dict[str, Any], model: type[Event]) -> None:
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
+    if body.count(b"[") + body.count(b"{") > _BRACKETS_LIMIT:
+        raise MalformedEvent(f"the body has over {_BRACKETS_LIMIT} brackets: expected one flat JSON object")
     try:
         value = json.loads(body.decode("utf-8", "strict"), parse_float=Decimal, parse_constant=_refuse_constant)
         # Escapes can write halves of surrogate pairs, which are no text and which no database holds.
         if isinstance(value, dict):
             for key in value:
                 key.encode("utf-8")
-    except RecursionError:
-        raise MalformedEvent("the body is nested too deeply: expected one flat JSON object") from None
     except (ValueError, ArithmeticError):
         raise MalformedEvent("the body is no JSON in UTF-8: expected one JSON object") from None
     if not isinstance(value, dict):
