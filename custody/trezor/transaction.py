@@ -7,6 +7,7 @@ EIP-2681 (nonce limit), EIP-55 (address checksum), ERC-20.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self, cast
 
@@ -108,7 +109,7 @@ class UnsignedTransaction:
 
     def signing_bytes(self) -> bytes:
         """The bytes whose keccak is signed: 0x02 || rlp(nine fields). These are what the fleet stores."""
-        return TRANSACTION_TYPE + rlp.encode(self._fields())
+        return TRANSACTION_TYPE + _encode(self._fields())
 
     def signing_hash(self) -> bytes:
         """keccak256 of `signing_bytes`, 32 bytes."""
@@ -155,9 +156,7 @@ class UnsignedTransaction:
 
     def signed_raw(self, signature: Signature) -> bytes:
         """These fields with the signature: the bytes to broadcast (eth_sendRawTransaction)."""
-        return TRANSACTION_TYPE + rlp.encode(
-            [*self._fields(), signature.y_parity, signature.r, signature.s],
-        )
+        return TRANSACTION_TYPE + _encode([*self._fields(), signature.y_parity, signature.r, signature.s])
 
     def transaction_hash(self, signature: Signature) -> str:
         """The hash by which a chain knows the signed transaction: 0x and 64 hexadecimal digits."""
@@ -238,3 +237,7 @@ def _read_int(field: str, value: object) -> int:
     if raw[:1] == b"\x00":
         raise TransactionError(field, "a number without leading zeros")
     return int.from_bytes(raw, "big")
+
+
+def _encode(fields: Sequence[object]) -> bytes:
+    return cast("bytes", rlp.encode(fields))
