@@ -34,13 +34,48 @@ ALTER TABLE public.funds_ledger_entries
     ADD COLUMN prev_hash bytea,
     ADD COLUMN entry_hash bytea,
     ADD COLUMN tx_id bigint,
-    ADD CONSTRAINT funds_ledger_entries_posted CHECK (
-        book_id IS NULL OR (
-            num_nulls(book_kind, chain_id, token, reason, debit, credit, poster_role, book_seq, content_hash,
-                      prev_hash, entry_hash, tx_id, idempotency_key) = 0
-            AND amount > 0 AND debit <> credit)),
     ADD CONSTRAINT funds_ledger_entries_rule FOREIGN KEY (book_kind, entry_type, reason, debit, credit, poster_role)
         REFERENCES fleet.posting_rules (book_kind, entry_type, reason, debit, credit, poster_role);
+
+-- What an entry must be, in one CHECK: PostgreSQL reads each CHECK's text again for every statement, and these four
+-- (three of them the marketplace's own, 0013, word for word in meaning) cost a quarter of a whole post_entry().
+-- Raises check_violation and names the rule as constraint, the marketplace's by their old names.
+CREATE FUNCTION fleet.entry_is_sound(e public.funds_ledger_entries) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_rule text;
+BEGIN
+    IF e.book_id IS NOT NULL AND (
+        e.amount <= 0 OR e.debit = e.credit
+        OR num_nulls(e.book_kind, e.chain_id, e.token, e.reason, e.debit, e.credit, e.poster_role, e.book_seq,
+                     e.content_hash, e.prev_hash, e.entry_hash, e.tx_id, e.idempotency_key) > 0) THEN
+        v_rule := 'funds_ledger_entries_posted';
+    ELSIF NOT (CASE e.purchase_request_ref_kind
+        WHEN 'entity' THEN e.purchase_request_id IS NOT NULL AND e.purchase_request_external_ref IS NULL
+        WHEN 'template' THEN e.purchase_request_id IS NULL AND e.purchase_request_external_ref IS NOT NULL
+        ELSE e.purchase_request_id IS NULL AND e.purchase_request_external_ref IS NULL END) THEN
+        v_rule := 'funds_ledger_entries_purchase_request_ref';
+    ELSIF NOT (CASE e.seller_offer_ref_kind
+        WHEN 'entity' THEN e.seller_offer_id IS NOT NULL AND e.seller_offer_external_ref IS NULL
+        WHEN 'template' THEN e.seller_offer_id IS NULL AND e.seller_offer_external_ref IS NOT NULL
+        ELSE e.seller_offer_id IS NULL AND e.seller_offer_external_ref IS NULL END) THEN
+        v_rule := 'funds_ledger_entries_seller_offer_ref';
+    ELSIF NOT (CASE e.seller_ref_kind
+        WHEN 'entity' THEN e.seller_id IS NOT NULL AND e.seller_external_ref IS NULL
+        WHEN 'template' THEN e.seller_id IS NULL AND e.seller_external_ref IS NOT NULL
+        ELSE e.seller_id IS NULL AND e.seller_external_ref IS NULL END) THEN
+        v_rule := 'funds_ledger_entries_seller_ref';
+    ELSE
+        RETURN true;
+    END IF;
+    RAISE EXCEPTION 'entry % breaks %', e.id, v_rule
+        USING ERRCODE = 'check_violation', SCHEMA = 'public', TABLE = 'funds_ledger_entries', CONSTRAINT = v_rule;
+END $$;
+ALTER TABLE public.funds_ledger_entries
+    DROP CONSTRAINT funds_ledger_entries_purchase_request_ref,
+    DROP CONSTRAINT funds_ledger_entries_seller_offer_ref,
+    DROP CONSTRAINT funds_ledger_entries_seller_ref,
+    ADD CONSTRAINT funds_ledger_entries_sound CHECK (fleet.entry_is_sound(funds_ledger_entries));
+
 CREATE UNIQUE INDEX funds_ledger_entries_key ON public.funds_ledger_entries (book_id, idempotency_key);
 -- The book comes after the asset: with it first, a lookup of (book, key) may walk the whole book through this index.
 CREATE UNIQUE INDEX funds_ledger_entries_chain ON public.funds_ledger_entries (chain_id, token, book_id, book_seq);

@@ -1,18 +1,5 @@
 -- What post_entry() and post_entries() share: one look at everything an entry touches, and the rules it must pass.
 
--- L2: the fact is of this book and asset; a reversal needs it dead, everything else alive (L20).
-CREATE OR REPLACE FUNCTION fleet.fact_fits(
-    p_fact_id uuid, p_book_id uuid, p_chain_id bigint, p_token text, p_live boolean) RETURNS boolean
-LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    v_fits boolean;
-BEGIN
-    SELECT f.chain_id = p_chain_id AND f.token = p_token AND f.live = p_live
-           AND (f.direction <> 'inbound' OR f.payment_id = p_book_id) INTO v_fits
-    FROM fleet.chain_facts f WHERE f.id = p_fact_id;
-    RETURN coalesce(v_fits, false);
-END $$;
-
 CREATE OR REPLACE FUNCTION fleet.instruction_fits(
     p_instruction_id uuid, p_book_id uuid, p_chain_id bigint, p_token text) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
@@ -54,7 +41,10 @@ LANGUAGE sql STABLE ROWS 1 AS $$
         t.symbol, t.decimals,
         r.poster_role IS NOT NULL,
         coalesce(r.reverses, false),
-        NOT coalesce(r.needs_fact, false) OR fleet.fact_fits(p_fact_id, p_book_id, p_chain_id, p_token, NOT r.reverses),
+        -- L2: the fact is of this book and asset; a reversal needs it dead, everything else alive (L20).
+        NOT coalesce(r.needs_fact, false) OR coalesce(
+            f.chain_id = p_chain_id AND f.token = p_token AND f.live = NOT r.reverses
+            AND (f.direction <> 'inbound' OR f.payment_id = p_book_id), false),
         NOT coalesce(r.needs_instruction, false)
             OR fleet.instruction_fits(p_instruction_id, p_book_id, p_chain_id, p_token),
         p_reverses_entry_id IS NULL OR fleet.reversal_fits(
@@ -72,6 +62,7 @@ LANGUAGE sql STABLE ROWS 1 AS $$
         AND r.debit = p_debit AND r.credit = p_credit AND r.poster_role = session_user
     LEFT JOIN fleet.ledger_balances b ON b.book_id = p_book_id AND b.chain_id = p_chain_id AND b.token = p_token
     LEFT JOIN public.funds_ledger_entries e ON e.book_id = p_book_id AND e.idempotency_key = p_idempotency_key
+    LEFT JOIN fleet.chain_facts f ON f.id = p_fact_id
     LEFT JOIN public.payments p ON p.id = p_book_id AND p_book_kind = 'payment'
 $$;
 
