@@ -1,4 +1,4 @@
-"""The Celery application: declared queues, late acknowledgement, no results, doorbells only.
+"""The Celery application: declared queues, early acknowledgement, no results, doorbells only.
 
 Importing this module reads no settings; the configuration does, when it is first used. A worker or beat that lacks a
 setting refuses to start and names it.
@@ -20,6 +20,7 @@ from workers.queues import QUEUES, QueueSpec, queue
 from workers.telemetry.logging import configure_logging
 from workers.telemetry.process import begin
 from workers.telemetry.sentry import init_sentry
+from workers.wedge import watch_for_a_wedge
 
 log = structlog.get_logger(__name__)
 
@@ -51,11 +52,10 @@ def configuration() -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "event_serializer": "json",
-        # A message is given back when its process dies, and only then: rows say what is left to do.
-        "task_acks_late": True,
-        "task_reject_on_worker_lost": True,
-        "task_acks_on_failure": True,
-        "task_acks_on_timeout": True,  # a doorbell is rung again by its schedule; giving it back could loop for ever
+        # A doorbell is taken off the broker before its task runs: rows say what is left to do, and a schedule rings
+        # again. Acknowledged late, one whose broker died meanwhile fills the prefetch window for ever, and the
+        # worker never takes another message (seen with kombu 5.7).
+        "task_acks_late": False,
         "worker_prefetch_multiplier": 1,
         "task_soft_time_limit": TASK_SOFT_SECONDS,
         "task_time_limit": TASK_HARD_SECONDS,
@@ -95,7 +95,9 @@ def configuration() -> dict[str, Any]:
     }
 
 
-app = Celery("fleet", include=[f"tasks.{spec.name}" for spec in QUEUES])
+app = Celery(
+    "fleet", task_cls="workers.doorbell_request:DoorbellTask", include=[f"tasks.{spec.name}" for spec in QUEUES]
+)
 app.add_defaults(configuration)
 
 
@@ -138,6 +140,7 @@ def _start_worker(options: dict[str, Any], **_: Any) -> None:
 @signals.worker_ready.connect
 def _ready(**_: Any) -> None:
     health.alive()  # it takes messages; the rarest doorbell may ring a minute later
+    watch_for_a_wedge(settings(), health.process_name().removeprefix("worker-"))
 
 
 @signals.worker_process_init.connect
