@@ -95,9 +95,7 @@ def configuration() -> dict[str, Any]:
     }
 
 
-app = Celery(
-    "fleet", task_cls="workers.doorbell_request:DoorbellTask", include=[f"tasks.{spec.name}" for spec in QUEUES]
-)
+app = Celery("fleet", include=[f"tasks.{spec.name}" for spec in QUEUES])
 app.add_defaults(configuration)
 
 

@@ -1,6 +1,5 @@
 """Doorbells on a real Valkey: relay, worker and beat as processes, and what killing them changes (nothing)."""
 
-import signal
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +16,6 @@ from tests.conftest import Database
 from tests.fleet_process import FleetProcess, wait_for
 from tests.marketplace import Marketplace
 from tests.valkey_server import ValkeyServer
-from workers.doorbell_request import EXIT_CODE
 from workers.embedded.services import Services
 from workers.processes import process
 
@@ -174,33 +172,3 @@ def test_a_worker_without_settings_or_with_another_role_refuses_and_says_what_is
     said = bare.log.read_text()
     assert "BROKER_URL is not set" in said
     assert "DATABASE_URL is not set" in said
-
-
-def test_a_broker_that_dies_at_an_acknowledgement_leaves_no_worker_that_waits_for_ever(
-    fleet: Fleet, payments: Any
-) -> None:
-    """The answer of the task and the end of the connection reach the stopped worker together."""
-    fleet.relay()
-    worker = fleet.worker()
-    worker.wait_until_it_said("worker_process_ready")
-    market = Marketplace(fleet.database)
-    with fleet.database.engine().connect() as blocker:
-        blocker.exec_driver_sql("LOCK TABLE public.id_map IN EXCLUSIVE MODE")
-        first = ask_for_mirror(fleet, market.payment())
-        waiting = (
-            "pg_stat_activity WHERE application_name = 'fleet-mirror' AND wait_event_type = 'Lock' "
-            "AND datname = current_database()"
-        )
-        wait_for(lambda: fleet.count(waiting) == 1)
-        worker.process.send_signal(signal.SIGSTOP)  # the parent alone; its child works on
-        blocker.rollback()
-    wait_for(lambda: payments.find_one({"_id": first}) and fleet.count("fleet.outbox") == 0)
-    wait_for(lambda: worker.said("rows_moved_on"))
-    fleet.valkey.kill()
-    worker.process.send_signal(signal.SIGCONT)
-    worker.wait_until_it_said("Couldn't ack")
-    fleet.valkey.start()
-    assert worker.process.wait(timeout=60) == EXIT_CODE
-    again = ask_for_mirror(fleet, market.payment())
-    fleet.worker()
-    assert wait_for(lambda: payments.find_one({"_id": again}))
