@@ -1,86 +1,158 @@
-"""One ``post_entry`` a transaction against one raw INSERT of the same columns, one connection."""
+"""The ledger against a raw INSERT of the same columns, against itself, and against pgledger.
 
-import secrets
-import time
+FLEET_BENCH_FULL=1 adds the cost at 1,000,000 entries (some minutes). PGLEDGER_SQL=FILE[:FILE...] names pgledger's SQL
+files, in the order they load; without it that peer is left out.
+"""
+
+import os
 from collections.abc import Callable, Iterable
-from uuid import UUID
+from pathlib import Path
+from typing import Final
 
 import psycopg
 
+from benchmarks.ledger_workload import PAYMENTS, Ledger, pgbench
 from benchmarks.measure import Row, compare
 from benchmarks.servers import BenchmarkDatabase, benchmark_database
 
-ENTRIES = 400  # a run; about half a second, long enough to average fsyncs
-_CHAIN = 31337
-_TOKEN = "0x" + "Aa" * 20
-_ADDRESS = "0x" + "11" * 20
+FULL: Final = os.environ.get("FLEET_BENCH_FULL") == "1"
+_GOALS: Final = {1: 0.50, 8: 0.60, 32: 0.60}
+_RAW: Final = "raw INSERT, the marketplace's own table"
 
-_SETUP = """
-INSERT INTO fleet.tokens VALUES (31337, %(token)s, 'USDC', 6);
-"""
-_PAYMENTS = """
-WITH u AS (INSERT INTO public.users (email) VALUES (gen_random_uuid()::text) RETURNING id),
-p AS (INSERT INTO public.payments (purchase_request_ref_kind, purchase_request_external_ref, seller_offer_ref_kind,
-        seller_offer_external_ref, buyer_id, seller_ref_kind, seller_external_ref, amount, chain_id, token_address)
-      SELECT 'template', 'template-checkout-' || n, 'template', 'o' || n, u.id, 'template', 's', 100, 31337, %(token)s
-      FROM u, generate_series(1, %(n)s) AS n RETURNING id)
-INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index, tx_ordinal, token, sender,
-    recipient, amount_units, direction, payment_id)
-SELECT 31337, 1, 'b', 't' || gen_random_uuid(), 0, 0, %(token)s, 's', 'r', 100000000, 'inbound', p.id FROM p
-RETURNING id, payment_id
-"""
-_RAW_TABLE = """
-CREATE TABLE IF NOT EXISTS public.raw_entries (LIKE public.funds_ledger_entries INCLUDING DEFAULTS INCLUDING INDEXES)
-"""
-_RAW = """
-INSERT INTO public.raw_entries (id, payment_id, entry_type, amount, currency, idempotency_key, metadata, book_kind, book_id,
-    chain_id, token, reason, debit, credit, debit_address, poster_role, fact_id, book_seq, content_hash, prev_hash,
-    entry_hash, tx_id)
-VALUES (uuidv7(), %s, 'payment_detected', 100, 'USDC', %s, '{}', 'payment', %s, 31337, %s, 'seen', 'destination',
-    'detected', %s, 'fleet_watcher', %s, 1, %s, %s, %s, 1)
-"""
-_POST = """
-SELECT * FROM fleet.post_entry('payment', %s, 31337, %s, 'payment_detected', 'seen', 'destination', 'detected', 100, %s, %s,
-    NULL, %s)
-"""
+Progress = Callable[[str], None]
 
 
-def _facts(database: BenchmarkDatabase, n: int) -> list[tuple[UUID, UUID]]:
-    with psycopg.connect(database.admin_url) as connection:
-        return connection.execute(_PAYMENTS, {"token": _TOKEN, "n": n}).fetchall()
-
-
-def rows(progress: Callable[[str], None]) -> Iterable[Row]:
+def rows(progress: Progress) -> Iterable[Row]:
     with benchmark_database() as database:
-        with psycopg.connect(database.admin_url) as connection:
-            connection.execute(_SETUP, {"token": _TOKEN})
-            connection.execute(_RAW_TABLE)
+        ledger = Ledger(database)
+        yield from _one_a_transaction(ledger, progress)
+        yield from _hot(ledger, progress)
+        yield from _batched(ledger, progress)
+        if "PGLEDGER_SQL" in os.environ:
+            yield from _against_pgledger(ledger, os.environ["PGLEDGER_SQL"], progress)
+    if FULL:
+        yield from _at_a_million(progress)
 
-        def ours() -> float:
-            facts = _facts(database, ENTRIES)
-            with psycopg.connect(database.url("fleet_watcher"), autocommit=True) as connection:
-                started = time.perf_counter()
-                for fact, payment in facts:
-                    connection.execute(_POST, [payment, _TOKEN, f"fact:{fact}:detected", _ADDRESS, fact])
-                return len(facts) / (time.perf_counter() - started)
 
-        def raw() -> float:
-            facts = _facts(database, ENTRIES)
-            digest = secrets.token_bytes(32)
-            with psycopg.connect(database.admin_url, autocommit=True) as connection:
-                started = time.perf_counter()
-                for fact, payment in facts:
-                    key = f"fact:{fact}:detected"
-                    connection.execute(_RAW, [payment, key, payment, _TOKEN, _ADDRESS, fact, digest, digest, digest])
-                return len(facts) / (time.perf_counter() - started)
-
+def _one_a_transaction(ledger: Ledger, progress: Progress) -> Iterable[Row]:
+    for connections, goal in _GOALS.items():
+        for function, said in (("post_entry", "with"), ("post_entry_without_outbox", "without")):
+            yield compare(
+                area="ledger",
+                name=f"post_entry, one a transaction, {said} its outbox row, {connections} connection(s)",
+                ours=lambda f=function, c=connections: ledger.post(f, connections=c),
+                peer=lambda c=connections: ledger.raw("raw_entries", connections=c),
+                peer_name=_RAW,
+                unit="entries/s",
+                at_least=goal,
+                progress=progress,
+            )
         yield compare(
             area="ledger",
-            name="post_entry, one a transaction, outbox row included, 1 connection",
-            ours=ours,
-            peer=raw,
-            peer_name="raw INSERT of the same columns",
+            name=f"post_entry, one a transaction, {connections} connection(s), against columns and indexes alone",
+            ours=lambda c=connections: ledger.post(connections=c),
+            peer=lambda c=connections: ledger.raw("bare_entries", connections=c),
+            peer_name="raw INSERT without CHECKs and foreign keys",
             unit="entries/s",
-            at_least=0.50,
             progress=progress,
         )
+    yield compare(
+        area="ledger",
+        name="what the client costs: a SELECT of one row, 8 connections",
+        ours=lambda: pgbench(ledger.database.url("fleet_confirmations"), "SELECT * FROM bench_ids WHERE n = :n", 8),
+        peer=lambda: ledger.raw("raw_entries", connections=8),
+        peer_name=_RAW,
+        unit="transactions/s",
+        progress=progress,
+    )
+
+
+def _hot(ledger: Ledger, progress: Progress) -> Iterable[Row]:
+    for connections in _GOALS:
+        yield compare(
+            area="ledger",
+            name=f"all entries of one payment, one a transaction, {connections} connection(s)",
+            ours=lambda c=connections: ledger.post(connections=c, hot=True),
+            peer=lambda c=connections: ledger.post(connections=c),
+            peer_name=f"spread over {PAYMENTS:,} payments",
+            unit="entries/s",
+            at_least=0.8 if connections == 1 else None,
+            progress=progress,
+        )
+    yield compare(
+        area="ledger",
+        name="all entries of one payment, in batches of 500",
+        ours=lambda: ledger.batches(4, payments=1),
+        peer=lambda: ledger.batches(4),
+        peer_name=f"spread over {PAYMENTS:,} payments",
+        unit="entries/s",
+        at_least=0.8,
+        progress=progress,
+    )
+
+
+def _batched(ledger: Ledger, progress: Progress) -> Iterable[Row]:
+    yield compare(
+        area="ledger",
+        name="post_entries, 500 a transaction, 1 connection",
+        ours=lambda: ledger.batches(8),
+        peer=lambda: ledger.raw_by_python(1_500),
+        peer_name=f"{_RAW}, unbatched, same client",
+        unit="entries/s",
+        at_least=5,
+        progress=progress,
+    )
+
+
+def _against_pgledger(ledger: Ledger, files: str, progress: Progress) -> Iterable[Row]:
+    """A transfer between two of N accounts against an entry in one of N payments, 8 connections."""
+    with psycopg.connect(ledger.database.admin_url) as connection:
+        for name in files.split(os.pathsep):
+            connection.execute(Path(name).read_bytes())
+        connection.execute("CREATE TABLE public.bench_accounts (n integer PRIMARY KEY, id text)")
+        connection.execute(
+            "INSERT INTO public.bench_accounts SELECT n, (pgledger_create_account('a' || n, 'USD')).id "
+            f"FROM generate_series(1, {PAYMENTS}) AS n".encode()
+        )
+    ledger.settle()
+    for accounts, goal in ((10, 2.0), (PAYMENTS, 1.5)):
+        transfer = (
+            "SELECT t.id FROM bench_accounts a, bench_accounts b, LATERAL pgledger_create_transfer(a.id, b.id, 1) AS t "
+            f"WHERE a.n = :n AND b.n = :n % {accounts} + 1"
+        )
+        post = ledger.statement(":n")
+        yield compare(
+            area="ledger",
+            name=f"post_entry, one a transaction, {accounts:,} payments, 8 connections",
+            ours=lambda n=accounts, s=post: pgbench(ledger.database.url("fleet_confirmations"), s, 8, highest=n),
+            peer=lambda n=accounts, s=transfer: pgbench(ledger.database.admin_url, s, 8, highest=n),
+            peer_name=f"pgledger transfers, {accounts:,} accounts",
+            unit="a second",
+            at_least=goal,
+            progress=progress,
+        )
+
+
+def _at_a_million(progress: Progress) -> Iterable[Row]:
+    with benchmark_database() as small, benchmark_database(keep_running=True) as large:
+        few, many = Ledger(small), _filled(large, 1_000_000, progress)
+        yield compare(
+            area="ledger",
+            name="the server's CPU a post_entry at 1,000,000 entries",
+            ours=lambda: many.cpu_of_a_post(2_000),
+            peer=lambda: few.cpu_of_a_post(2_000),
+            peer_name="at 10,000 entries",
+            unit="us",
+            at_most=1.2,
+            progress=progress,
+        )
+
+
+def _filled(database: BenchmarkDatabase, entries: int, progress: Progress) -> Ledger:
+    ledger = Ledger(database)
+    step = 25_000
+    for done in range(PAYMENTS, entries, step):
+        progress(f"filling the ledger: {done:,} of {entries:,} entries")
+        ledger.batches(step // 500)
+    ledger.settle()
+    return ledger

@@ -31,8 +31,8 @@ class BenchmarkDatabase:
 
 
 @contextmanager
-def benchmark_database() -> Generator[BenchmarkDatabase]:
-    """Start the servers, make a database, and take both away again."""
+def benchmark_database(*, keep_running: bool = False) -> Generator[BenchmarkDatabase]:
+    """Start the servers, make a database, and take both away again (``keep_running``: the servers are another's)."""
     running = services.up(STATE_DIR)
     parts = urlsplit(running.database_admin_url)
     name = f"bench_{secrets.token_hex(4)}"
@@ -52,4 +52,5 @@ def benchmark_database() -> Generator[BenchmarkDatabase]:
         with maintenance.connect() as connection:
             connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
         maintenance.dispose()
-        services.down(STATE_DIR)
+        if not keep_running:
+            services.down(STATE_DIR)
