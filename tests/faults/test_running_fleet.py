@@ -51,13 +51,13 @@ def status() -> dict[str, dict[str, Any]]:
 
 
 class MongoKiller:
-    """Kills mongod once, when the first payment is seen."""
+    """Kills mongod once, when the first release is signed: releases and the mirror need it from there on."""
 
     def __init__(self) -> None:
         self.killed: int | None = None
 
     def report(self, stage: str, count: int) -> None:
-        if stage == "detected" and count and self.killed is None:
+        if stage == "signed" and count and self.killed is None:
             self.killed = pid_of("mongo")
             assert self.killed is not None
             os.kill(self.killed, signal.SIGKILL)
