@@ -1,4 +1,4 @@
-"""The Celery application: declared queues, early acknowledgement, no results, doorbells only.
+"""The Celery application: declared queues, late acknowledgement, no results, doorbells only.
 
 Importing this module reads no settings; the configuration does, when it is first used. A worker or beat that lacks a
 setting refuses to start and names it.
@@ -52,10 +52,12 @@ def configuration() -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "event_serializer": "json",
-        # A doorbell is taken off the broker before its task runs: rows say what is left to do, and a schedule rings
-        # again. Acknowledged late, one whose broker died meanwhile fills the prefetch window for ever, and the
-        # worker never takes another message (seen with kombu 5.7).
-        "task_acks_late": False,
+        # A message is given back when its process dies, and only then: rows say what is left to do. A worker whose
+        # broker died before an acknowledgement may stay deaf (kombu 5.7); workers.wedge ends it.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_acks_on_failure": True,
+        "task_acks_on_timeout": True,  # a doorbell is rung again by its schedule; giving it back could loop for ever
         "worker_prefetch_multiplier": 1,
         "task_soft_time_limit": TASK_SOFT_SECONDS,
         "task_time_limit": TASK_HARD_SECONDS,

@@ -32,7 +32,7 @@ def test_celery_knows_these_queues_and_makes_no_other() -> None:
 
 def test_a_lost_worker_gives_its_message_back_and_nothing_else_is_trusted_to_celery() -> None:
     conf: Any = app.conf
-    assert (conf.task_acks_late, conf.worker_prefetch_multiplier) == (False, 1)
+    assert (conf.task_acks_late, conf.task_reject_on_worker_lost, conf.worker_prefetch_multiplier) == (True, True, 1)
     assert (conf.accept_content, conf.task_serializer, conf.result_backend) == (["json"], "json", None)
     assert conf.worker_enable_remote_control is False
     longest = conf.task_time_limit
