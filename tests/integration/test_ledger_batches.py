@@ -252,3 +252,30 @@ def test_batches_in_opposite_orders_do_not_lock_each_other_out(market: Marketpla
         list(pool.map(run, batches))
     for book in books:
         assert check_book(market, book.payment)["detected"] == 8
+
+
+def test_a_batch_that_loses_a_deadlock_is_posted_all_the_same(market: Marketplace) -> None:
+    """L17: 40P01 is run again. The other side waits longer for its deadlock, so that the batch is the victim."""
+    first, second = sorted((book_of(market) for _ in range(2)), key=lambda book: book.payment)
+    for book in (first, second):
+        move(book, "seen", Decimal(100), 0)
+    touch = text("UPDATE fleet.ledger_balances SET updated_at = now() WHERE book_id = :b")
+    rolled_back: list[object] = []
+    note = rolled_back.append
+    engine = market.database.engine("fleet_watcher")
+    event.listen(engine, "rollback", note)
+    with market.database.engine().begin() as other, ThreadPoolExecutor(1) as pool:
+        other.execute(text("SET LOCAL deadlock_timeout = '1h'"))
+        other.execute(touch, {"b": second.payment})
+        batch = pool.submit(post_batch, engine, [seen(first, 1), seen(second, 1)])
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
+        while not other.execute(waiting).scalar_one():
+            assert not batch.done()
+        other.execute(touch, {"b": first.payment})
+        other.commit()
+        outcomes = batch.result(30)
+    event.remove(engine, "rollback", note)
+    assert all(isinstance(one, Posted) and one.is_new for one in outcomes)
+    assert len(rolled_back) == 1
+    for book in (first, second):
+        assert check_book(market, book.payment)["detected"] == 101
