@@ -145,7 +145,8 @@ def test_stolen_coins_are_a_remainder(fleet: SweepingFleet) -> None:
         fleet.world.chain.set_balance(fleet.treasury, ETHER)
         fleet.world.chain._request("anvil_impersonateAccount", [fleet.treasury])
         data = "0x" + erc20.encode_transfer(Account.create().address, 3 * UNIT).hex()
-        fleet.world.chain._request("eth_sendTransaction", [{"from": fleet.treasury, "to": fleet.token, "data": data}])
+        theft = {"from": fleet.treasury, "to": fleet.token, "data": data}
+        fleet.world.deployer.wait(str(fleet.world.chain._request("eth_sendTransaction", [theft])))
         fleet.see_head()
         proof = proof_of(fleet)
         assert [(one.address, one.remainder) for one in proof.remainders] == [(fleet.treasury, -3 * UNIT)]

@@ -16,7 +16,7 @@ from custody.ledger import (
     MovementNotAllowed,
     post,
 )
-from custody.store.engine import transaction
+from custody.store.engine import sqlstate, transaction
 from tests.conftest import Database
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
 
@@ -221,3 +221,38 @@ def test_each_entry_links_to_the_one_before(marketplace: Marketplace) -> None:
     assert all(row.recomputed == row.entry_hash for row in rows)
     assert rows[1].prev_hash == rows[0].entry_hash
     assert rows[1].head_hash == rows[1].entry_hash
+
+
+@pytest.mark.parametrize("column", ["purchase_request", "seller_offer", "seller"])
+@pytest.mark.parametrize(
+    ("kind", "id_", "external"),
+    [
+        (None, None, "x"),
+        ("template", None, None),
+        ("entity", None, None),
+        ("entity", None, "x"),
+        (None, "00000000-0000-0000-0000-000000000001", None),
+        ("template", "00000000-0000-0000-0000-000000000001", "x"),
+    ],
+)
+def test_an_older_writer_still_meets_the_marketplace_s_own_rules(
+    marketplace: Marketplace, column: str, kind: str | None, id_: str | None, external: str | None
+) -> None:
+    """Migration 0013's three CHECKs, now one: the backend's rows before adoption, by a role with nothing of the fleet's."""
+    with marketplace.database.engine().connect() as connection:
+        connection.execute(text("CREATE ROLE an_older_backend"))
+        connection.execute(text("GRANT INSERT ON public.funds_ledger_entries TO an_older_backend"))
+        connection.execute(text("SET LOCAL ROLE an_older_backend"))
+        connection.execute(
+            text("INSERT INTO public.funds_ledger_entries (entry_type, amount, currency) VALUES ('hold', 1, 'USDC')")
+        )
+        with pytest.raises(DBAPIError, match=f"funds_ledger_entries_{column}_ref") as caught:
+            connection.execute(
+                text(
+                    f"INSERT INTO public.funds_ledger_entries (entry_type, amount, currency, {column}_ref_kind, {column}_id, "
+                    f"{column}_external_ref) VALUES ('hold', 1, 'USDC', CAST(:k AS public.ref_kind), CAST(:i AS uuid), :e)"
+                ),
+                {"k": kind, "i": id_, "e": external},
+            )
+        connection.rollback()
+    assert sqlstate(caught.value) == "23514"

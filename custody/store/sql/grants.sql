@@ -124,3 +124,5 @@ GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recip
 GRANT EXECUTE ON FUNCTION fleet.post_entry, fleet.post_entries TO fleet_watcher, fleet_confirmations, fleet_sweeps, fleet_releases;
 -- An operator posts by hand only what one person proposed and another executes (R10).
 GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fleet.withdraw_action TO fleet_operator;
+-- A CHECK runs as whoever inserts, which before adoption is the marketplace's backend (L20). It reads its row alone.
+GRANT EXECUTE ON FUNCTION fleet.entry_is_sound TO PUBLIC;
