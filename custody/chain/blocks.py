@@ -1,9 +1,12 @@
-"""Blocks as a node shows them: their identity, and which receipts stand on them."""
+"""Blocks as a node shows them: their identity, what they hold, and which receipts stand on them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from eth_typing import ChecksumAddress
+
 from custody.chain import wire
+from custody.chain.logs import Log
 from custody.chain.receipts import Receipt
 
 
@@ -16,6 +19,36 @@ class BlockHeader:
     parent_hash: str
     timestamp: int
     base_fee: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTransaction:
+    """A transaction as its block carries it: what it asks for, not what came of it. `value` in wei."""
+
+    hash: str
+    index: int
+    sender: ChecksumAddress
+    to: ChecksumAddress | None
+    """None for a contract's creation."""
+    value: int
+    nonce: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedBlock:
+    """A block with what concerns the fleet, as one node shows it; every log's block hash is the header's.
+
+    `logs`: the Transfers of accepted tokens and the fee proxies' events, in log order, whoever received them.
+    `treasury_balance` (wei) and `treasury_nonce` (transactions sent) are the treasury's after this block; None inside
+    a window of several blocks, where only the last one's is asked.
+    """
+
+    header: BlockHeader
+    transactions: tuple[BlockTransaction, ...]
+    logs: tuple[Log, ...]
+    treasury_balance: int | None
+    treasury_nonce: int | None
 
 
 @dataclass(frozen=True, slots=True)

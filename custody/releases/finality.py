@@ -18,7 +18,7 @@ from custody.ledger import LedgerRefusal
 from custody.payments import TransitionRefused
 from custody.releases import rows
 from custody.releases.booking import book_failed, book_paid, pause_chain
-from custody.releases.nodes import ChainNodes, Mined
+from custody.chain.nodes import ChainNodes, Mined
 from custody.releases.outcome import Paid, Unclear, judge_receipt
 from custody.releases.rows import Instruction
 from custody.settings.thresholds import newest_threshold

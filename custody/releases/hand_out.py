@@ -24,7 +24,7 @@ from custody.chain.lanes import LaneBlocked, open_lane, take_nonce
 from custody.payments import lock_payment
 from custody.releases import rows
 from custody.releases.gate import chain_stops, why_recipient_refused
-from custody.releases.nodes import ChainNodes
+from custody.chain.nodes import ChainNodes
 from custody.releases.payout import FeeOverCeiling, build, call_of
 from custody.releases.rows import Instruction
 from custody.releases.sources import Reading, Sources, SourceUnreadable, references

@@ -16,7 +16,7 @@ from custody.releases.finality import end_deep_ones
 from custody.releases.gate import ReleaseStopped
 from custody.releases.hand_out import hand_out_next
 from custody.releases.instructions import FIRST, candidates, draft_release, reserve
-from custody.releases.nodes import ChainNodes
+from custody.chain.nodes import ChainNodes
 from custody.releases.rows import Instruction
 from custody.releases.signing import judge_submissions
 from custody.releases.sources import (

@@ -4,14 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from custody.chain import (
-    AlreadyKnown,
-    ChainClient,
-    ChainUnavailable,
-    Receipt,
-    SendRefused,
-    confirmations,
-)
+from custody.chain.depth import confirmations
+from custody.chain.errors import AlreadyKnown, ChainUnavailable, SendRefused
+from custody.chain.receipts import Receipt
+from custody.chain.rpc import ChainClient
 from custody.settings.chains import Chain
 
 _Value = TypeVar("_Value")
