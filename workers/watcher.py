@@ -1,13 +1,15 @@
 """The watcher: the process that says what the chains hold (role fleet_watcher).
 
-One thread a chain. It reads the head about once a second, and due looks as soon as they are there; a chain has one
-watcher at a time (L12), whoever holds its lock; a second one waits for it. Native coin of destinations, logs without
-a webhook and agreement of several nodes are later steps'.
+One thread a chain. It scans new blocks about once a second, with one batched request a node, and answers due looks as
+soon as they are there. A chain has one watcher at a time (L12), whoever holds its lock; a second one waits for it, and
+one that lost the lock while it stalled is fenced off.
 """
 
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from types import FrameType
 from typing import Any, Final
@@ -19,9 +21,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from custody.chain import ChainClient, ChainError, connections
-from custody.chain.detection import run_once
+from custody.chain.fence import Fence, Fenced
 from custody.chain.house_funding import book_funding
 from custody.chain.looks import due_looks
+from custody.chain.node_panel import NodePanel
+from custody.chain.watching import BlockWatch
 from custody.settings.chains import Chain, load_chains
 from custody.settings.environment import FleetSettings, SettingsError, load_settings
 from custody.store.engine import (
@@ -104,9 +108,9 @@ class ChainWatch:
         self._lease = lease
         self._poll = settings.poll_interval_seconds
         self._limit = settings.claim_limit
-        self._urls = connections(chain)
-        self._node = 0
-        self._client: ChainClient | None = None
+        # A node that fails is put aside and another one asked: repeating the question here would only cost time.
+        self._connections = [replace(each, read_attempts=1) for each in connections(chain)]
+        self._watch: BlockWatch | None = None
         self._head_at = 0.0
         self._house_at = 0.0
         self._trouble: str | None = None
@@ -118,64 +122,61 @@ class ChainWatch:
             while not stop.is_set():
                 if self._guarded(lambda: self._lease.acquire(stop), stop):
                     log.info("watching", chain_id=self.chain.id, chain=self.chain.name)
-                    self._watch(stop)
+                    self._watch_until(stop)
         finally:
             self._lease.release()
-            self._close_client()
+            self._end_watch()
 
-    def _watch(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
+    def _watch_until(self, stop: threading.Event) -> None:
+        try:
+            while not stop.is_set():
                 self._lease.require()
-            except LeaseLost as error:
-                log.warning("watcher_lease_lost", chain_id=self.chain.id, error=str(error))
-                return
-            if self._guarded(self.tick, stop):
-                health.alive()
-                stop.wait(self._poll)
+                if self._guarded(self.tick, stop):
+                    health.alive()
+                    stop.wait(self._poll)
+        except (LeaseLost, Fenced) as error:
+            log.warning("watcher_lease_lost", chain_id=self.chain.id, error=str(error))
+        finally:
+            self._end_watch()
 
     def tick(self) -> bool:
         """Read what is due now. True always; raises what its parts raise."""
-        client = self._open_client()
+        watch = self._open_watch()
         now = monotonic()
         if now >= self._head_at or self._has_due_looks():
             self._head_at = now + HEAD_SECONDS
-            moved = run_once(self._engine, client, self.chain, self._limit)
-            if moved == self._limit:
+            if watch.tick(self._limit) == self._limit:
                 self._head_at = now  # more may be due
         if now >= self._house_at:
             self._house_at = now + HOUSE_SECONDS
-            book_funding(self._engine, client, self.chain, client.head())
+            for node in watch.panel.sound[:1]:
+                book_funding(self._engine, node.client, self.chain, watch.fence, node.client.head())
         return True
 
     def _has_due_looks(self) -> bool:
         with transaction(self._engine) as connection:
             return bool(due_looks(connection, self.chain.id, 1))
 
-    def _open_client(self) -> ChainClient:
-        if self._client is None:
-            client = ChainClient(self._urls[self._node])
-            try:
-                client.require_identity(self.chain.id, self.chain.genesis_hash)
-            except BaseException:
-                client.close()
-                raise
-            self._client = client
-        return self._client
+    def _open_watch(self) -> BlockWatch:
+        if self._watch is None:
+            fence = Fence.take(self._engine, self.chain.id)
+            panel = NodePanel(self.chain, [ChainClient(each) for each in self._connections])
+            self._watch = BlockWatch(self._engine, self.chain, panel, fence)
+        return self._watch
 
-    def _close_client(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+    def _end_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.panel.close()
 
-    def _guarded(self, step: Any, stop: threading.Event) -> bool:
-        """The step's answer; False after a failure, which was said and waited for."""
+    def _guarded(self, step: Callable[[], bool], stop: threading.Event) -> bool:
+        """The step's answer; False after a failure, which was said and waited for. Raises Fenced."""
         try:
-            done: bool = step()
+            done = step()
+        except Fenced:
+            raise
         except ChainError as error:
-            self._close_client()
-            self._node = (self._node + 1) % len(self._urls)
-            self._wait(stop, "node_away", str(error), "see whether the node runs and is of this chain")
+            self._wait(stop, "nodes_away", str(error), "see whether the nodes run and are of this chain")
         except (DBAPIError, psycopg.Error) as error:
             self._wait(stop, "database_away", sqlstate(error) or type(error).__name__, "see whether Postgres runs")
         except Exception as error:

@@ -23,7 +23,10 @@ class BlockHeader:
 
 @dataclass(frozen=True, slots=True)
 class BlockTransaction:
-    """A transaction as its block carries it: what it asks for, not what came of it. `value` in wei."""
+    """A transaction as its block carries it: what it asks for, not what came of it. `value` in wei.
+
+    `data` is kept of the treasury's own transactions alone.
+    """
 
     hash: str
     index: int
@@ -39,7 +42,8 @@ class BlockTransaction:
 class ScannedBlock:
     """A block with what concerns the fleet, as one node shows it; every log's block hash is the header's.
 
-    `logs`: the Transfers of accepted tokens and the fee proxies' events, in log order, whoever received them.
+    `transactions`: those that carry native coin, or come from the treasury. `logs`: the Transfers of accepted tokens and
+    the fee proxies' events, in log order, whoever received them.
     `treasury_balance` (wei) and `treasury_nonce` (transactions sent) are the treasury's after this block; None inside
     a window of several blocks, where only the last one's is asked.
     """

@@ -12,45 +12,61 @@ from custody.chain.looks import QUEUE
 
 SEEN_EVERY_SECONDS: Final = 5  # a head that stands still is written again this often, no more
 WINDOW_MINIMUM_BLOCKS: Final = 256
-WINDOW_FLOORS: Final = 4
+WINDOW_THRESHOLDS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The newest block the watcher saw; ``paused_reason`` is set while people must decide (L5, L14)."""
+    """Where the watcher stands. ``agreed_number``: the newest scanned block that a quorum agrees on (L13), None until
+    there was one; ``paused_reason`` is set while people must decide (L5, L14).
+    """
 
     head_number: int
     head_hash: str
     paused_reason: str | None
+    agreed_number: int | None = None
+    finalized_number: int | None = None
 
 
 def read_cursor(connection: Connection, chain_id: int) -> Cursor | None:
     """The chain's cursor, None before the watcher first saw a block."""
     row = connection.execute(
-        text("SELECT head_number, head_hash, paused_reason FROM fleet.chain_cursors WHERE chain_id = :id"),
+        text(
+            "SELECT head_number, head_hash, paused_reason, agreed_number, finalized_number FROM fleet.chain_cursors "
+            "WHERE chain_id = :id"
+        ),
         {"id": chain_id},
     ).one_or_none()
-    return None if row is None else Cursor(row.head_number, row.head_hash, row.paused_reason)
+    return None if row is None else Cursor(*row)
 
 
-def move_cursor(connection: Connection, chain_id: int, head: BlockHeader) -> bool:
-    """Write the head that a node shows. True if it is another block than before.
+def move_cursor(
+    connection: Connection,
+    chain_id: int,
+    head: BlockHeader,
+    *,
+    agreed_number: int | None,
+    finalized_number: int | None = None,
+    treasury_balance: int | None = None,
+    treasury_nonce: int | None = None,
+) -> None:
+    """Write the newest scanned block. It may be lower than before: after a reorganisation it is the common ancestor.
 
-    A lower head is written too: a node that fell back leaves fewer confirmations, never more.
+    ``treasury_balance`` in wei and ``treasury_nonce`` keep their values where None.
     """
-    known = connection.execute(
-        text("SELECT head_hash FROM fleet.chain_cursors WHERE chain_id = :id FOR UPDATE"), {"id": chain_id}
-    ).scalar_one_or_none()
     connection.execute(
         text(
             """
-            INSERT INTO fleet.chain_cursors AS c (chain_id, head_number, head_hash, head_timestamp)
-            VALUES (:id, :number, :hash, to_timestamp(:timestamp))
+            INSERT INTO fleet.chain_cursors AS c (chain_id, head_number, head_hash, head_timestamp, agreed_number,
+                finalized_number, treasury_balance_wei, treasury_nonce)
+            VALUES (:id, :number, :hash, to_timestamp(:timestamp), CAST(:agreed AS bigint), CAST(:finalized AS bigint),
+                CAST(:balance AS numeric), CAST(:nonce AS bigint))
             ON CONFLICT (chain_id) DO UPDATE
             SET head_number = excluded.head_number, head_hash = excluded.head_hash,
-                head_timestamp = excluded.head_timestamp, seen_at = clock_timestamp()
-            WHERE c.head_hash <> excluded.head_hash
-                OR c.seen_at < clock_timestamp() - make_interval(secs => :every)
+                head_timestamp = excluded.head_timestamp, seen_at = clock_timestamp(),
+                agreed_number = excluded.agreed_number, finalized_number = excluded.finalized_number,
+                treasury_balance_wei = coalesce(excluded.treasury_balance_wei, c.treasury_balance_wei),
+                treasury_nonce = coalesce(excluded.treasury_nonce, c.treasury_nonce)
             """
         ),
         {
@@ -58,10 +74,28 @@ def move_cursor(connection: Connection, chain_id: int, head: BlockHeader) -> boo
             "number": head.number,
             "hash": head.hash,
             "timestamp": head.timestamp,
-            "every": SEEN_EVERY_SECONDS,
+            "agreed": agreed_number,
+            "finalized": finalized_number,
+            "balance": treasury_balance,
+            "nonce": treasury_nonce,
         },
     )
-    return known != head.hash
+
+
+def say_seen(connection: Connection, chain_id: int, waiting: str | None) -> None:
+    """The watcher lives: ``waiting`` is why it does not go on by itself, None when it does. Needs a cursor."""
+    connection.execute(
+        text(
+            """
+            UPDATE fleet.chain_cursors SET seen_at = clock_timestamp(), waiting_reason = :reason,
+                waiting_since = CASE WHEN CAST(:reason AS text) IS NULL THEN NULL
+                    ELSE coalesce(waiting_since, clock_timestamp()) END
+            WHERE chain_id = :id AND (waiting_reason IS DISTINCT FROM :reason
+                OR seen_at < clock_timestamp() - make_interval(secs => :every))
+            """
+        ),
+        {"id": chain_id, "reason": waiting, "every": SEEN_EVERY_SECONDS},
+    )
 
 
 def pause_chain(connection: Connection, chain_id: int, head: BlockHeader, reason: str) -> None:
@@ -87,39 +121,19 @@ def pause_chain(connection: Connection, chain_id: int, head: BlockHeader, reason
     )
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedBlock:
-    """A block that live facts came from, with their transactions."""
-
-    number: int
-    hash: str
-    transactions: tuple[tuple[str, UUID | None], ...]
-    """Each a hash and the payment it was for."""
-
-
-def watched_blocks(connection: Connection, chain_id: int, head_number: int) -> list[WatchedBlock]:
-    """The blocks of live inbound facts in the watched window (L14).
-
-    The window is max(4 x the chain's floor, 256) blocks. A threshold raised above its floor widens what is
-    watched before the hold, not after it.
-    """
+def facts_above(connection: Connection, chain_id: int, number: int) -> dict[str, UUID | None]:
+    """The transactions of live inbound facts in blocks above a height, each with a payment it was for."""
     rows = connection.execute(
         text(
             """
-            SELECT block_number, block_hash, array_agg(transaction_hash ORDER BY id) AS hashes,
-                array_agg(payment_id ORDER BY id) AS payments
-            FROM fleet.chain_facts
-            WHERE chain_id = :id AND direction = 'inbound' AND live
-                AND (block_number > :lowest OR judged_at IS NULL)
-            GROUP BY block_number, block_hash
+            SELECT DISTINCT ON (transaction_hash) transaction_hash, payment_id FROM fleet.chain_facts
+            WHERE chain_id = :id AND direction = 'inbound' AND live AND block_number > :number
+            ORDER BY transaction_hash, tx_ordinal
             """
         ),
-        {"id": chain_id, "lowest": head_number - watched_window(chain_id)},
+        {"id": chain_id, "number": number},
     )
-    return [
-        WatchedBlock(row.block_number, row.block_hash, tuple(zip(row.hashes, row.payments, strict=True)))
-        for row in rows
-    ]
+    return {row.transaction_hash: row.payment_id for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,24 +148,24 @@ class BookedMove:
     transaction_hash: str
 
 
-def booked_moves(connection: Connection, chain_id: int, head_number: int) -> list[BookedMove]:
-    """The sweeps and payouts in the watched window (L14), but for those whose vanishing people have settled."""
+def booked_moves(connection: Connection, chain_id: int, above: int) -> list[BookedMove]:
+    """The sweeps and payouts in blocks above a height, but for those whose vanishing people have settled."""
     rows = connection.execute(
         text(
             """
             SELECT f.id, f.payment_id, f.direction, f.block_number, f.block_hash, f.transaction_hash
             FROM fleet.chain_facts f
-            WHERE f.chain_id = :id AND f.direction <> 'inbound' AND f.live AND f.block_number > :lowest
+            WHERE f.chain_id = :id AND f.direction <> 'inbound' AND f.live AND f.block_number > :above
                 AND NOT EXISTS (SELECT FROM fleet.dead_work d WHERE d.queue = :queue
                     AND d.subject_kind = 'chain_fact' AND d.subject_id = f.id::text AND d.resolved_at IS NOT NULL)
             ORDER BY f.block_number, f.id
             """
         ),
-        {"id": chain_id, "lowest": head_number - watched_window(chain_id), "queue": QUEUE},
+        {"id": chain_id, "above": above, "queue": QUEUE},
     )
     return [BookedMove(*row) for row in rows]
 
 
-def watched_window(chain_id: int) -> int:
-    """How many blocks back a chain is watched (L14)."""
-    return max(WINDOW_FLOORS * floor(chain_id), WINDOW_MINIMUM_BLOCKS)
+def watched_window(chain_id: int, threshold: int | None = None) -> int:
+    """How many blocks back a chain is watched (L14): max(4 x the threshold that binds, or the chain's floor, 256)."""
+    return max(WINDOW_THRESHOLDS * (floor(chain_id) if threshold is None else threshold), WINDOW_MINIMUM_BLOCKS)

@@ -4,27 +4,27 @@ The watcher's step. One transaction is looked at as a whole: facts that vanished
 ones are booked. A webhook is only the reason to look; nothing in it is believed.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from custody.chain import cursor as cursors
 from custody.chain import facts, looks
-from custody.chain.blocks import BlockHeader
+from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
 from custody.chain.depth import confirmations, floor
 from custody.chain.errors import ChainUnavailable
 from custody.chain.facts import Arrival, StandingFact
+from custody.chain.fence import Fence
 from custody.chain.logs import MalformedLog
 from custody.chain.looks import Look
 from custody.chain.receipts import Receipt
-from custody.chain.rpc import ChainClient
-from custody.chain.unwinding import CannotUnwind, stop_for_move, stop_for_people, unwind
+from custody.chain.scanned_blocks import ScannedHash
+from custody.chain.unwinding import CannotUnwind, stop_for_people, unwind
 from custody.destinations.balance import show_balance
 from custody.ledger import LedgerRefusal
 from custody.payments.standing import settle_state
@@ -35,8 +35,6 @@ from custody.store.outbox import ring
 from custody.store.work import bury
 
 log = structlog.get_logger(__name__)
-
-_Suspect = tuple[str, UUID | None]  # a transaction's hash, and the payment it was for
 
 # What may be wrong with one look alone; anything else stops the batch and is said loudly.
 _LOOK_FAILURES: Final = (MalformedLog, LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
@@ -186,77 +184,87 @@ def _apply(connection: Connection, chain_id: int, one: _Plan, result: Detected) 
     )
 
 
-def run_once(engine: Engine, client: ChainClient, chain: Chain, limit: int) -> int:
-    """Read the head, answer up to ``limit`` due looks, notice a replaced head; return how many moved on.
+class Reader(Protocol):
+    """Who answers for the chain: one node, or several of which only the common word counts."""
 
-    Two batched requests: head and receipts, then the headers of their blocks; a third for the block that was
-    the head last time, a fourth only when it was replaced. Raises ChainUnavailable.
+    def receipts_and_headers(self, transaction_hashes: Sequence[str], /) -> ReceiptsAndHeaders: ...
+
+    def headers(self, numbers: set[int], /) -> dict[int, BlockHeader]: ...
+
+
+def answer_looks(
+    engine: Engine, reader: Reader, chain: Chain, fence: Fence, limit: int, *, anchor: ScannedHash | None = None
+) -> int:
+    """Answer up to ``limit`` due looks; return how many moved on.
+
+    ``anchor``: a block that the reader must have on its chain, or nothing it says counts.
+    Two batched requests: head and receipts, then the headers of their blocks; none when nothing is due. Raises
+    ChainUnavailable, Fenced.
     """
     with transaction(engine) as connection:
-        known = cursors.read_cursor(connection, chain.id)
         due = looks.due_looks(connection, chain.id, limit)
         heights = facts.block_numbers_of(connection, chain.id, [look.transaction_hash for look in due])
-    if known is not None:
-        heights.add(known.head_number)
+    if not due:
+        return 0
     forbid_inside_transaction("reading receipts")
+    if anchor is not None and not _is_anchored(reader, anchor):
+        log.warning(
+            "looks_wait", chain_id=chain.id, reason=f"the node does not have block {anchor.number} {anchor.hash}"
+        )
+        return 0
     askable = [look for look in due if look.is_well_formed]
     moved = 0
     for look in due:
         if not look.is_well_formed:
-            with transaction(engine) as connection:
+            with fence.transaction(engine) as connection:
                 looks.give_up(connection, look, "this is no transaction hash: expected 0x and 64 hex digits")
             moved += 1
-    view = _read(engine, client, askable, heights)
+    sightings = _read(engine, reader, fence, askable, heights) if askable else {}
     for look in askable:
-        if look.transaction_hash in view.sightings:
-            moved += _answer(engine, chain, look, view.sightings[look.transaction_hash])
-    replaced = _replaced(engine, client, chain, view.head) if _was_replaced(known, view) else _Replaced([], [])
-    _move_cursor(engine, chain, view.head, replaced)
+        if look.transaction_hash in sightings:
+            moved += _answer(engine, chain, fence, look, sightings[look.transaction_hash])
     if moved:
         ring_relay(engine)
     return moved
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """One node's view of the chain at one moment."""
-
-    head: BlockHeader
-    headers: Mapping[int, BlockHeader]
-    sightings: dict[str, Sighting]
+def _is_anchored(reader: Reader, anchor: ScannedHash) -> bool:
+    header = reader.headers({anchor.number}).get(anchor.number)
+    return header is not None and header.hash == anchor.hash
 
 
-def _read(engine: Engine, client: ChainClient, due: list[Look], heights: set[int]) -> _View:
-    """Everything a node says about the due transactions; one it chokes on does not stop the others."""
-    hashes = [look.transaction_hash for look in due]
+def _read(engine: Engine, reader: Reader, fence: Fence, due: list[Look], heights: set[int]) -> dict[str, Sighting]:
+    """Everything the chain says about the due transactions; one that chokes it does not stop the others."""
     try:
-        return _read_batch(client, hashes, heights)
+        return _read_batch(reader, [look.transaction_hash for look in due], heights)
     except ChainUnavailable:
-        if not hashes:
-            raise
-    view = _read_batch(client, [], heights)  # raises if the node is away altogether
+        if len(due) == 1:
+            with _look_failed(engine, fence, due[0]):
+                raise
+            return {}
+    found: dict[str, Sighting] = {}
+    _read_batch(reader, [], heights)  # raises if the nodes are away altogether
     for look in due:
-        with _look_failed(engine, look):
-            view.sightings.update(_read_batch(client, [look.transaction_hash], heights).sightings)
-    return view
+        with _look_failed(engine, fence, look):
+            found |= _read_batch(reader, [look.transaction_hash], heights)
+    return found
 
 
-def _read_batch(client: ChainClient, hashes: list[str], heights: set[int]) -> _View:
-    found = client.receipts_and_headers(hashes)
+def _read_batch(reader: Reader, hashes: list[str], heights: set[int]) -> dict[str, Sighting]:
+    found = reader.receipts_and_headers(hashes)
     headers = {**found.headers, found.head.number: found.head}
     missing = heights - headers.keys()
     if missing:
-        headers |= client.headers(missing)
-    sightings = {one: Sighting(one, found.canonical(one), found.head, headers) for one in hashes}
-    return _View(found.head, headers, sightings)
+        headers |= reader.headers(missing)
+    return {one: Sighting(one, found.canonical(one), found.head, headers) for one in hashes}
 
 
-def _answer(engine: Engine, chain: Chain, look: Look, sighting: Sighting) -> int:
+def _answer(engine: Engine, chain: Chain, fence: Fence, look: Look, sighting: Sighting) -> int:
     """One look, one transaction of the database. Returns 1 if it moved on."""
-    with _look_failed(engine, look):
+    with _look_failed(engine, fence, look):
         for attempt in attempts():
             try:
-                with transaction(engine) as connection:
+                with fence.transaction(engine) as connection:
                     return _answer_inside(connection, chain, look, sighting)
             except DBAPIError as error:
                 if not is_retryable(error) or attempt == max(attempts()):
@@ -293,7 +301,7 @@ def _answer_inside(connection: Connection, chain: Chain, look: Look, sighting: S
 
 
 @contextmanager
-def _look_failed(engine: Engine, look: Look) -> Generator[None]:
+def _look_failed(engine: Engine, fence: Fence, look: Look) -> Generator[None]:
     """A look that fails waits and says why; it stops no other."""
     try:
         yield
@@ -302,72 +310,5 @@ def _look_failed(engine: Engine, look: Look) -> Generator[None]:
             raise
         why = f"{type(error).__name__}: {error}"
         log.warning("look_failed", transaction_hash=look.transaction_hash, reason=why)
-        with transaction(engine) as connection:
+        with fence.transaction(engine) as connection:
             looks.try_later(connection, look, why)
-
-
-def _was_replaced(known: cursors.Cursor | None, view: _View) -> bool:
-    """Whether the head seen last is no longer on the chain.
-
-    One comparison a tick finds a reorganisation of any depth, without a request a payment (design §5).
-    """
-    if known is None:
-        return False
-    last = view.headers.get(known.head_number)
-    return last is None or last.hash != known.head_hash
-
-
-@dataclass(frozen=True, slots=True)
-class _Replaced:
-    """What a replaced head put in doubt: transactions to look at again, and booked moves that are gone."""
-
-    suspects: list[_Suspect]
-    gone: list[cursors.BookedMove]
-
-
-def _move_cursor(engine: Engine, chain: Chain, head: BlockHeader, replaced: _Replaced) -> None:
-    """In one transaction, so that a crash cannot lose what the replaced head meant."""
-    with transaction(engine) as connection:
-        for move in replaced.gone:
-            stop_for_move(connection, chain.id, head, move)
-        for transaction_hash, payment_id in sorted(replaced.suspects, key=lambda suspect: suspect[0]):
-            looks.request_look(
-                connection, chain.id, transaction_hash, requested_by="reorganisation", payment_id=payment_id
-            )
-        if cursors.move_cursor(connection, chain.id, head) and _facts_wait(connection, chain.id):
-            ring(connection, "confirmations")
-
-
-def _replaced(engine: Engine, client: ChainClient, chain: Chain, head: BlockHeader) -> _Replaced:
-    """The watched transactions whose block is not on the chain, or not yet again."""
-    with transaction(engine) as connection:
-        blocks = cursors.watched_blocks(connection, chain.id, head.number)
-        moves = cursors.booked_moves(connection, chain.id, head.number)
-    headers = client.headers({watched.block_number for watched in moves} | {block.number for block in blocks})
-    # Another block stands there: a node that is only behind proves nothing.
-    gone = [m for m in moves if m.block_number in headers and headers[m.block_number].hash != m.block_hash]
-    suspects = [
-        one
-        for block in blocks
-        if block.number not in headers or headers[block.number].hash != block.hash
-        for one in block.transactions
-    ]
-    log.warning(
-        "head_replaced",
-        chain_id=chain.id,
-        head_number=head.number,
-        blocks=len(blocks),
-        suspects=len(suspects),
-        booked_moves_gone=len(gone),
-    )
-    return _Replaced(suspects, gone)
-
-
-def _facts_wait(connection: Connection, chain_id: int) -> bool:
-    return connection.execute(
-        text(
-            "SELECT EXISTS (SELECT FROM fleet.chain_facts "
-            "WHERE chain_id = :id AND live AND judged_at IS NULL AND direction = 'inbound')"
-        ),
-        {"id": chain_id},
-    ).scalar_one()

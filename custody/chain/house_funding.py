@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from custody.chain.assets import NATIVE, to_amount
 from custody.chain.blocks import BlockHeader
+from custody.chain.fence import Fence
 from custody.chain.rpc import ChainClient
 from custody.ledger import Entry, post
 from custody.settings.chains import Chain
@@ -37,10 +38,10 @@ class _HouseBook:
     last_block: int
 
 
-def book_funding(engine: Engine, client: ChainClient, chain: Chain, head: BlockHeader) -> int:
+def book_funding(engine: Engine, client: ChainClient, chain: Chain, fence: Fence, head: BlockHeader) -> int:
     """Book what came into the house's accounts up to ``head``; return how many entries were made.
 
-    One batched request, pinned to the head's hash. Raises ChainUnavailable.
+    One batched request, pinned to the head's hash. Raises ChainUnavailable, Fenced.
     """
     with transaction(engine) as connection:
         # A node that fell behind an account's own last transaction shows coins that were spent since.
@@ -53,7 +54,7 @@ def book_funding(engine: Engine, client: ChainClient, chain: Chain, head: BlockH
     for book in books:
         inflow = to_amount(balances[book.address], NATIVE_DECIMALS) - book.booked
         if inflow > 0:
-            with transaction(engine) as connection:
+            with fence.transaction(engine) as connection:
                 booked += _book(connection, chain.id, book, head, inflow)
         elif inflow < 0:
             # Unauthorised outflow is booked by L5, a later step.

@@ -4,6 +4,7 @@ A look is a hint (design §5): it says where to look and nothing about money. On
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
@@ -65,6 +66,29 @@ def request_look(
             "payment_id": payment_id,
             "by": requested_by,
         },
+    )
+
+
+def request_looks(
+    connection: Connection, chain_id: int, wanted: Mapping[str, UUID | None], *, requested_by: str
+) -> None:
+    """The same for many transactions at once, each hash with the payment it may be for; answered in this order."""
+    if not wanted:
+        return
+    hashes = list(wanted)
+    connection.execute(
+        text(
+            """
+            INSERT INTO fleet.chain_looks AS l (chain_id, transaction_hash, payment_id, requested_by)
+            SELECT :chain_id, w.hash, w.payment_id, :by
+            FROM unnest(CAST(:hashes AS text[]), CAST(:payments AS uuid[])) AS w (hash, payment_id)
+            ON CONFLICT (chain_id, transaction_hash) DO UPDATE SET
+                state = 'due', run_after = clock_timestamp(), updated_at = clock_timestamp(),
+                attempts = CASE l.state WHEN 'due' THEN l.attempts ELSE 0 END,
+                payment_id = coalesce(l.payment_id, excluded.payment_id)
+            """
+        ),
+        {"chain_id": chain_id, "by": requested_by, "hashes": hashes, "payments": [wanted[each] for each in hashes]},
     )
 
 

@@ -75,6 +75,10 @@ class ChainClient:
         """Close the connections to the node."""
         self._transport.close()
 
+    def ask(self, calls: Sequence["Call"]) -> list["Answer"]:
+        """Return each call's own answer or error, of one batched request that the caller keeps below `max_batch`."""
+        return self._transport.read(calls)
+
     def chain_id(self) -> int:
         """Return the id the node signs and accepts transactions for (EIP-155)."""
         return self._read("eth_chainId", [], lambda value: wire.quantity(value, "chainId"))

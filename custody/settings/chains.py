@@ -6,7 +6,7 @@ A chain is (id, genesis hash), never an id alone (R17). Addresses are EIP-55 che
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from eth_utils.address import to_checksum_address
@@ -81,6 +81,7 @@ class Chain(_Strict):
     treasury: Address
     fee_proxy: Address
     tokens: Annotated[tuple[Token, ...], Field(min_length=1, max_length=64)]
+    finality_tag: Literal["safe", "finalized"] | None = None
     max_head_age_seconds: Annotated[int, Field(ge=5, le=3600, strict=True)] = 120
     rpc_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
 

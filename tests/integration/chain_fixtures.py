@@ -14,8 +14,10 @@ from eth_account import Account
 from sqlalchemy import Engine, event, text
 
 from custody.chain import ChainClient, Receipt, erc20, to_units
-from custody.chain.detection import run_once as watch_once
+from custody.chain.fence import Fence
 from custody.chain.looks import request_look
+from custody.chain.node_panel import NodePanel
+from custody.chain.watching import BlockWatch
 from custody.ledger.positions import asset_positions
 from custody.payments.holding import run_once as hold_once
 from custody.settings.chains import Chain, Chains
@@ -128,6 +130,7 @@ class WatchingFleet:
     token: str
     market: Marketplace = field(init=False)
     chains: Chains = field(init=False)
+    watch_of: BlockWatch | None = None
 
     def __post_init__(self) -> None:
         self.market = Marketplace(self.database, token=self.token, symbol="PAID", decimals=DECIMALS)
@@ -230,7 +233,15 @@ class WatchingFleet:
     def watch(self, *transactions: str) -> int:
         for transaction_hash in transactions:
             self.ask(transaction_hash)
-        return watch_once(self.watcher, self.world.client, self.chain, 100)
+        return self.block_watch.tick(100)
+
+    @property
+    def block_watch(self) -> BlockWatch:
+        """The chain's watcher, made on first use."""
+        if self.watch_of is None:
+            panel = NodePanel(self.chain, [self.world.client])
+            self.watch_of = BlockWatch(self.watcher, self.chain, panel, Fence.take(self.watcher, CHAIN_ID))
+        return self.watch_of
 
     def hold(self) -> int:
         return hold_once(self.confirmations, self.chains, {CHAIN_ID: self.world.client}, 100)

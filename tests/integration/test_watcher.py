@@ -81,16 +81,22 @@ def test_it_books_what_is_due_and_another_takes_over_when_it_ends(
     assert len(fleet.entries(payment.payment)) == 1
 
 
-def test_a_node_that_is_away_is_said_and_the_next_one_asked(
+def test_a_node_that_is_away_is_put_aside_and_money_is_seen_on_the_other(
     fleet: WatchingFleet, tmp_path: Path, processes: list[FleetProcess]
 ) -> None:
+    """L13: two nodes are configured; below the quorum detection goes on, and what waits for a quorum says so."""
     watcher = start(fleet, tmp_path, "away", NOBODY, fleet.world.chain.rpc_url)
     processes.append(watcher)
-    watcher.wait_until_it_said("node_away")
+    watcher.wait_until_it_said("node_put_aside")
     payment = fleet.payment()
-    fleet.ask(fleet.pay(payment))
+    fleet.pay(payment)  # nobody announces it
     wait_for(lambda: fleet.market.state(payment.payment)[0] == "processing")
-    watcher.wait_until_it_said("watch_recovered")
+    [cursor] = fleet.market.execute("SELECT * FROM fleet.chain_cursors")
+    assert cursor.agreed_number is None
+    assert cursor.waiting_reason.startswith("quorum: 1 of 2 nodes are sound")
+    states = fleet.market.execute("SELECT place, state, reason FROM fleet.chain_nodes ORDER BY place")
+    assert [(row.place, row.state) for row in states] == [(0, "aside"), (1, "healthy")]
+    assert "no connection" in states[0].reason
 
 
 def test_a_node_of_another_chain_is_refused_and_nothing_read_from_it(

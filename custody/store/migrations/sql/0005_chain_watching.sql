@@ -11,13 +11,21 @@ CREATE TABLE fleet.chain_blocks (
     PRIMARY KEY (chain_id, number)
 );
 
+-- The one watcher of each chain: a token drawn anew by whoever takes it. A stalled one that wakes up can write nothing.
+CREATE TABLE fleet.chain_watchers (
+    chain_id bigint PRIMARY KEY,
+    fence bigint NOT NULL,
+    taken_at timestamptz NOT NULL DEFAULT now()
+);
+
 ALTER TABLE fleet.chain_cursors
-    -- H of L13: the newest scanned block that a quorum agrees on. NULL until there was one.
+    -- H of L13: the newest scanned block that a quorum agrees on. NULL until there was one. Never above head_number.
     ADD COLUMN agreed_number bigint,
-    -- Drawn anew by each watcher that takes the chain: a stalled one that wakes up can write nothing.
-    ADD COLUMN fence bigint NOT NULL DEFAULT 0,
+    ADD COLUMN finalized_number bigint,         -- the block that nodes tag as the chain's finality_tag says, if set
     ADD COLUMN treasury_balance_wei numeric(78, 0),
-    ADD COLUMN treasury_nonce bigint;
+    ADD COLUMN treasury_nonce bigint,
+    ADD COLUMN waiting_reason text,             -- why the watcher does not go on by itself: no node, no quorum, a split
+    ADD COLUMN waiting_since timestamptz;
 UPDATE fleet.chain_cursors SET agreed_number = head_number;
 
 -- Each configured node as the watcher last judged it; url without what may be a key.

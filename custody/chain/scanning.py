@@ -1,0 +1,255 @@
+"""Reading blocks whole from one node: one batched request a window, and every answer checked against the others.
+
+Logs are asked for by contract and topic0, without recipients, so the request is the same for one payment and for a
+million (L12). A node whose answers do not fit each other is at fault; whose blocks changed meanwhile is asked again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from custody.chain import wire
+from custody.chain.blocks import BlockHeader, BlockTransaction, ScannedBlock, header_at, read_header
+from custody.chain.bloom import BLOOM_BYTES, may_hold
+from custody.chain.errors import ChainUnavailable
+from custody.chain.logs import FEE_PROXY_TOPIC, TRANSFER_TOPIC, Log, MalformedLog, read_log
+from custody.chain.rpc import ChainClient
+from custody.settings.chains import NATIVE, Chain
+
+if TYPE_CHECKING:
+    from custody.chain.transport import Answer, Call
+
+CALLS_BESIDE_BLOCKS: Final = 5  # head, finality tag, logs, the treasury's balance and nonce
+
+
+class NodeAtFault(Exception):
+    """A node's answers contradict each other: it leaves something out, or invents it. The message says what."""
+
+
+class ChangedMeanwhile(Exception):
+    """The answers are of different blocks: the chain moved between two calls of one request. Ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What of a chain's logs concerns the fleet: each contract with the events that it is watched for."""
+
+    treasury: str
+    events: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, chain: Chain) -> "Watched":
+        events = {token.address: frozenset({TRANSFER_TOPIC}) for token in chain.tokens if token.address != NATIVE}
+        return cls(chain.treasury, {**events, chain.fee_proxy: frozenset({FEE_PROXY_TOPIC})})
+
+    @property
+    def topics(self) -> list[str]:
+        return sorted(frozenset[str]().union(*self.events.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReading:
+    """What one node shows of a window: its head, and the window's blocks as far as it has them, without a gap.
+
+    `finalized` is the number of the block that the node tags as the setting asks; None where it is not asked.
+    `blooms` holds the blocks' logs blooms by number.
+    """
+
+    head: BlockHeader
+    finalized: int | None
+    blocks: tuple[ScannedBlock, ...]
+    blooms: Mapping[int, bytes]
+
+
+def read_window(client: ChainClient, watched: Watched, first: int, last: int, tag: str | None = None) -> NodeReading:
+    """Read the blocks `first` to `last` by one request of last - first + 1 + 4 calls, one more with a finality `tag`.
+
+    A second request is made only for blocks whose bloom promises logs that the answer lacks. Raises ChainUnavailable,
+    NodeAtFault, ChangedMeanwhile.
+    """
+    numbers = range(first, last + 1)
+    query: dict[str, object] = {
+        "fromBlock": hex(first),
+        "toBlock": hex(last),
+        "address": sorted(watched.events),
+        "topics": [watched.topics],
+    }
+    tagged: list[Call] = [] if tag is None else [("eth_getBlockByNumber", [tag, False])]
+    calls: list[Call] = [
+        ("eth_getBlockByNumber", ["latest", False]),
+        *tagged,
+        *(("eth_getBlockByNumber", [hex(number), True]) for number in numbers),
+        ("eth_getLogs", [query]),
+        ("eth_getBalance", [watched.treasury, hex(last)]),
+        ("eth_getTransactionCount", [watched.treasury, hex(last)]),
+    ]
+    answers = client.ask(calls)
+    try:
+        return _reading(client, watched, numbers, tag, answers)
+    except (wire.MalformedAnswer, MalformedLog) as error:
+        reason = str(error)
+    raise NodeAtFault(reason)
+
+
+def _reading(
+    client: ChainClient, watched: Watched, numbers: range, tag: str | None, answers: Sequence["Answer"]
+) -> NodeReading:
+    head = read_header(_result(client, answers[0], "the newest block"))
+    at = 1
+    finalized = None
+    if tag is not None:
+        # A chain that has finalized nothing yet answers null or an error.
+        tagged = answers[at]
+        finalized = 0 if tagged.error is not None or tagged.result is None else read_header(tagged.result).number
+        at += 1
+    raws: list[Mapping[str, object]] = []
+    for number, answer in zip(numbers, answers[at:], strict=False):
+        raw = _result(client, answer, f"block {number}")
+        if header_at(number)(raw) is None:
+            break
+        raws.append(wire.member(raw, "block"))
+    if not raws:
+        return NodeReading(head, finalized, (), {})
+    at += len(numbers)
+    headers = [read_header(raw) for raw in raws]
+    if head.number < headers[-1].number:
+        head = headers[-1]  # mined between the two calls
+    for before, header in zip(headers, headers[1:], strict=False):
+        if header.parent_hash != before.hash:
+            raise ChangedMeanwhile(f"its block {header.number} does not follow its block {before.number}")
+    logs = _logs(client, watched, headers, _result(client, answers[at], "logs"))
+    blooms = {header.number: _bloom(raw) for header, raw in zip(headers, raws, strict=True)}
+    _require_logs(client, watched, headers, logs, blooms)
+    whole = len(raws) == len(numbers)
+    blocks = [
+        ScannedBlock(
+            header,
+            _transactions(raw, header, watched.treasury, {log.transaction_hash for log in logs[header.number]}),
+            tuple(logs[header.number]),
+            None,
+            None,
+        )
+        for header, raw in zip(headers, raws, strict=True)
+    ]
+    if whole:
+        # A node that keeps no state of that block says so; the next block's is as good.
+        balance, nonce = (None if one.error else one.result for one in answers[at + 1 : at + 3])
+        newest = blocks[-1]
+        blocks[-1] = ScannedBlock(
+            newest.header,
+            newest.transactions,
+            newest.logs,
+            None if balance is None else wire.quantity(balance, "balance"),
+            None if nonce is None else wire.quantity(nonce, "nonce"),
+        )
+    return NodeReading(head, finalized, tuple(blocks), blooms)
+
+
+def _result(client: ChainClient, answer: "Answer", what: str) -> object:
+    if answer.error is not None:
+        raise ChainUnavailable(client.chain.chain_id, client.chain.masked_url, f"{what}: {answer.error.words}")
+    return answer.result
+
+
+def _logs(client: ChainClient, watched: Watched, headers: Sequence[BlockHeader], value: object) -> dict[int, list[Log]]:
+    """The logs by block number. A log of a block above `headers` was mined between two calls, and comes again."""
+    by_number: dict[int, list[Log]] = {header.number: [] for header in headers}
+    hashes = {header.number: header.hash for header in headers}
+    for raw in wire.items(value, "logs"):
+        log = read_log(wire.member(raw, "log"), client.chain.chain_id)
+        if log.event is None or log.event not in watched.events.get(log.address, ()):
+            if log.address in watched.events and log.event in watched.topics:
+                continue  # the filter is a product: a token may emit the proxy's event, which means nothing
+            raise NodeAtFault(f"it answered a log of {log.address} that nobody asked for")
+        if log.block_number > headers[-1].number:
+            continue
+        if hashes.get(log.block_number) != log.block_hash:
+            raise ChangedMeanwhile(f"a log is of block {log.block_hash}, which is not its block {log.block_number}")
+        by_number[log.block_number].append(log)
+    for logs in by_number.values():
+        logs.sort(key=lambda log: log.log_index)
+        if len({log.log_index for log in logs}) != len(logs):
+            raise NodeAtFault("it answered two logs with one index")
+    return by_number
+
+
+def _bloom(raw: Mapping[str, object]) -> bytes:
+    bloom = wire.data(raw.get("logsBloom"), "logsBloom")
+    if len(bloom) != BLOOM_BYTES:
+        raise wire.MalformedAnswer(f"logsBloom: expected {BLOOM_BYTES} bytes, got {len(bloom)}")
+    return bloom
+
+
+def _require_logs(
+    client: ChainClient,
+    watched: Watched,
+    headers: Sequence[BlockHeader],
+    logs: Mapping[int, Sequence[Log]],
+    blooms: Mapping[int, bytes],
+) -> None:
+    """Hold each block's logs against its bloom: what it excludes cannot be there, what it promises should be."""
+    doubtful: dict[int, set[str]] = {}
+    for header in headers:
+        bloom, emitters = blooms[header.number], {log.address for log in logs[header.number]}
+        for contract, topics in watched.events.items():
+            promised = any(may_hold(bloom, contract, topic) for topic in topics)
+            if contract in emitters and not promised:
+                raise NodeAtFault(f"it shows logs of {contract} in block {header.number}, whose bloom excludes them")
+            if promised and contract not in emitters:
+                doubtful.setdefault(header.number, set()).add(contract)
+    if not doubtful:
+        return
+    # A bloom promises more than there is now and then; the receipts say whether it did.
+    answers = client.ask([("eth_getBlockReceipts", [hex(number)]) for number in doubtful])
+    for (number, contracts), answer in zip(doubtful.items(), answers, strict=True):
+        if answer.error is None and answer.result is not None:
+            missing = _emitters(client, watched, answer.result) & contracts
+            if missing:
+                raise NodeAtFault(f"its logs of block {number} lack those of {', '.join(sorted(missing))}")
+
+
+def _emitters(client: ChainClient, watched: Watched, receipts: object) -> set[str]:
+    found: set[str] = set()
+    for receipt in wire.items(receipts, "receipts"):
+        for raw in wire.items(wire.member(receipt, "receipt").get("logs"), "logs"):
+            log = read_log(wire.member(raw, "log"), client.chain.chain_id)
+            if log.event is not None and log.event in watched.events.get(log.address, ()):
+                found.add(log.address)
+    return found
+
+
+def _transactions(
+    raw: Mapping[str, object], header: BlockHeader, treasury: str, emitting: set[str]
+) -> tuple[BlockTransaction, ...]:
+    """Those that carry native coin or come from the treasury; the others only move what their logs say."""
+    found: list[BlockTransaction] = []
+    sender = treasury.lower()
+    for value in wire.items(raw.get("transactions"), "transactions"):
+        item = wire.member(value, "transaction")
+        transaction_hash = wire.hash32(item.get("hash"), "hash")
+        emitting.discard(transaction_hash)
+        if item.get("value") == "0x0" and str(item.get("from")).lower() != sender:
+            continue
+        if wire.hash32(item.get("blockHash"), "blockHash") != header.hash:
+            raise NodeAtFault(f"transaction {transaction_hash} is not of the block {header.number} that lists it")
+        to = item.get("to")
+        is_treasury = str(item.get("from")).lower() == sender
+        found.append(
+            BlockTransaction(
+                hash=transaction_hash,
+                index=wire.quantity(item.get("transactionIndex"), "transactionIndex"),
+                sender=wire.address(item.get("from"), "from"),
+                to=None if to is None else wire.address(to, "to"),
+                value=wire.quantity(item.get("value"), "value"),
+                nonce=wire.quantity(item.get("nonce"), "nonce"),
+                data=wire.data(item.get("input"), "input") if is_treasury else b"",
+            )
+        )
+    if emitting:
+        raise NodeAtFault(f"block {header.number} lacks the transactions {', '.join(sorted(emitting))} of its own logs")
+    return tuple(found)
+
+
+def log_identity(log: Log) -> tuple[object, ...]:
+    """What makes a log the same on two nodes."""
+    return cast(tuple[object, ...], (log.transaction_hash, log.log_index, log.address, log.topics, log.data))
