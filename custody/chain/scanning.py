@@ -6,6 +6,7 @@ million (L12). A node whose answers do not fit each other is at fault; whose blo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, cast
 
 from custody.chain import wire
@@ -114,7 +115,7 @@ def _reading(
     headers = [read_header(raw) for raw in raws]
     if head.number < headers[-1].number:
         head = headers[-1]  # mined between the two calls
-    for before, header in zip(headers, headers[1:], strict=False):
+    for before, header in pairwise(headers):
         if header.parent_hash != before.hash:
             raise ChangedMeanwhile(f"its block {header.number} does not follow its block {before.number}")
     logs = _logs(client, watched, headers, _result(client, answers[at], "logs"))

@@ -274,7 +274,7 @@ def test_a_reorganisation_is_explained_until_the_watcher_took_it_back(chain: Cha
     chain.chain.reorganise(2)
     chain.forget_nonces()
     assert chain.client.receipt(sent) is None
-    watching.watch()  # the new head is judged, the look is asked for again
+    watching.block_watch.tick(0)  # the new blocks are scanned, and no look is answered yet
     now = proof()
     assert now.holds
     assert [(item.units, item.transaction_hash) for item in now.in_transit] == [(-100 * UNIT, sent)]
