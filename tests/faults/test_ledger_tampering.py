@@ -113,6 +113,15 @@ def test_every_change_of_what_is_sealed_is_found_and_named(ledger: SealedLedger,
     assert set(tried) == {attack.__name__ for attack in ATTACKS}
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_seal_with_a_number_below_the_first_is_missed_at_its_own(ledger: SealedLedger, number: int) -> None:
+    with ledger.database.engine().connect() as connection:
+        connection.execute(text(f"UPDATE {SEALS} SET seal_no = -999 WHERE seal_no = :n"), {"n": number})
+        report = verify(connection, ledger.keys, held=ledger.seals[-1:])
+        connection.rollback()
+    assert {-999, number} <= {problem.seal_no for problem in report.problems}
+
+
 def test_changes_of_the_unsealed_tail_are_counted_apart(ledger: SealedLedger) -> None:
     """Who recomputes every hash of an entry that is not signed yet is not found: the interval bounds how many there are."""
     tried, found, _ = drill(ledger, TAIL_MUTATIONS, sealed=False)
