@@ -1,4 +1,4 @@
-"""kill -9 of each worker, the relay, beat and Valkey while payments are under way changes nothing in the result."""
+"""Neither kill -9 of each worker, the relay, beat and Valkey nor the silence of every webhook changes the result."""
 
 import os
 import signal
@@ -80,6 +80,18 @@ def test_nine_kills_change_nothing(running_fleet: DevelopmentFleet, counts: Coun
     }
     for name, pid in killer.killed.items():
         assert killer.successor(name) not in {None, pid}, f"{name} was not started again"
+    assert_each_payment_went_its_way_once(running_fleet, result.payment_ids)
+
+
+@pytest.mark.fleet
+@pytest.mark.timeout(declared(600, 300))
+def test_without_any_webhook_every_payment_is_released(running_fleet: DevelopmentFleet, counts: Counts) -> None:
+    """L12: the blocks are read against every address ever issued, so money is found that nobody announced."""
+    payments = declared(50, 4)
+    result = Demo(running_fleet, lambda _stage, _count: None, Pace(stall_seconds=150)).run(payments, webhooks=False)
+    counts("payments released without a single webhook", result.released)
+    assert (result.deliveries, result.released) == (0, payments)
+    assert result.books_equal_chain
     assert_each_payment_went_its_way_once(running_fleet, result.payment_ids)
 
 

@@ -29,6 +29,9 @@ _MEANING = {
 
 def demo(
     payments: Annotated[int, typer.Option(min=1, max=PAYMENTS_MAXIMUM, help="how many payments")] = PAYMENTS_DEFAULT,
+    webhooks: Annotated[
+        bool, typer.Option("--webhooks/--no-webhooks", help="announce each payment, or let the watcher find them alone")
+    ] = True,
     keep: Annotated[bool, typer.Option("--keep", help="leave services and data running")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON; - is stdout")] = None,
 ) -> None:
@@ -39,7 +42,7 @@ def demo(
     console = Console(stderr=str(json_file) == "-")
     try:
         fleet = bring_up(console)
-        result = _run(console, fleet, payments)
+        result = _run(console, fleet, payments, webhooks=webhooks)
     except DemoStalled as stalled:
         console.print(str(stalled), style="red", soft_wrap=True)
         raise typer.Exit(1) from None
@@ -53,7 +56,7 @@ def demo(
         raise typer.Exit(1)
 
 
-def _run(console: Console, fleet: DevelopmentFleet, payments: int) -> DemoResult:
+def _run(console: Console, fleet: DevelopmentFleet, payments: int, *, webhooks: bool) -> DemoResult:
     bars = Progress(
         TextColumn("{task.fields[stage]:<10}"),
         BarColumn(bar_width=28),
@@ -65,11 +68,12 @@ def _run(console: Console, fleet: DevelopmentFleet, payments: int) -> DemoResult
     )
     tasks: dict[str, TaskID] = {
         stage: bars.add_task("", total=payments, stage=stage, meaning=_MEANING[stage])
-        for stage in ("opened", "paid", "announced", *STAGES)
+        for stage in ("opened", "paid", *(("announced",) if webhooks else ()), *STAGES)
     }
     try:
         with bars:
-            return Demo(fleet, lambda stage, count: bars.update(tasks[stage], completed=count)).run(payments)
+            demo_run = Demo(fleet, lambda stage, count: bars.update(tasks[stage], completed=count))
+            return demo_run.run(payments, webhooks=webhooks)
     finally:
         _print_stages(console, bars)
 
