@@ -45,6 +45,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def services() -> Iterator[embedded.Services]:
     """PostgreSQL, Valkey, mongod and Anvil, running. FLEET_TEST_KEEP_SERVICES=1 leaves them for the next run."""
     running = embedded.up(STATE_DIR)
+    maintenance = _maintenance(running.database_admin_url)
+    with maintenance.connect() as connection:
+        # Databases come and go with each test; a killed process needs no disk to remember, only a power cut would.
+        for setting in ("fsync", "full_page_writes"):
+            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    maintenance.dispose()
     yield running
     if not KEEP_SERVICES:
         embedded.down(STATE_DIR)
@@ -129,7 +136,7 @@ def fresh_database(admin_url: str, template: str, role_passwords: Path) -> Gener
     maintenance = _maintenance(admin_url)
     with maintenance.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(7201)"))
-        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}" '))
         connection.execute(text("SELECT pg_advisory_unlock(7201)"))
     made = Database(name, admin_url, role_passwords)
     yield made
