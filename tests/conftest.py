@@ -136,7 +136,7 @@ def fresh_database(admin_url: str, template: str, role_passwords: Path) -> Gener
     maintenance = _maintenance(admin_url)
     with maintenance.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(7201)"))
-        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}" '))
+        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
         connection.execute(text("SELECT pg_advisory_unlock(7201)"))
     made = Database(name, admin_url, role_passwords)
     yield made
