@@ -4,6 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from eth_account import Account
@@ -21,6 +22,7 @@ from custody.settings.chains import Chains
 from custody.store.engine import transaction
 from tests.anvil_node import running_anvil
 from tests.conftest import STATE_DIR, Database
+from tests.fleet_process import wait_for
 from tests.marketplace import Marketplace
 from workers.demo.contract_packages import CIRCLE_PACKAGE, REQUEST_NETWORK_PACKAGE
 from workers.demo.contracts import DeployedContracts, deploy_contracts, mint
@@ -46,6 +48,16 @@ class World:
     @property
     def client(self) -> ChainClient:
         return self.deployer.client
+
+    def wait_until_mined(self) -> None:
+        """Anvil answers a transaction before its block is made; until then a round finds nothing to do."""
+
+        def is_mined() -> bool:
+            pool: Any = self.chain._request("txpool_status", [])
+            return int(pool["pending"], 16) == 0
+
+        if self.chain._request("anvil_getAutomine", []) is True:
+            wait_for(is_mined)
 
 
 @contextmanager
@@ -127,12 +139,13 @@ class SweepingFleet:
             )
 
     def see_head(self) -> None:
+        self.world.wait_until_mined()
         head = self.world.client.head()
         self.market.execute(
             """
-            INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp)
-            VALUES (:c, :n, :h, to_timestamp(:t)) ON CONFLICT (chain_id)
-            DO UPDATE SET head_number = excluded.head_number, head_hash = excluded.head_hash
+            INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp, agreed_number)
+            VALUES (:c, :n, :h, to_timestamp(:t), :n) ON CONFLICT (chain_id) DO UPDATE SET
+                head_number = excluded.head_number, head_hash = excluded.head_hash, agreed_number = excluded.agreed_number
             """,
             c=CHAIN_ID,
             n=head.number,

@@ -1,6 +1,6 @@
 """The blocks that the watcher has scanned: their hashes, which show where a chain was replaced (L14)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -66,4 +66,25 @@ def forget(connection: Connection, chain_id: int, *, above: int | None = None, b
     connection.execute(
         text("DELETE FROM fleet.chain_blocks WHERE chain_id = :id AND (number > :above OR number < :below)"),
         {"id": chain_id, "above": above, "below": below},
+    )
+
+
+def not_agreed(connection: Connection, chain_id: int, blocks: Mapping[int, str]) -> list[int]:
+    """Which of these blocks (number: hash) a quorum of nodes has not shown to the watcher: other, unknown or lone ones.
+
+    Blocks below the kept window count as agreed: their depth was judged long ago.
+    """
+    return list(
+        connection.execute(
+            text(
+                """
+                SELECT w.number FROM unnest(CAST(:numbers AS bigint[]), CAST(:hashes AS text[])) AS w (number, hash)
+                LEFT JOIN fleet.chain_blocks b ON b.chain_id = :id AND b.number = w.number
+                WHERE (b.hash = w.hash AND b.agreed) IS NOT TRUE
+                  AND w.number >= (SELECT min(number) FROM fleet.chain_blocks WHERE chain_id = :id)
+                ORDER BY w.number
+                """
+            ),
+            {"id": chain_id, "numbers": list(blocks), "hashes": list(blocks.values())},
+        ).scalars()
     )

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from custody.chain import ChainClient, ChainUnavailable, erc20
+from custody.destinations.sweeps.advancing import run_once
 from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
@@ -155,6 +156,37 @@ def test_depth_is_waited_for(fleet: SweepingFleet):
     fleet.world.chain.mine(1)
     fleet.run()
     assert fleet.jobs() == [("swept", None)]
+
+
+def test_depth_and_block_are_what_a_quorum_says(fleet: SweepingFleet):
+    """L13: one node shows the receipt; nothing is booked before the watcher's nodes agree on its depth and its block."""
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    with transaction(fleet.database.engine("fleet_operator")) as connection:
+        set_threshold(connection, CHAIN_ID, 2, floor_blocks=1, by="test", reason="depth")
+    fleet.run()
+    assert fleet.jobs() == [("transferring", "sweep_not_deep")]
+    fleet.world.chain.mine(1)
+
+    def advance() -> tuple[str, str | None]:
+        fleet.market.execute("UPDATE fleet.sweep_jobs SET run_after = now()")
+        run_once(fleet.database.engine("fleet_sweeps"), {CHAIN_ID: fleet.world.client}, fleet.chains, fleet.signer)
+        return fleet.jobs()[0]
+
+    state, reason = advance()  # the cursor still stands where it stood
+    assert (state, (reason or "").partition(":")[0]) == ("transferring", "watcher_is_behind")
+    fleet.see_head()
+    fleet.market.execute(
+        "INSERT INTO fleet.chain_blocks SELECT :c, n, 'another', 'parent', now(), true FROM generate_series(0, :n) AS n",
+        c=CHAIN_ID,
+        n=fleet.world.client.head().number,
+    )
+    state, reason = advance()
+    assert (state, (reason or "").partition(":")[0]) == ("transferring", "quorum")
+    assert fleet.count("SELECT count(*) FROM public.funds_ledger_entries WHERE reason = 'sweep'") == 0
+    for number, header in fleet.world.client.headers(range(fleet.world.client.head().number + 1)).items():
+        fleet.market.execute("UPDATE fleet.chain_blocks SET hash = :h WHERE number = :n", h=header.hash, n=number)
+    assert advance() == ("swept", None)
 
 
 def test_a_book_without_gas_waits_and_goes_on_when_funded(world: World, database: Database):

@@ -99,17 +99,17 @@ def _prepare(
         newest = newest_threshold(connection, chain_id)
         threshold = effective_threshold(chain_id, None if newest is None else newest.value_blocks)
         cursor = connection.execute(
-            text("SELECT head_number, paused_reason FROM fleet.chain_cursors WHERE chain_id = :id"),
+            text("SELECT agreed_number, paused_reason FROM fleet.chain_cursors WHERE chain_id = :id"),
             {"id": chain_id},
         ).one_or_none()
         return (
             house_account(connection, chain_id, signer.gas_payer, "gas_payer"),
             Depth(threshold, None if newest is None else newest.history_id),
-            None if cursor is None else cursor.head_number,
+            None if cursor is None else cursor.agreed_number,
             None if cursor is None else cursor.paused_reason,
         )
 
-    house_book, depth, cursor_number, paused = in_transaction(engine, read)
+    house_book, depth, agreed_number, paused = in_transaction(engine, read)
     refusals: dict[UUID, str] = {}
     for job in group:
         if job.account_fingerprint != signer.fingerprint:
@@ -143,7 +143,7 @@ def _prepare(
         signer=signer,
         house_book=house_book,
         depth=depth,
-        cursor_number=cursor_number,
+        agreed_number=agreed_number,
         in_flight_limit=in_flight_limit,
         jobs=accepted,
     )

@@ -5,14 +5,24 @@ from typing import Any
 
 from custody.chain import ChainUnavailable, MalformedLog, ReceiptsAndHeaders
 from custody.chain.depth import confirmations
+from custody.chain.scanned_blocks import not_agreed
 from custody.destinations.sweeps import finality
 from custody.destinations.sweeps.finality import Mined, Outgoing
 from custody.destinations.sweeps.jobs import LeaseLost, SweepJob
 from custody.destinations.sweeps.strategy import SweepRound
 
 
-def _is_deep(work: SweepRound, mined: Sequence[Mined], seen: ReceiptsAndHeaders) -> bool:
-    return all(confirmations(seen.head.number, item.receipt.block_number) >= work.depth.threshold for item in mined)
+def _why_not_final(work: SweepRound, mined: Sequence[Mined], seen: ReceiptsAndHeaders) -> str | None:
+    """Why nothing is booked of these receipts yet: one node showed them, depth and block are a quorum's to say (L13)."""
+    head = min(seen.head.number, work.agreed_number or 0)
+    if any(confirmations(seen.head.number, item.receipt.block_number) < work.depth.threshold for item in mined):
+        return "sweep_not_deep"
+    if any(confirmations(head, item.receipt.block_number) < work.depth.threshold for item in mined):
+        return "watcher_is_behind: a quorum of nodes has not shown it that depth yet"
+    blocks = {item.receipt.block_number: item.receipt.block_hash for item in mined}
+    if work.apply(lambda connection: not_agreed(connection, work.chain.id, blocks)):
+        return "quorum: the node's block is not the one that the watcher's nodes agree on"
+    return None
 
 
 def _evidence(work: SweepRound, seen: ReceiptsAndHeaders) -> dict[str, Any]:
@@ -26,13 +36,11 @@ def _evidence(work: SweepRound, seen: ReceiptsAndHeaders) -> dict[str, Any]:
 
 def settle(work: SweepRound, job: SweepJob, mined: Sequence[Mined], seen: ReceiptsAndHeaders) -> None:
     """Book a transfer that is deep: by its logs, never by its status."""
-    if not _is_deep(work, mined, seen):
-        work.wait(job, "sweep_not_deep")
+    waits = _why_not_final(work, mined, seen)
+    if waits is not None:
+        work.wait(job, waits)
         return
     receipt = next(item.receipt for item in mined if item.transaction.purpose == "sweep")
-    if work.cursor_number is None or work.cursor_number < receipt.block_number:
-        work.wait(job, "watcher_is_behind")
-        return
     try:
         transfers = finality.outgoing(receipt, job.token, job.address)
     except MalformedLog as error:
@@ -81,7 +89,7 @@ def fail(
     transfers: Sequence[Outgoing] = (),
 ) -> None:
     """Fail a job once everything it sent is deep, so that its gas is booked with it."""
-    if not _is_deep(work, mined, seen):
+    if _why_not_final(work, mined, seen) is not None:
         work.wait(job, f"will_fail: {reason}")
         return
     try:

@@ -42,7 +42,7 @@ class SweepRound:
     signer: SweepSigner
     house_book: UUID
     depth: Depth
-    cursor_number: int | None
+    agreed_number: int | None
     in_flight_limit: int
     jobs: Sequence[SweepJob]
     progressed: int = 0

@@ -47,8 +47,8 @@ GRANT SELECT, INSERT, UPDATE ON fleet.chain_looks, fleet.dead_work TO fleet_conf
 GRANT INSERT ON fleet.outbox TO fleet_confirmations;
 
 -- Sweeps move coins to the treasury.
-GRANT SELECT ON fleet.chain_cursors, fleet.tokens, fleet.house_accounts, fleet.payment_routes, public.payments,
-    fleet.deposit_accounts, fleet.ledger_balances, public.funds_ledger_entries, public.config_settings,
+GRANT SELECT ON fleet.chain_cursors, fleet.chain_blocks, fleet.tokens, fleet.house_accounts, fleet.payment_routes,
+    public.payments, fleet.deposit_accounts, fleet.ledger_balances, public.funds_ledger_entries, public.config_settings,
     public.config_setting_history TO fleet_sweeps;
 GRANT SELECT, INSERT, UPDATE ON fleet.sweep_jobs, fleet.nonce_lanes, fleet.chain_transactions, fleet.chain_facts,
     fleet.dead_work TO fleet_sweeps;
