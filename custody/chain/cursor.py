@@ -17,20 +17,26 @@ WINDOW_FLOORS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The newest block the watcher saw; ``paused_reason`` is set while people must decide (L5, L14)."""
+    """The newest block the watcher saw; ``paused_reason`` is set while people must decide (L5, L14).
+
+    ``agreed_number``: the newest block that a quorum of nodes agrees on (L13), None before there was one.
+    """
 
     head_number: int
     head_hash: str
     paused_reason: str | None
+    agreed_number: int | None = None
 
 
 def read_cursor(connection: Connection, chain_id: int) -> Cursor | None:
     """The chain's cursor, None before the watcher first saw a block."""
     row = connection.execute(
-        text("SELECT head_number, head_hash, paused_reason FROM fleet.chain_cursors WHERE chain_id = :id"),
+        text(
+            "SELECT head_number, head_hash, paused_reason, agreed_number FROM fleet.chain_cursors WHERE chain_id = :id"
+        ),
         {"id": chain_id},
     ).one_or_none()
-    return None if row is None else Cursor(row.head_number, row.head_hash, row.paused_reason)
+    return None if row is None else Cursor(row.head_number, row.head_hash, row.paused_reason, row.agreed_number)
 
 
 def move_cursor(connection: Connection, chain_id: int, head: BlockHeader) -> bool:

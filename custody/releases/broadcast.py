@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Engine, text
 
 from custody.chain import ChainUnavailable, InsufficientFunds, NonceTooLow, SendRefused, WrongChain
 from custody.chain.lanes import LaneTransaction, mark_broadcast, transactions_of
-from custody.releases import rows
 from custody.chain.nodes import ChainNodes
+from custody.releases import rows
 from custody.releases.rows import Instruction
 from custody.releases.sources import Sources, SourceUnreadable, references
 from custody.store.engine import transaction

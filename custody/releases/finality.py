@@ -14,11 +14,11 @@ from sqlalchemy import Connection, Engine, text
 
 from custody.chain import effective_threshold
 from custody.chain.lanes import LaneTransaction, transactions_of
+from custody.chain.nodes import ChainNodes, Mined
 from custody.ledger import LedgerRefusal
 from custody.payments import TransitionRefused
 from custody.releases import rows
 from custody.releases.booking import book_failed, book_paid, pause_chain
-from custody.chain.nodes import ChainNodes, Mined
 from custody.releases.outcome import Paid, Unclear, judge_receipt
 from custody.releases.rows import Instruction
 from custody.settings.thresholds import newest_threshold

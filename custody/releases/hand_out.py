@@ -21,10 +21,10 @@ from custody.chain import (
     to_amount,
 )
 from custody.chain.lanes import LaneBlocked, open_lane, take_nonce
+from custody.chain.nodes import ChainNodes
 from custody.payments import lock_payment
 from custody.releases import rows
 from custody.releases.gate import chain_stops, why_recipient_refused
-from custody.chain.nodes import ChainNodes
 from custody.releases.payout import FeeOverCeiling, build, call_of
 from custody.releases.rows import Instruction
 from custody.releases.sources import Reading, Sources, SourceUnreadable, references

@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import Engine
 
 from custody.chain import ChainClient, ChainUnavailable, WrongChain, connections
+from custody.chain.nodes import ChainNodes
 from custody.ledger import LedgerRefusal
 from custody.payments import TransitionRefused
 from custody.releases import rows
@@ -16,7 +17,6 @@ from custody.releases.finality import end_deep_ones
 from custody.releases.gate import ReleaseStopped
 from custody.releases.hand_out import hand_out_next
 from custody.releases.instructions import FIRST, candidates, draft_release, reserve
-from custody.chain.nodes import ChainNodes
 from custody.releases.rows import Instruction
 from custody.releases.signing import judge_submissions
 from custody.releases.sources import (

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, event, text
 from custody.chain import ChainClient, Receipt, erc20, to_units
 from custody.chain.detection import run_once as watch_once
 from custody.chain.looks import request_look
+from custody.chain.nodes import ChainNodes
 from custody.ledger.positions import asset_positions
 from custody.payments.holding import run_once as hold_once
 from custody.settings.chains import Chain, Chains
@@ -232,8 +233,14 @@ class WatchingFleet:
             self.ask(transaction_hash)
         return watch_once(self.watcher, self.world.client, self.chain, 100)
 
-    def hold(self) -> int:
-        return hold_once(self.confirmations, self.chains, {CHAIN_ID: self.world.client}, 100)
+    def agree(self) -> None:
+        """Let a quorum of the nodes agree on the newest block that the watcher saw."""
+        self.market.execute("UPDATE fleet.chain_cursors SET agreed_number = head_number")
+
+    def hold(self, nodes: ChainNodes | None = None) -> int:
+        """What the confirmations do when they are rung, over the tests' one node or over ``nodes``."""
+        used = ChainNodes(self.chain, [self.world.client]) if nodes is None else nodes
+        return hold_once(self.confirmations, self.chains, {CHAIN_ID: used}, 100)
 
     def look(self, transaction_hash: str) -> Any:
         return self.market.execute(

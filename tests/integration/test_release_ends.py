@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from custody.chain.erc20 import selector
+from custody.chain.nodes import Mined
 from custody.payments.story import tell
 from custody.releases.instructions import draft_release, next_request_key
-from custody.chain.nodes import Mined
 from custody.store.engine import transaction
 from custody.trezor import UnsignedTransaction
 from tests.release_scene import AMOUNT, UNITS, Scene
