@@ -4,6 +4,7 @@ Receipts come over loopback HTTP from two nodes, both in this very process: a re
 """
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 import psycopg
+import structlog
 from eth_utils.address import to_checksum_address
 from sqlalchemy import Engine
 
@@ -65,6 +67,8 @@ Progress = Callable[[str], None]
 
 
 def rows(progress: Progress) -> Iterable[Row]:
+    # A line a payment is written after the commit; to a terminal it costs as much as the hold.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with benchmark_database() as database, _nodes() as (urls, head):
         rounds = Rounds(database, urls, head)
         try:
