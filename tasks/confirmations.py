@@ -10,12 +10,13 @@ from tasks.doors import Door, Step
 def build(engine: Engine, settings: FleetSettings) -> Step:
     """Raises SettingsError when the chains file is missing or wrong."""
     from custody.chain import ChainClient, connections
+    from custody.chain.nodes import ChainNodes
     from custody.payments.holding import run_once
     from custody.settings.chains import load_chains
 
     chains = load_chains(settings.path("chains_file"))
-    clients = {chain.id: ChainClient(connections(chain)[0]) for chain in chains.chains}
-    return lambda: run_once(engine, chains, clients, settings.claim_limit)
+    nodes = {chain.id: ChainNodes(chain, [ChainClient(each) for each in connections(chain)]) for chain in chains.chains}
+    return lambda: run_once(engine, chains, nodes, settings.claim_limit)
 
 
 _door = Door("confirmations", build)

@@ -1,11 +1,15 @@
 """The nodes of one chain, and what they agree on: below the quorum nothing is handed out or ended (L13, R17)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from time import monotonic
+from typing import Any, Final, TypeVar
 
+from custody.chain.blocks import ReceiptsAndHeaders
 from custody.chain.depth import confirmations
-from custody.chain.errors import AlreadyKnown, ChainUnavailable, SendRefused
+from custody.chain.errors import AlreadyKnown, ChainUnavailable, SendRefused, WrongChain
 from custody.chain.receipts import Receipt
 from custody.chain.rpc import ChainClient
 from custody.settings.chains import Chain
@@ -13,7 +17,8 @@ from custody.settings.chains import Chain
 _Value = TypeVar("_Value")
 
 QUORUM: Final = 2
-QUORUM_DEVELOPMENT: Final = 1
+STRAGGLER_SECONDS: Final = 0.1  # how long a quorum that has answered waits for the others
+IDENTITY_SECONDS: Final = 30.0  # a node whose answers are used often shows its identity again this often
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +31,26 @@ class Mined:
 
 
 class ChainNodes:
-    """Every configured node of a chain. All methods raise ChainUnavailable when too few answer alike."""
+    """Every configured node of a chain, asked all at once. Build it after a fork.
+
+    All methods but ``answers`` raise ChainUnavailable when too few answer alike.
+    """
 
     def __init__(self, chain: Chain, clients: Sequence[ChainClient]) -> None:
         self.chain = chain
         self.clients = tuple(clients)
-        self.quorum = QUORUM_DEVELOPMENT if chain.is_development else QUORUM
+        # R17: only a development chain may do with the one node that it has.
+        self.quorum = max(1, min(QUORUM, len(self.clients))) if chain.is_development else QUORUM
+        self._pool: ThreadPoolExecutor | None = None
+        self._asked: dict[ChainClient, Future[Any]] = {}
+        self._identified: dict[ChainClient, float] = {}
+
+    def close(self) -> None:
+        """Close the connections to the nodes."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        for client in self.clients:
+            client.close()
 
     def require_identity(self) -> None:
         """A quorum of nodes is of this very chain (id and genesis, R17). Raises WrongChain if any is not."""
@@ -78,6 +97,30 @@ class ChainNodes:
                     found[transaction_hash] = min(agreeing, key=lambda vote: vote.depth)
         return found
 
+    def answers(
+        self, transaction_hashes: Collection[str], heights: Collection[int]
+    ) -> tuple[list[tuple[str, ReceiptsAndHeaders]], list[str]]:
+        """What each node of this very chain (R17) says, by its masked URL, and in words why others said nothing.
+
+        One batched request a node. Once a quorum has answered, a slow node keeps them waiting for STRAGGLER_SECONDS
+        at most.
+        """
+
+        def read(client: ChainClient) -> tuple[str, ReceiptsAndHeaders]:
+            now = monotonic()
+            if self._identified.get(client, now - IDENTITY_SECONDS) + IDENTITY_SECONDS <= now:
+                client.require_identity(self.chain.id, self.chain.genesis_hash)
+                self._identified[client] = now
+            try:
+                return client.chain.masked_url, client.receipts_and_headers(transaction_hashes, heights)
+            except ChainUnavailable:
+                self._identified.pop(client, None)  # who answers next may be another
+                raise
+
+        said = self._ask(read, patient=False)
+        answered = [answer for answer in said if not isinstance(answer, ChainUnavailable | WrongChain)]
+        return answered, [str(answer) for answer in said if isinstance(answer, ChainUnavailable | WrongChain)]
+
     def any_has_receipt(self, transaction_hashes: Sequence[str]) -> bool:
         """Whether a single node has a receipt of one of them, canonical or not."""
         return any(
@@ -103,14 +146,49 @@ class ChainNodes:
     def _each(self, read: Callable[[ChainClient], _Value]) -> list[_Value]:
         answers: list[_Value] = []
         failure: ChainUnavailable | None = None
-        for client in self.clients:
-            try:
-                answers.append(read(client))
-            except ChainUnavailable as error:
-                failure = error
+        for answer in self._ask(read):
+            if isinstance(answer, WrongChain):
+                raise answer
+            if isinstance(answer, ChainUnavailable):
+                failure = answer
+            else:
+                answers.append(answer)
         if len(answers) < self.quorum:
             raise failure or self._too_few(len(answers))
         return answers
+
+    def _ask(
+        self, read: Callable[[ChainClient], _Value], *, patient: bool = True
+    ) -> list[_Value | ChainUnavailable | WrongChain]:
+        """Each node's answer or failure. A patient caller waits for all of them."""
+        if len(self.clients) == 1:
+            return [_answer(read, self.clients[0])]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(len(self.clients), thread_name_prefix=f"nodes-{self.chain.id}")
+        futures: dict[ChainClient, Future[_Value | ChainUnavailable | WrongChain]] = {}
+        late: list[_Value | ChainUnavailable | WrongChain] = []
+        for client in self.clients:
+            before = self._asked.get(client)
+            if before is not None and not before.done():
+                # One question a node: a stuck one must not fill the pool.
+                late.append(self._slow(client))
+                continue
+            # In the caller's context: the thread refuses the socket inside a transaction as well (L15).
+            futures[client] = self._pool.submit(copy_context().run, _answer, read, client)
+            self._asked[client] = futures[client]
+        self._wait(list(futures.values()), patient=patient)
+        return late + [future.result() if future.done() else self._slow(client) for client, future in futures.items()]
+
+    def _wait(self, futures: Sequence[Future[_Value | ChainUnavailable | WrongChain]], *, patient: bool) -> None:
+        waiting = set(futures)
+        answered = 0
+        while waiting and (patient or answered < self.quorum):
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            answered += sum(not isinstance(future.result(), ChainUnavailable | WrongChain) for future in done)
+        wait(waiting, timeout=STRAGGLER_SECONDS)
+
+    def _slow(self, client: ChainClient) -> ChainUnavailable:
+        return ChainUnavailable(self.chain.id, client.chain.masked_url, "it has not answered yet")
 
     def _agreed(self, read: Callable[[ChainClient], _Value]) -> _Value:
         answers = self._each(read)
@@ -123,3 +201,10 @@ class ChainNodes:
         return ChainUnavailable(
             self.chain.id, f"{len(self.clients)} nodes", f"quorum: {agreeing} of {self.quorum} agree"
         )
+
+
+def _answer(read: Callable[[ChainClient], _Value], client: ChainClient) -> _Value | ChainUnavailable | WrongChain:
+    try:
+        return read(client)
+    except (ChainUnavailable, WrongChain) as error:
+        return error

@@ -127,28 +127,38 @@ class ChainClient:
         """Return a transaction's receipt, None while no block of the node's chain holds it."""
         return self._read("eth_getTransactionReceipt", [transaction_hash], self._receipt_of(transaction_hash))
 
-    def receipts_and_headers(self, transaction_hashes: Collection[str]) -> ReceiptsAndHeaders:
-        """Return head and receipts by one batched request, then their blocks' headers by a second one.
+    def receipts_and_headers(
+        self, transaction_hashes: Collection[str], heights: Collection[int] = ()
+    ) -> ReceiptsAndHeaders:
+        """Return head, receipts and the headers at `heights` by one batched request, then the headers of the
+        receipts' other blocks by a second one.
 
         Requests are split at the connection's `max_batch` calls.
         """
         wanted = list(dict.fromkeys(transaction_hashes))
+        known = sorted(set(heights))
         head_call: tuple[Call, Callable[[object], object]] = (
             ("eth_getBlockByNumber", ["latest", False]),
             read_header,
         )
+        # Headers come last: a block that was replaced while its receipts were read does not fit them.
         first = self._read_batch(
-            [head_call, *((("eth_getTransactionReceipt", [tx]), self._receipt_of(tx)) for tx in wanted)]
+            [
+                head_call,
+                *((("eth_getTransactionReceipt", [tx]), self._receipt_of(tx)) for tx in wanted),
+                *((("eth_getBlockByNumber", [hex(number), False]), header_at(number)) for number in known),
+            ]
         )
         head = cast(BlockHeader, first[0])
-        receipts = {tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, first[1:], strict=True) if receipt}
-        numbers = sorted({receipt.block_number for receipt in receipts.values()})
+        found = first[1 : 1 + len(wanted)]
+        receipts = {tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, found, strict=True) if receipt}
+        numbers = sorted({receipt.block_number for receipt in receipts.values()} - set(known))
         second = self._read_batch(
             [(("eth_getBlockByNumber", [hex(number), False]), header_at(number)) for number in numbers]
         )
         headers = {
             number: cast(BlockHeader, header)
-            for number, header in zip(numbers, second, strict=True)
+            for number, header in zip([*known, *numbers], [*first[1 + len(wanted) :], *second], strict=True)
             if header is not None
         }
         return ReceiptsAndHeaders(head, receipts, headers)

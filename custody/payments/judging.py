@@ -1,27 +1,31 @@
-"""Judging one payment's deep transfers: what of each is due is held, the rest waits in suspense (L7)."""
+"""Judging payments' deep transfers: what of each is due is held, the rest waits in suspense (L7).
 
-from collections.abc import Sequence
+Any number of payments cost the same few statements; the rows are locked in L17's order: facts, payments, balances.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import groupby
 from typing import Final
 from uuid import UUID
 
-import structlog
 from sqlalchemy import Connection, text
 
 from custody.chain.assets import to_amount
 from custody.chain.blocks import BlockHeader
 from custody.chain.cursor import read_cursor
 from custody.chain.depth import confirmations, effective_threshold
-from custody.ledger import Entry, post
-from custody.payments.standing import OPEN_STATUSES, Route, held_ever, route_of
-from custody.payments.transitions import PaymentState, lock_payment, move_payment
+from custody.ledger import BATCH_MAXIMUM, Entry, post_together
+from custody.payments.standing import OPEN_STATUSES, Route, Standing, standings
+from custody.payments.transitions import PaymentState, lock_payments, move_payments
 from custody.settings.thresholds import newest_threshold
-from custody.store.outbox import mirror, ring
+from custody.store.outbox import mirror_all, ring
 
-log = structlog.get_logger(__name__)
+FACTS_MAXIMUM: Final = BATCH_MAXIMUM // 2  # each posts two entries at most, all of them together
 
 _CLOSED: Final = frozenset({"failed", "cancelled", "refunded", "completed"})
+_NOTHING: Final = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,9 @@ class DeepFact:
     block_number: int
     block_hash: str
     log_index: int
+    recipient: str
+    units: int
+    """The amount in the token's smallest units."""
     amount: Decimal
     is_guess: bool
     """Attributed to the newest payment of its address, because nothing better was known (L11)."""
@@ -58,7 +65,7 @@ class DeepFact:
 
 _WAITING: Final = """
 SELECT f.id, f.payment_id, f.chain_id, f.token, f.transaction_hash, f.block_number, f.block_hash, f.log_index,
-    f.amount_units, t.decimals, e.metadata ->> 'attribution' AS basis
+    f.recipient, f.amount_units, t.decimals, e.metadata ->> 'attribution' AS basis
 FROM fleet.chain_facts f
 JOIN fleet.tokens t ON t.chain_id = f.chain_id AND t.token = f.token
 JOIN public.funds_ledger_entries e ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
@@ -78,6 +85,8 @@ def waiting_facts(connection: Connection, condition: str, **parameters: object) 
             block_number=row.block_number,
             block_hash=row.block_hash,
             log_index=row.log_index,
+            recipient=row.recipient,
+            units=int(row.amount_units),
             amount=to_amount(int(row.amount_units), row.decimals),
             is_guess=row.basis == "newest",
         )
@@ -85,67 +94,41 @@ def waiting_facts(connection: Connection, condition: str, **parameters: object) 
     ]
 
 
-def judge(connection: Connection, chain_id: int, payment_id: UUID, fact_ids: Sequence[UUID], head: BlockHeader) -> int:
-    """Split those of the payment's transfers that are deep enough at ``head``; return how many.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest block that a fact was seen under, read outside any transaction, and how many nodes agreed."""
 
-    The caller has seen each fact's block on the canonical chain under ``head``, outside this transaction.
-    Raises LedgerRefusal, TransitionRefused, LookupError; roll the transaction back then.
-    """
-    facts = waiting_facts(
-        connection,
-        "AND f.payment_id = :payment_id AND f.chain_id = :chain_id AND f.id = ANY(:ids) "
-        "ORDER BY f.block_number, f.log_index FOR UPDATE OF f",
-        payment_id=payment_id,
-        chain_id=chain_id,
-        ids=list(fact_ids),
-    )
-    state = lock_payment(connection, payment_id)
-    cursor = read_cursor(connection, chain_id)
-    if cursor is None or cursor.paused_reason is not None:
-        return 0
-    threshold = binding_threshold(connection, chain_id)
-    deep = [fact for fact in facts if confirmations(head.number, fact.block_number) >= threshold.blocks]
-    if not deep:
-        return 0
-    route = route_of(connection, payment_id)
-    due = route.expected - held_ever(connection, route)
-    for fact in deep:
-        share = min(fact.amount, due) if _counts(fact, route, state) else Decimal(0)
-        share = max(share, Decimal(0))
-        _split(connection, _Judgement(fact, route, state, threshold, head, due, share))
-        due -= share
-    connection.execute(
-        text("UPDATE fleet.chain_facts SET judged_at = clock_timestamp() WHERE id = ANY(:ids)"),
-        {"ids": [fact.id for fact in deep]},
-    )
-    _move(connection, route, state, due)
-    connection.execute(
-        text("UPDATE public.payments SET confirmations = :n, updated_at = clock_timestamp() WHERE id = :id"),
-        {"n": min(confirmations(head.number, fact.block_number) for fact in deep), "id": payment_id},
-    )
-    mirror(connection, "payments", payment_id)
-    ring(connection, "sweeps")
-    return len(deep)
+    head: BlockHeader
+    nodes: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Judgement:
+class Judgement:
     """One transfer, what it was judged by, and its share that is held. Amounts in whole tokens."""
 
     fact: DeepFact
-    route: Route
+    standing: Standing
     state: PaymentState
     threshold: Threshold
-    head: BlockHeader
+    seen: Seen
     due: Decimal
     share: Decimal
 
     @property
+    def rest(self) -> Decimal:
+        """What of it goes to suspense."""
+        return self.fact.amount - self.share
+
+    @property
     def rest_reason(self) -> str:
         """Why what is not held goes to suspense."""
-        if (self.fact.chain_id, self.fact.token) != (self.route.chain_id, self.route.token):
+        if not _is_expected(self.fact, self.standing.route):
             return "wrong_token"
         return "late" if self.state.status in _CLOSED else "surplus"
+
+    @property
+    def depth(self) -> int:
+        return confirmations(self.seen.head.number, self.fact.block_number)
 
     @property
     def evidence(self) -> dict[str, object]:
@@ -153,82 +136,133 @@ class _Judgement:
         return {
             "threshold": self.threshold.blocks,
             "history_id": None if history_id is None else str(history_id),
-            "head_number": self.head.number,
-            "head_hash": self.head.hash,
+            "head_number": self.seen.head.number,
+            "head_hash": self.seen.head.hash,
+            "nodes": self.seen.nodes,
             "block_number": self.fact.block_number,
             "block_hash": self.fact.block_hash,
-            "confirmations": confirmations(self.head.number, self.fact.block_number),
+            "confirmations": self.depth,
             "received": f"{self.fact.amount:f}",
             "due": f"{self.due:f}",
             **({"attribution": "newest"} if self.fact.is_guess else {}),
         }
 
 
+def judge(connection: Connection, chain_id: int, seen: Mapping[UUID, Seen]) -> Sequence[Judgement]:
+    """Split those of up to FACTS_MAXIMUM transfers, by their ids, that are deep enough; return what came of each.
+
+    The caller has seen each fact's block on the canonical chain under ``seen``, outside this transaction.
+    Raises LedgerRefusal, TransitionRefused, LookupError; roll the transaction back then, nothing was judged.
+    """
+    facts = waiting_facts(
+        connection,
+        "AND f.chain_id = :chain_id AND f.id = ANY(:ids) ORDER BY f.id FOR UPDATE OF f",
+        chain_id=chain_id,
+        ids=list(seen),
+    )
+    if not facts:
+        return []
+    states = lock_payments(connection, {fact.payment_id for fact in facts})
+    cursor = read_cursor(connection, chain_id)
+    if cursor is None or cursor.paused_reason is not None:
+        return []
+    threshold = binding_threshold(connection, chain_id)
+    # The cursor may have fallen back since: above what the nodes agree on by now, nothing is held (L13).
+    highest = cursor.agreed_number
+    deep = [
+        fact
+        for fact in facts
+        if confirmations(seen[fact.id].head.number, fact.block_number) >= threshold.blocks
+        and (highest is None or seen[fact.id].head.number <= highest)
+    ]
+    if not deep:
+        return []
+    payment_ids = {fact.payment_id for fact in deep}
+    standing = standings(connection, payment_ids)
+    deep.sort(key=lambda fact: (fact.payment_id, fact.block_number, fact.log_index))
+    judgements: list[Judgement] = []
+    for payment_id, group in groupby(deep, key=lambda fact: fact.payment_id):
+        due = standing[payment_id].route.expected - standing[payment_id].held
+        for fact in group:
+            share = min(fact.amount, due) if _counts(fact, standing[payment_id].route, states[payment_id]) else _NOTHING
+            share = max(share, _NOTHING)
+            judgements.append(
+                Judgement(fact, standing[payment_id], states[payment_id], threshold, seen[fact.id], due, share)
+            )
+            due -= share
+    post_together(connection, [entry for judgement in judgements for entry in _entries(judgement)])
+    connection.execute(
+        text("UPDATE fleet.chain_facts SET judged_at = clock_timestamp() WHERE id = ANY(:ids)"),
+        {"ids": [fact.id for fact in deep]},
+    )
+    _move(connection, judgements, states)
+    _show_confirmations(connection, judgements)
+    mirror_all(connection, "payments", sorted(payment_ids))
+    ring(connection, "sweeps")
+    return judgements
+
+
+def _is_expected(fact: DeepFact, route: Route) -> bool:
+    return (fact.chain_id, fact.token) == (route.chain_id, route.token)
+
+
 def _counts(fact: DeepFact, route: Route, state: PaymentState) -> bool:
     """Whether a transfer may pay what is due: the expected asset, an open payment, surely its own (L11)."""
-    return (
-        (fact.chain_id, fact.token) == (route.chain_id, route.token)
-        and state.status not in _CLOSED
-        and not fact.is_guess
-    )
+    return _is_expected(fact, route) and state.status not in _CLOSED and not fact.is_guess
 
 
-def _split(connection: Connection, judgement: _Judgement) -> None:
-    fact, share = judgement.fact, judgement.share
-    rest = fact.amount - share
-    if share > 0:
-        disputed = _disputes_open(connection, judgement.route) > 0
-        _post(connection, judgement, ("hold", "deep", "disputed" if disputed else "held"), share)
-    if rest > 0:
-        _post(connection, judgement, ("adjustment", judgement.rest_reason, "suspense"), rest)
-    log.info(
-        "transfer_judged",
-        payment_id=str(fact.payment_id),
-        fact_id=str(fact.id),
-        held=f"{share:f}",
-        suspense=f"{rest:f}",
-        reason=judgement.rest_reason if rest > 0 else None,
-        threshold=judgement.threshold.blocks,
-        head_number=judgement.head.number,
-    )
+def _entries(judgement: Judgement) -> list[Entry]:
+    entries: list[Entry] = []
+    if judgement.share > 0:
+        credit = "disputed" if judgement.standing.disputes_open > 0 else "held"
+        entries.append(_entry(judgement, ("hold", "deep", credit), judgement.share))
+    if judgement.rest > 0:
+        entries.append(_entry(judgement, ("adjustment", judgement.rest_reason, "suspense"), judgement.rest))
+    return entries
 
 
-def _post(connection: Connection, judgement: _Judgement, movement: tuple[str, str, str], amount: Decimal) -> None:
+def _entry(judgement: Judgement, movement: tuple[str, str, str], amount: Decimal) -> Entry:
     fact = judgement.fact
     entry_type, reason, credit = movement
-    post(
-        connection,
-        Entry(
-            book_kind="payment",
-            book_id=fact.payment_id,
-            chain_id=fact.chain_id,
-            token=fact.token,
-            entry_type=entry_type,
-            reason=reason,
-            debit="detected",
-            credit=credit,
-            amount=amount,
-            key=f"fact:{fact.id}:{'suspense' if credit == 'suspense' else 'hold'}",
-            fact_id=fact.id,
-            evidence=judgement.evidence,
-        ),
+    return Entry(
+        book_kind="payment",
+        book_id=fact.payment_id,
+        chain_id=fact.chain_id,
+        token=fact.token,
+        entry_type=entry_type,
+        reason=reason,
+        debit="detected",
+        credit=credit,
+        amount=amount,
+        key=f"fact:{fact.id}:{'suspense' if credit == 'suspense' else 'hold'}",
+        fact_id=fact.id,
+        evidence=judgement.evidence,
     )
 
 
-def _disputes_open(connection: Connection, route: Route) -> int:
-    return connection.execute(
-        text(
-            "SELECT coalesce(max(dispute_open), 0) FROM fleet.ledger_balances "
-            "WHERE book_id = :id AND chain_id = :chain_id AND token = :token"
-        ),
-        {"id": route.payment_id, "chain_id": route.chain_id, "token": route.token},
-    ).scalar_one()
-
-
-def _move(connection: Connection, route: Route, state: PaymentState, due: Decimal) -> None:
+def _move(connection: Connection, judgements: Sequence[Judgement], states: Mapping[UUID, PaymentState]) -> None:
     """partial until everything expected is held, then funded. A payment beyond that keeps its state."""
-    if state.status not in OPEN_STATUSES or due == route.expected:
-        return
-    if state.status == "pending":
-        move_payment(connection, route.payment_id, "detected")
-    move_payment(connection, route.payment_id, "held" if due <= 0 else "part_held")
+    moves: dict[UUID, str] = {}
+    for judgement in judgements:  # a payment's last one says what is still due
+        due = judgement.due - judgement.share
+        if judgement.state.status in OPEN_STATUSES and due != judgement.standing.route.expected:
+            moves[judgement.fact.payment_id] = "held" if due <= 0 else "part_held"
+    unseen = {payment_id: "detected" for payment_id in moves if states[payment_id].status == "pending"}
+    move_payments(connection, move_payments(connection, states, unseen), moves)
+
+
+def _show_confirmations(connection: Connection, judgements: Sequence[Judgement]) -> None:
+    """The depth that the backend shows: of each payment, the least that was judged now."""
+    least: dict[UUID, int] = {}
+    for judgement in judgements:
+        payment_id = judgement.fact.payment_id
+        least[payment_id] = min(judgement.depth, least.get(payment_id, judgement.depth))
+    connection.execute(
+        text(
+            """
+            UPDATE public.payments p SET confirmations = m.depth, updated_at = clock_timestamp()
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:depths AS integer[])) AS m (id, depth) WHERE p.id = m.id
+            """
+        ),
+        {"ids": list(least), "depths": list(least.values())},
+    )

@@ -3,6 +3,7 @@
 Amounts are Decimal in whole tokens of the payment's primary asset (L10).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -33,38 +34,49 @@ class Route:
     expected: Decimal
 
 
-def route_of(connection: Connection, payment_id: UUID) -> Route:
-    """The payment's route. Raises LookupError: a payment without one can receive nothing."""
-    row = connection.execute(
-        text("SELECT payment_id, chain_id, token, expected FROM fleet.payment_routes WHERE payment_id = :id"),
-        {"id": payment_id},
-    ).one_or_none()
-    if row is None:
-        raise LookupError(f"payment {payment_id} has no route")
-    return Route(row.payment_id, row.chain_id, row.token, row.expected)
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a payment's money is judged by: its route, what of it was ever held, and how many disputes are open."""
+
+    route: Route
+    held: Decimal
+    disputes_open: int
 
 
-def held_ever(connection: Connection, route: Route) -> Decimal:
-    """What was ever held of the payment and not taken back by a reorganisation, whole tokens.
-
-    From the entries, not from the balance: what was held and then promised or paid out is no longer due.
-    Counted are holds, accepted suspense, and their reversals; disputes and voids only move it about.
+# Held ever is from the entries, not from the balance: what was held and then promised or paid out is no longer due.
+# Counted are holds, accepted suspense, and their reversals; disputes and voids only move it about.
+_STANDINGS: Final = text(
     """
-    return connection.execute(
-        text(
-            """
-            SELECT coalesce(sum(CASE
-                WHEN credit IN ('held', 'disputed')
-                    AND (entry_type = 'hold' OR entry_type = 'adjustment' AND reason = 'accepted')
-                    THEN amount
-                WHEN debit IN ('held', 'disputed') AND credit IN ('detected', 'suspense')
-                    AND entry_type = 'adjustment' AND reason = 'reorg' THEN -amount
-                ELSE 0 END), 0)
-            FROM public.funds_ledger_entries WHERE book_id = :id AND chain_id = :chain_id AND token = :token
-            """
-        ),
-        {"id": route.payment_id, "chain_id": route.chain_id, "token": route.token},
-    ).scalar_one()
+    SELECT r.payment_id, r.chain_id, r.token, r.expected, coalesce((
+            SELECT sum(CASE
+                WHEN e.credit IN ('held', 'disputed')
+                    AND (e.entry_type = 'hold' OR e.entry_type = 'adjustment' AND e.reason = 'accepted')
+                    THEN e.amount
+                WHEN e.debit IN ('held', 'disputed') AND e.credit IN ('detected', 'suspense')
+                    AND e.entry_type = 'adjustment' AND e.reason = 'reorg' THEN -e.amount
+                ELSE 0 END)
+            FROM public.funds_ledger_entries e
+            WHERE e.book_id = r.payment_id AND e.chain_id = r.chain_id AND e.token = r.token), 0) AS held,
+        coalesce((
+            SELECT b.dispute_open FROM fleet.ledger_balances b
+            WHERE b.book_id = r.payment_id AND b.chain_id = r.chain_id AND b.token = r.token), 0) AS disputes_open
+    FROM fleet.payment_routes r WHERE r.payment_id = ANY(:ids)
+    """
+)
+
+
+def standings(connection: Connection, payment_ids: Collection[UUID]) -> dict[UUID, Standing]:
+    """The standing of each payment, in one statement. Raises LookupError: without a route it can receive nothing."""
+    found = {
+        row.payment_id: Standing(
+            Route(row.payment_id, row.chain_id, row.token, row.expected), row.held, row.disputes_open
+        )
+        for row in connection.execute(_STANDINGS, {"ids": list(payment_ids)})
+    }
+    for payment_id in payment_ids:
+        if payment_id not in found:
+            raise LookupError(f"payment {payment_id} has no route")
+    return found
 
 
 def settle_state(connection: Connection, payment_id: UUID) -> PaymentState:
@@ -75,14 +87,13 @@ def settle_state(connection: Connection, payment_id: UUID) -> PaymentState:
     its state. A payment whose buyer opened another one meanwhile cannot be pending again: it stays
     ``processing``.
     """
-    route = route_of(connection, payment_id)
     state = lock_payment(connection, payment_id)
-    if state.escrow in _HOLDING:
-        held = held_ever(connection, route)
-        if held < route.expected and not (state.escrow == "partial" and held > 0):
-            state = move_payment(connection, payment_id, "unheld")
-            if held > 0:
-                state = move_payment(connection, payment_id, "part_held")
+    standing = standings(connection, [payment_id])[payment_id]
+    route, held = standing.route, standing.held
+    if state.escrow in _HOLDING and held < route.expected and not (state.escrow == "partial" and held > 0):
+        state = move_payment(connection, payment_id, "unheld")
+        if held > 0:
+            state = move_payment(connection, payment_id, "part_held")
     if state.status in OPEN_STATUSES and state.escrow is None:
         expects = connection.execute(
             text(

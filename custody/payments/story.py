@@ -281,11 +281,21 @@ def _waits_for_chain(connection: Connection, payment: Any) -> Iterator[Wait]:
 
 def _waits_for_depth(connection: Connection, payment_id: UUID) -> Iterator[Wait]:
     for transfer in waiting(connection, payment_id):
-        missing = transfer.blocks_missing
+        missing, needed = transfer.blocks_missing, transfer.threshold.blocks
+        aside = f" ({transfer.nodes_aside})" if transfer.nodes_aside else ""
+        if transfer.waits_for_quorum:
+            yield Wait(
+                f"quorum: enough nodes agree on {transfer.agreed} of {needed} confirmations of block {transfer.block_number}{aside}",
+                transfer.seen_at,
+                "enough of the chain's nodes show the same blocks",
+            )
+            continue
         yield Wait(
-            f"depth: {transfer.confirmations} of {transfer.threshold.blocks} confirmations of block {transfer.block_number}",
+            f"depth: {transfer.confirmations} of {needed} confirmations of block {transfer.block_number}",
             transfer.seen_at,
-            f"{missing} more blocks" if missing else "the next judgement",
+            f"{missing} more blocks"
+            if missing
+            else f"the next judgement{f', once a quorum of nodes can be used{aside}' if aside else ''}",
         )
 
 

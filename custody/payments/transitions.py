@@ -4,6 +4,7 @@ The database holds the same table (custody/payments/sql/payment_transitions.sql)
 asks; a test compares the two.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -88,23 +89,66 @@ def legal_moves(state: PaymentState) -> tuple[str, ...]:
     return tuple(name for name, item in TRANSITIONS.items() if state in item.sources)
 
 
-_LOCK = text("SELECT status::text, escrow_state::text FROM public.payments WHERE id = :id FOR NO KEY UPDATE")
+_LOCK = text(
+    "SELECT id, status::text, escrow_state::text FROM public.payments WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"
+)
 _MOVE = text(
     """
-    UPDATE public.payments
-    SET status = CAST(:status AS public.payment_status),
-        escrow_state = CAST(:escrow AS public.escrow_state), updated_at = clock_timestamp()
-    WHERE id = :id
+    UPDATE public.payments p
+    SET status = CAST(m.status AS public.payment_status),
+        escrow_state = CAST(m.escrow AS public.escrow_state), updated_at = clock_timestamp()
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS text[]), CAST(:escrows AS text[])) AS m (id, status, escrow)
+    WHERE p.id = m.id
     """
 )
 
 
+def lock_payments(connection: Connection, payment_ids: Collection[UUID]) -> dict[UUID, PaymentState]:
+    """Lock the payments' rows by id (L17: before their balance rows) and return their states. Raises LookupError."""
+    rows = connection.execute(_LOCK, {"ids": list(payment_ids)})
+    states = {row.id: PaymentState(row.status, row.escrow_state) for row in rows}
+    for payment_id in payment_ids:
+        if payment_id not in states:
+            raise LookupError(f"there is no payment {payment_id}")
+    return states
+
+
 def lock_payment(connection: Connection, payment_id: UUID) -> PaymentState:
     """Lock the payment's row (L17: before its balance rows) and return its state. Raises LookupError."""
-    row = connection.execute(_LOCK, {"id": payment_id}).one_or_none()
-    if row is None:
-        raise LookupError(f"there is no payment {payment_id}")
-    return PaymentState(row.status, row.escrow_state)
+    return lock_payments(connection, [payment_id])[payment_id]
+
+
+def move_payments(
+    connection: Connection, states: Mapping[UUID, PaymentState], moves: Mapping[UUID, str]
+) -> dict[UUID, PaymentState]:
+    """Move payments, each by its named transition, in one statement; return all states as they are then.
+
+    ``states``: of rows that the caller has locked. A move already made is no error; the mirror is the caller's to ask
+    for. Raises TransitionRefused for the first that is refused, or KeyError for a move that does not exist.
+    """
+    targets: dict[UUID, PaymentState] = {}
+    for payment_id, move in moves.items():
+        transition = TRANSITIONS[move]
+        state = states[payment_id]
+        if state == transition.target:
+            continue
+        if state not in transition.sources:
+            allowed = ", ".join(legal_moves(state)) or "none"
+            raise TransitionRefused(
+                f"payment {payment_id} is {state.status}/{state.escrow or 'no escrow'}: "
+                f"'{move}' is not legal there; legal: {allowed}"
+            )
+        targets[payment_id] = transition.target
+    if targets:
+        connection.execute(
+            _MOVE,
+            {
+                "ids": list(targets),
+                "statuses": [target.status for target in targets.values()],
+                "escrows": [target.escrow for target in targets.values()],
+            },
+        )
+    return {**states, **targets}
 
 
 def move_payment(connection: Connection, payment_id: UUID, move: str) -> PaymentState:
@@ -113,18 +157,9 @@ def move_payment(connection: Connection, payment_id: UUID, move: str) -> Payment
     The entry that ``TRANSITIONS`` names is posted by the caller in the same transaction.
     Raises TransitionRefused, or KeyError for a move that does not exist.
     """
-    transition = TRANSITIONS[move]
-    state = lock_payment(connection, payment_id)
-    if state == transition.target:
-        return state
-    if state not in transition.sources:
-        allowed = ", ".join(legal_moves(state)) or "none"
-        raise TransitionRefused(
-            f"payment {payment_id} is {state.status}/{state.escrow or 'no escrow'}: "
-            f"'{move}' is not legal there; legal: {allowed}"
-        )
-    connection.execute(
-        _MOVE, {"id": payment_id, "status": transition.target.status, "escrow": transition.target.escrow}
-    )
-    mirror(connection, "payments", payment_id)
-    return transition.target
+    TRANSITIONS[move]
+    before = lock_payments(connection, [payment_id])
+    after = move_payments(connection, before, {payment_id: move})
+    if after != before:
+        mirror(connection, "payments", payment_id)
+    return after[payment_id]

@@ -1,5 +1,6 @@
 """The outbox: what must happen after a commit, written in the same transaction as its cause."""
 
+from collections.abc import Collection
 from typing import Literal
 from uuid import UUID
 
@@ -8,7 +9,10 @@ from sqlalchemy import Connection, text
 Queue = Literal["webhooks", "confirmations", "sweeps", "releases", "mirror", "housekeeping"]
 
 _RING = text("INSERT INTO fleet.outbox (queue) VALUES (:queue)")
-_MIRROR = text("INSERT INTO fleet.outbox (queue, collection, document_id) VALUES ('mirror', :collection, :id)")
+_MIRROR = text(
+    "INSERT INTO fleet.outbox (queue, collection, document_id) "
+    "SELECT 'mirror', :collection, id FROM unnest(CAST(:ids AS uuid[])) AS id"
+)
 
 
 def ring(connection: Connection, queue: Queue) -> None:
@@ -18,4 +22,9 @@ def ring(connection: Connection, queue: Queue) -> None:
 
 def mirror(connection: Connection, collection: str, document_id: UUID) -> None:
     """Ask the mirror to bring ``document_id``'s present state to Mongo's ``collection``."""
-    connection.execute(_MIRROR, {"collection": collection, "id": document_id})
+    mirror_all(connection, collection, [document_id])
+
+
+def mirror_all(connection: Connection, collection: str, document_ids: Collection[UUID]) -> None:
+    """Ask the mirror to bring several rows' present states to Mongo's ``collection``."""
+    connection.execute(_MIRROR, {"collection": collection, "ids": list(document_ids)})

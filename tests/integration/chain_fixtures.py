@@ -17,6 +17,7 @@ from custody.chain import ChainClient, Receipt, erc20, to_units
 from custody.chain.fence import Fence
 from custody.chain.looks import request_look
 from custody.chain.node_panel import NodePanel
+from custody.chain.nodes import ChainNodes
 from custody.chain.watching import BlockWatch
 from custody.ledger.positions import asset_positions
 from custody.payments.holding import run_once as hold_once
@@ -243,8 +244,14 @@ class WatchingFleet:
             self.watch_of = BlockWatch(self.watcher, self.chain, panel, Fence.take(self.watcher, CHAIN_ID))
         return self.watch_of
 
-    def hold(self) -> int:
-        return hold_once(self.confirmations, self.chains, {CHAIN_ID: self.world.client}, 100)
+    def agree(self) -> None:
+        """Let a quorum of the nodes agree on the newest block that the watcher saw."""
+        self.market.execute("UPDATE fleet.chain_cursors SET agreed_number = head_number")
+
+    def hold(self, nodes: ChainNodes | None = None) -> int:
+        """What the confirmations do when they are rung, over the tests' one node or over ``nodes``."""
+        used = ChainNodes(self.chain, [self.world.client]) if nodes is None else nodes
+        return hold_once(self.confirmations, self.chains, {CHAIN_ID: used}, 100)
 
     def look(self, transaction_hash: str) -> Any:
         return self.market.execute(

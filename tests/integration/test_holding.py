@@ -8,7 +8,7 @@ import structlog
 
 from custody.chain import BlockHeader
 from custody.payments.holding import why_stale
-from custody.payments.judging import judge
+from custody.payments.judging import Seen, judge
 from custody.payments.waiting import waiting
 from custody.settings.chains import Chain
 from custody.settings.thresholds import newest_threshold, set_threshold
@@ -51,6 +51,7 @@ def test_an_exact_payment_is_funded_and_says_why(fleet: WatchingFleet) -> None:
         "history_id": None,
         "head_number": head.number,
         "head_hash": head.hash,
+        "nodes": 1,
         "block_number": row.block_number,
         "block_hash": row.block_hash,
         "confirmations": 1,
@@ -273,7 +274,7 @@ def test_a_crash_between_any_two_steps_leaves_nothing_half_done(fleet: WatchingF
         number += 1
         try:
             with dying_at(fleet.confirmations, number), transaction(fleet.confirmations) as connection:
-                judge(connection, CHAIN_ID, payment.payment, [fact.id], head)
+                judge(connection, CHAIN_ID, {fact.id: Seen(head, 1)})
         except Died:
             assert snapshot(fleet.database) == before
             continue
