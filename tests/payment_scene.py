@@ -65,14 +65,41 @@ def instruction(market: Marketplace, payment: UUID, state: str, **more: Any) -> 
     )[0].id  # fmt: skip
 
 
-def cursor(market: Marketplace, head: int, *, chain: int = CHAIN_ID, paused: str | None = None) -> None:
+def cursor(
+    market: Marketplace, head: int, *, chain: int = CHAIN_ID, paused: str | None = None, agreed: int | None = None
+) -> None:
+    """The watcher saw ``head`` just now, and a quorum agrees on it, or on ``agreed``; a negative one: on nothing."""
     market.execute(
-        "INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp, paused_reason, paused_at) "
-        "VALUES (:c, :n, '0x', now(), CAST(:r AS text), CASE WHEN CAST(:r AS text) IS NOT NULL THEN now() END) "
-        "ON CONFLICT (chain_id) DO UPDATE SET head_number = excluded.head_number, "
-        "paused_reason = excluded.paused_reason, paused_at = excluded.paused_at",
-        c=chain, n=head, r=paused,
+        "INSERT INTO fleet.chain_cursors (chain_id, head_number, agreed_number, head_hash, head_timestamp, "
+        "paused_reason, paused_at) VALUES (:c, :n, CASE WHEN :a >= 0 THEN :a END, '0x', now(), CAST(:r AS text), "
+        "CASE WHEN CAST(:r AS text) IS NOT NULL THEN now() END) "
+        "ON CONFLICT (chain_id) DO UPDATE SET head_number = excluded.head_number, seen_at = now(), "
+        "agreed_number = excluded.agreed_number, paused_reason = excluded.paused_reason, paused_at = excluded.paused_at",
+        c=chain, n=head, a=head if agreed is None else agreed, r=paused,
     )  # fmt: skip
+
+
+def scanned(market: Marketplace, newest: int, blocks: int, seconds: str, *, chain: int = CHAIN_ID) -> None:
+    """The window of a chain: ``blocks`` + 1 blocks up to ``newest``, ``seconds`` apart."""
+    market.execute("DELETE FROM fleet.chain_blocks WHERE chain_id = :c", c=chain)
+    market.execute(
+        "INSERT INTO fleet.chain_blocks (chain_id, number, hash, parent_hash, mined_at, agreed) "
+        "SELECT :c, n, '0x' || n, '0x' || n - 1, now() - (:newest - n) * CAST(:s AS interval), true "
+        "FROM generate_series(:newest - :blocks, :newest) n",
+        c=chain, newest=newest, blocks=blocks, s=f"{seconds} seconds",
+    )  # fmt: skip
+
+
+def nodes(market: Marketplace, *states: str, chain: int = CHAIN_ID) -> None:
+    """The chain's configured nodes, each in one of these states."""
+    market.execute("DELETE FROM fleet.chain_nodes WHERE chain_id = :c", c=chain)
+    for place, state in enumerate(states):
+        market.execute(
+            "INSERT INTO fleet.chain_nodes (chain_id, place, url, state, reason, head_number, since) "
+            "VALUES (:c, :p, :u, :s, :r, 100, now() - interval '3 minutes')",
+            c=chain, p=place, u=f"https://node-{place + 1}.example", s=state,
+            r=None if state == "healthy" else "another hash at block 99",
+        )  # fmt: skip
 
 
 def set_threshold(market: Marketplace, blocks: int) -> None:

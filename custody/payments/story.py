@@ -12,7 +12,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from custody.payments.waiting import waiting
+from custody.chain.block_time import about
+from custody.chain.depth import FLOORS
+from custody.payments.standing import OPEN_STATUSES
+from custody.payments.waiting import Waiting, WatchedChain, waiting, watched_chains
 
 
 class PaymentUnknown(LookupError):
@@ -39,7 +42,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A payment's whole story. ``amount`` in whole tokens."""
+    """A payment's whole story. ``amount`` in whole tokens; ``depths`` of its transfers that are not judged yet."""
 
     payment_id: UUID
     status: str
@@ -51,6 +54,8 @@ class Story:
     balances: dict[str, Decimal]
     happenings: list[Happening]
     waits: list[Wait]
+    depths: list[Waiting]
+    chains: list[WatchedChain]
 
 
 def find_payment(connection: Connection, name: str) -> UUID:
@@ -96,7 +101,9 @@ def tell(connection: Connection, payment_id: UUID) -> Story:
     if payment is None:
         raise PaymentUnknown(f"there is no payment {payment_id}")
     happenings = sorted(_happenings(connection, payment), key=lambda item: item.at)
-    waits = list(_waits(connection, payment))
+    chains = _chains(connection, payment)
+    depths = waiting(connection, payment_id)
+    waits = list(_waits(connection, payment, chains, depths))
     return Story(
         payment_id=payment_id,
         status=payment.status_text,
@@ -108,6 +115,8 @@ def tell(connection: Connection, payment_id: UUID) -> Story:
         balances=_balances(connection, payment_id),
         happenings=happenings,
         waits=waits,
+        depths=depths,
+        chains=chains,
     )
 
 
@@ -222,7 +231,7 @@ def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
         yield Happening(row.received_at, "signer", f"{row.kind} {row.state} {detail}".strip())
 
 
-def _waits(connection: Connection, payment: Any) -> Iterator[Wait]:
+def _waits(connection: Connection, payment: Any, chains: list[WatchedChain], depths: list[Waiting]) -> Iterator[Wait]:
     if payment.status_text in {"completed", "refunded", "cancelled", "failed"}:
         return
     for row in _rows(
@@ -232,7 +241,7 @@ def _waits(connection: Connection, payment: Any) -> Iterator[Wait]:
         id=payment.id,
     ):
         yield Wait(f"{row.queue} gave up: {row.reason}", row.created_at, row.unblocks)
-    yield from _waits_for_chain(connection, payment)
+    yield from _waits_for_chain(chains, looking=bool(depths) or payment.status_text in OPEN_STATUSES)
     if payment.disputed:
         yield Wait("a dispute is open", None, "the dispute's resolution")
     seen = _rows(
@@ -243,7 +252,7 @@ def _waits(connection: Connection, payment: Any) -> Iterator[Wait]:
     if not seen:
         yield from _waits_for_money(connection, payment)
         return
-    yield from _waits_for_depth(connection, payment.id)
+    yield from _waits_for_depth(depths)
     if payment.escrow_text == "partial":
         yield Wait("the rest of the amount", None, "the buyer's further transfer to the same address")
     yield from _waits_for_sweep(connection, payment)
@@ -267,25 +276,43 @@ def _waits_for_money(connection: Connection, payment: Any) -> Iterator[Wait]:
         yield Wait("a transfer to its address", payment.created_at, f"a payment to {payment.destination}")
 
 
-def _waits_for_chain(connection: Connection, payment: Any) -> Iterator[Wait]:
-    """A pause stops every step, on the payment's chain and on those its coins came by (L10)."""
-    for row in _rows(
+def _chains(connection: Connection, payment: Any) -> list[WatchedChain]:
+    """The payment's chain and those its coins came by (L10)."""
+    rows = _rows(
         connection,
-        "SELECT chain_id, paused_reason, paused_at FROM fleet.chain_cursors WHERE paused_reason IS NOT NULL AND chain_id IN "
-        "(SELECT :chain UNION SELECT f.chain_id FROM fleet.chain_facts f WHERE f.payment_id = :id AND f.live) ORDER BY chain_id",
+        "SELECT CAST(:chain AS bigint) AS chain_id UNION "
+        "SELECT f.chain_id FROM fleet.chain_facts f WHERE f.payment_id = :id AND f.live",
         chain=payment.chain_id,
         id=payment.id,
-    ):
-        yield Wait(f"chain {row.chain_id} is paused: {row.paused_reason}", row.paused_at, "an operator")
+    )
+    # Other providers' payments are on chains that the fleet does not watch.
+    return list(watched_chains(connection, [row.chain_id for row in rows if row.chain_id in FLOORS]).values())
 
 
-def _waits_for_depth(connection: Connection, payment_id: UUID) -> Iterator[Wait]:
-    for transfer in waiting(connection, payment_id):
-        missing = transfer.blocks_missing
+def _waits_for_chain(chains: list[WatchedChain], *, looking: bool) -> Iterator[Wait]:
+    """A pause or a lost quorum stops every step (L13); a silent watcher what must still be ``looking`` seen."""
+    for chain in chains:
+        hindrance = chain.state.hindrance
+        if hindrance is None or (hindrance.code == "watcher" and not looking):
+            continue
+        yield Wait(hindrance.what, hindrance.since, hindrance.unblocks)
+        if hindrance.code == "quorum":
+            for node in chain.state.not_healthy:
+                yield Wait(
+                    f"node {node.place + 1} of chain {chain.state.chain_id} is {node.state}: {node.reason or node.url}",
+                    node.since,
+                    "the node, or another in its place in CHAINS_FILE",
+                )
+
+
+def _waits_for_depth(depths: list[Waiting]) -> Iterator[Wait]:
+    for transfer in depths:
+        missing, seconds = transfer.blocks_missing, transfer.eta_seconds
+        unblocks = f"{missing} more blocks" if missing else "the next judgement"
         yield Wait(
             f"depth: {transfer.confirmations} of {transfer.threshold.blocks} confirmations of block {transfer.block_number}",
             transfer.seen_at,
-            f"{missing} more blocks" if missing else "the next judgement",
+            f"{unblocks}, {about(seconds)}" if missing and seconds is not None else unblocks,
         )
 
 
