@@ -85,7 +85,7 @@ def scanned(market: Marketplace, newest: int, blocks: int, seconds: str, *, chai
     market.execute(
         "INSERT INTO fleet.chain_blocks (chain_id, number, hash, parent_hash, mined_at, agreed) "
         "SELECT :c, n, '0x' || n, '0x' || n - 1, now() - (:newest - n) * CAST(:s AS interval), true "
-        "FROM generate_series(:newest - :blocks, :newest) n",
+        "FROM generate_series(CAST(:newest - :blocks AS bigint), CAST(:newest AS bigint)) n",
         c=chain, newest=newest, blocks=blocks, s=f"{seconds} seconds",
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ LIMIT_DEFAULT: Final = 20
 LIMIT_MAXIMUM: Final = 1_000
 BAR_WIDTH: Final = 10
 WIDTH_OF_WHOLE_IDS: Final = 140  # characters; a narrower terminal shows the end of each payment's id
+WIDTH_OF_BARS: Final = 110  # a narrower one has no room for bars and transactions either
 WIDTH_OF_A_PIPE: Final = 180  # nothing is cut where a program or a file reads
 LINES_AROUND: Final = 6  # of the live table: headings, a blank, what is left out, an error, the cursor's own
 
@@ -164,7 +165,7 @@ def render(view: View, width: int, height: int | None = None) -> Group:
         above = sum(1 + len(chain.state.not_healthy) for chain in view.chains)
         transfers = transfers[: max(1, height - above - LINES_AROUND)]
     if transfers:
-        parts.append(transfer_table(transfers, view.at, whole_ids=width >= WIDTH_OF_WHOLE_IDS))
+        parts.append(transfer_table(transfers, view.at, width))
     else:
         parts.append(Text("no transfer waits for confirmations", style="green"))
     left_out = view.waiting.total - len(transfers)
@@ -207,15 +208,16 @@ def chain_table(chains: Iterable[WatchedChain], now: datetime) -> Table:
     return table
 
 
-def transfer_table(transfers: Iterable[Waiting], now: datetime, *, whole_ids: bool = True) -> Table:
-    """A line a transfer, in the order given."""
+def transfer_table(transfers: Iterable[Waiting], now: datetime, width: int) -> Table:
+    """A line a transfer, in the order given; a narrow terminal shows less of each, never half a number."""
+    whole_ids, with_bar = width >= WIDTH_OF_WHOLE_IDS, width >= WIDTH_OF_BARS
     table = Table(
         Column("payment", no_wrap=True),
         Column("amount", justify="right", no_wrap=True),
         Column("chain", justify="right", no_wrap=True),
-        Column("transaction", no_wrap=True),
-        Column("confirmations", justify="right", no_wrap=True),
-        Column("", width=BAR_WIDTH),
+        *([Column("transaction", no_wrap=True)] if with_bar else []),
+        Column("confirmations" if with_bar else "depth", justify="right", no_wrap=True),
+        *([Column("", width=BAR_WIDTH)] if with_bar else []),
         Column("ready in", justify="right", no_wrap=True),
         Column("blocked by", no_wrap=True, overflow="ellipsis", ratio=1),
         Column("since", justify="right", no_wrap=True),
@@ -225,14 +227,15 @@ def transfer_table(transfers: Iterable[Waiting], now: datetime, *, whole_ids: bo
     )
     for transfer in transfers:
         blocked, threshold = transfer.blocked, transfer.threshold.blocks
-        name = str(transfer.payment_id)
+        name, transaction = str(transfer.payment_id), transfer.transaction_hash
+        done = min(transfer.confirmations, threshold)
         table.add_row(
             name if whole_ids else f"…{name[-12:]}",
             shown(f"{_exact(transfer.amount)} {transfer.symbol}"),
             str(transfer.chain_id),
-            f"{transfer.transaction_hash[:8]}…{transfer.transaction_hash[-4:]}",
+            *([f"{transaction[:8]}…{transaction[-4:]}"] if with_bar else []),
             f"{transfer.confirmations}/{threshold}",
-            Bar(threshold, 0, min(transfer.confirmations, threshold), width=BAR_WIDTH, color="green", bgcolor="black"),
+            *([Bar(threshold, 0, done, width=BAR_WIDTH, color="green")] if with_bar else []),
             _ready_in(transfer),
             _styled(blocked.what, blocked.code),
             "" if blocked.since is None else ago(blocked.since, now),

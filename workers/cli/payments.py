@@ -15,13 +15,7 @@ from custody.settings.environment import settings
 from custody.store.engine import open_engine, ring_relay, transaction
 from custody.store.outbox import ring
 from workers.cli import attention, confirmations
-from workers.cli.confirmations import (
-    WIDTH_OF_WHOLE_IDS,
-    chain_as_json,
-    chain_table,
-    transfer_as_json,
-    transfer_table,
-)
+from workers.cli.confirmations import chain_as_json, chain_table, transfer_as_json, transfer_table
 from workers.cli.terminal import ago, shown
 
 
@@ -75,7 +69,7 @@ def _print(story: Story) -> None:
                 f"threshold of chain {chain.state.chain_id}: {chain.threshold.blocks} blocks, {chain.threshold_source}"
             )
             console.print(shown(source))
-        console.print(transfer_table(story.depths, now, whole_ids=console.width >= WIDTH_OF_WHOLE_IDS))
+        console.print(transfer_table(story.depths, now, console.width))
     if not story.waits:
         console.print("\nIt waits for nothing.", style="green")
         return
