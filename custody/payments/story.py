@@ -307,12 +307,12 @@ def _waits_for_chain(chains: list[WatchedChain], *, looking: bool) -> Iterator[W
 
 def _waits_for_depth(depths: list[Waiting]) -> Iterator[Wait]:
     for transfer in depths:
-        missing, seconds = transfer.blocks_missing, transfer.eta_seconds
-        unblocks = f"{missing} more blocks" if missing else "the next judgement"
+        seconds = transfer.eta_seconds
+        unblocks = transfer.more_blocks if transfer.blocks_missing else "the next judgement"
         yield Wait(
             f"depth: {transfer.confirmations} of {transfer.threshold.blocks} confirmations of block {transfer.block_number}",
             transfer.seen_at,
-            f"{unblocks}, {about(seconds)}" if missing and seconds is not None else unblocks,
+            f"{unblocks}, {about(seconds)}" if seconds else unblocks,
         )
 
 

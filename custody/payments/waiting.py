@@ -72,6 +72,11 @@ class Waiting:
         return max(0, self.threshold.blocks - self.confirmations)
 
     @property
+    def more_blocks(self) -> str:
+        """The missing blocks in words."""
+        return f"{self.blocks_missing} more block{'' if self.blocks_missing == 1 else 's'}"
+
+    @property
     def eta_seconds(self) -> Fraction | None:
         """Until it is deep enough, 0 when it is. None while something else than depth blocks it: no promise then."""
         if self.given_up is not None or self.chain.state.hindrance is not None:
@@ -88,9 +93,8 @@ class Waiting:
             return self.given_up
         if hindrance is not None:
             return hindrance
-        missing = self.blocks_missing
-        if missing:
-            return Hindrance("depth", "depth", self.seen_at, f"{missing} more blocks")
+        if self.blocks_missing:
+            return Hindrance("depth", "depth", self.seen_at, self.more_blocks)
         return Hindrance("judgement", "deep enough, not judged yet", self.seen_at, "the next judgement")
 
 

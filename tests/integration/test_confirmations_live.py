@@ -1,4 +1,4 @@
-"""`fleet confirmations` as a process: live on a terminal until Ctrl-C, and what it says when there is no fleet."""
+"""`fleet confirmations` on a terminal: live until Ctrl-C, also while the database is away (design §2, rule 8)."""
 
 import os
 import pty
@@ -20,13 +20,6 @@ ROOT = Path(__file__).parents[2]
 
 def environment(**more: str) -> dict[str, str]:
     return {name: os.environ[name] for name in INHERITED if name in os.environ} | {"PYTHONPATH": str(ROOT)} | more
-
-
-def run(folder: Path, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, env=environment(**more), capture_output=True, text=True, check=False,
-        timeout=60,
-    )  # fmt: skip
 
 
 class Terminal:
@@ -79,9 +72,3 @@ def test_the_table_lives_until_ctrl_c_and_outlives_the_database(database: Databa
         screen.process.send_signal(signal.SIGINT)
         assert screen.process.wait(timeout=30) == 0
         assert "Traceback" not in screen.text
-
-
-def test_without_a_fleet_it_says_how_to_start_one(tmp_path: Path) -> None:
-    said = run(tmp_path, "--once")
-    assert said.returncode == 2
-    assert "start it with `fleet up`" in said.stderr

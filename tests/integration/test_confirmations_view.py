@@ -355,15 +355,16 @@ def test_the_table_at_a_fixed_width(market: Marketplace) -> None:
     assert lines[0].split() == ["chain", "head", "agreed", "nodes", "threshold", "a", "block", "state"]
     assert lines[1].split() == ["56", "199", "199", "2", "of", "3", "200", "0.45", "s", "*", "watching"]
     assert lines[2].strip() == "node 3, https://node-3.example, aside: another hash at block 99 (for 3 min)"
-    assert lines[4].split() == [
+    assert lines[3] == "* as documented: too few blocks were scanned to measure it"
+    assert lines[5].split() == [
         "payment", "amount", "chain", "transaction", "confirmations", "ready", "in", "blocked", "by", "since",
     ]  # fmt: skip
     shallow = market.execute("SELECT payment_id FROM fleet.chain_facts WHERE block_number = 50")[0].payment_id
-    assert lines[5].split()[:-2] == [
+    assert lines[6].split()[:-2] == [
         str(shallow), "2", "USDC", "56", f"{hash_[:8]}…{hash_[-4:]}", "150/200", "███████▌", "about", "23", "s", "depth",
     ]  # fmt: skip
-    assert lines[6] == "and 1 more"
-    assert len(lines) == 7
+    assert lines[7] == "and 1 more"
+    assert len(lines) == 8
     assert all(len(line) <= 160 for line in lines)
     assert str(payment) not in "".join(lines)
 
@@ -451,6 +452,19 @@ def test_a_fleet_that_has_watched_nothing_says_so(fleet: Run) -> None:
     assert (said.exit_code, "no chain was watched yet" in said.stderr) == (1, True)
     said = fleet("--json")
     assert (said.exit_code, json.loads(said.stdout)["transfers"]) == (1, [])
+
+
+@pytest.mark.parametrize("value", ["NaN", "0"])
+def test_a_threshold_that_is_no_number_of_blocks_is_named(market: Marketplace, fleet: Run, value: str) -> None:
+    cursor(market, 100)
+    key = f"confirmation_threshold:{CHAIN_ID}"
+    market.execute("INSERT INTO public.config_settings (key, value) VALUES (:k, '1')", k=key)
+    market.execute(
+        "INSERT INTO public.config_setting_history (key, new_value) VALUES (:k, CAST(:v AS numeric))", k=key, v=value
+    )
+    said = fleet("--once")
+    assert isinstance(said.exception, SettingsError)
+    assert key in str(said.exception)
 
 
 def test_an_unknown_chain_is_refused_with_those_that_exist(fleet: Run) -> None:

@@ -54,7 +54,7 @@ def test_the_screen_has_depth_threshold_its_source_and_the_time_left(market: Mar
     scanned(market, 103, 64, "5")
     history = market.execute("SELECT id FROM public.config_setting_history ORDER BY changed_at DESC LIMIT 1")[0].id
     said = fleet("explain", str(payment)).output
-    assert f"threshold of chain {CHAIN_ID}: 12 blocks, history row {history}" in said
+    assert f"threshold of chain {CHAIN_ID}: 12, history row {history}" in said
     for words in ("4/12", "about 40 s", "4 of 12 confirmations of block 100", "8 more blocks, about 40 s"):
         assert words in said
     told = json.loads(fleet("explain", "--json", str(payment)).stdout)

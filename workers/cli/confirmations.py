@@ -18,9 +18,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from custody.chain.block_time import about, seconds_text
+from custody.chain.chain_state import Hindrance
 from custody.chain.depth import floor
 from custody.payments.waiting import Waiting, WaitingList, WatchedChain, nearest, watched_chains
 from custody.settings.environment import SettingsError, settings
+from custody.settings.thresholds import SettingRefused
 from custody.store.engine import open_engine, sqlstate
 from workers.cli.terminal import ago, shown
 
@@ -31,7 +33,7 @@ BAR_WIDTH: Final = 10
 WIDTH_OF_WHOLE_IDS: Final = 140  # characters; a narrower terminal shows the end of each payment's id
 WIDTH_OF_BARS: Final = 110  # a narrower one has no room for bars and transactions either
 WIDTH_OF_A_PIPE: Final = 180  # nothing is cut where a program or a file reads
-LINES_AROUND: Final = 6  # of the live table: headings, a blank, what is left out, an error, the cursor's own
+LINES_AROUND: Final = 6  # of the live table: two headings, a star's meaning, a blank, what is left out, an error
 
 _NEVER_STARTED: Final = (
     "no chain was watched yet. Start the fleet with `fleet up`; if it runs, `fleet status` shows the watcher"
@@ -123,6 +125,8 @@ def look(engine: Engine, chain_id: int | None, limit: int) -> View:
             f"the database that DATABASE_URL names does not answer: {error.orig}\n"
             "See `fleet status`; a fleet that was stopped starts with `fleet up`"
         ) from None
+    except (ValueError, SettingRefused) as error:  # a threshold row that is no number of blocks
+        raise SettingsError(str(error)) from None
     except ProgrammingError as error:
         raise SettingsError(_unready(error)) from None
     each = list(chains.values())
@@ -186,10 +190,13 @@ def chain_table(chains: Iterable[WatchedChain], now: datetime) -> Table:
         Column("state", overflow="fold"),
         box=None,
         pad_edge=False,
+        caption_justify="left",
     )
     for chain in chains:
         state = chain.state
         hindrance = state.hindrance
+        if not state.pace.is_measured:
+            table.caption = "* as documented: too few blocks were scanned to measure it"
         pace = f"{seconds_text(state.pace.seconds)} s" + ("" if state.pace.is_measured else " *")
         table.add_row(
             str(state.chain_id),
@@ -237,7 +244,7 @@ def transfer_table(transfers: Iterable[Waiting], now: datetime, width: int) -> T
             f"{transfer.confirmations}/{threshold}",
             *([Bar(threshold, 0, done, width=BAR_WIDTH, color="green")] if with_bar else []),
             _ready_in(transfer),
-            _styled(blocked.what, blocked.code),
+            _styled(_short(transfer, blocked), blocked.code),
             "" if blocked.since is None else ago(blocked.since, now),
         )
     return table
@@ -248,6 +255,11 @@ def _ready_in(transfer: Waiting) -> str:
     if seconds is None:
         return ""
     return about(seconds) if seconds else "now"
+
+
+def _short(transfer: Waiting, blocked: Hindrance) -> str:
+    """The chain has a column of its own."""
+    return f"paused: {transfer.paused_reason}" if blocked.code == "paused" else blocked.what
 
 
 def _exact(amount: Decimal) -> str:

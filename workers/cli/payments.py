@@ -65,9 +65,7 @@ def _print(story: Story) -> None:
         console.print()
         console.print(chain_table(story.chains, now))
         for chain in story.chains:
-            source = (
-                f"threshold of chain {chain.state.chain_id}: {chain.threshold.blocks} blocks, {chain.threshold_source}"
-            )
+            source = f"threshold of chain {chain.state.chain_id}: {chain.threshold.blocks}, {chain.threshold_source}"
             console.print(shown(source))
         console.print(transfer_table(story.depths, now, console.width))
     if not story.waits:
