@@ -79,6 +79,15 @@ def cursor(
     )  # fmt: skip
 
 
+def nothing_seen(market: Marketplace) -> None:
+    """Take away what the watcher wrote and what was set, for tests that share a database."""
+    for table in (
+        "fleet.chain_facts", "fleet.chain_cursors", "fleet.chain_blocks", "fleet.chain_nodes", "fleet.dead_work",
+        "public.config_setting_history", "public.config_settings",
+    ):  # fmt: skip
+        market.execute(f"DELETE FROM {table}")
+
+
 def scanned(market: Marketplace, newest: int, blocks: int, seconds: str, *, chain: int = CHAIN_ID) -> None:
     """The window of a chain: ``blocks`` + 1 blocks up to ``newest``, ``seconds`` apart."""
     market.execute("DELETE FROM fleet.chain_blocks WHERE chain_id = :c", c=chain)
@@ -100,6 +109,23 @@ def nodes(market: Marketplace, *states: str, chain: int = CHAIN_ID) -> None:
             c=chain, p=place, u=f"https://node-{place + 1}.example", s=state,
             r=None if state == "healthy" else "another hash at block 99",
         )  # fmt: skip
+
+
+def transfer(
+    market: Marketplace,
+    block: int = 100,
+    *,
+    chain: int = CHAIN_ID,
+    units: int = 100_000_000,
+    payment: UUID | None = None,
+) -> UUID:
+    """A payment with one transfer that waits."""
+    payment = payment or market.payment()
+    fact = market.fact(payment, units, block=block)
+    if chain != CHAIN_ID:
+        market.execute("INSERT INTO fleet.tokens VALUES (:c, :t, 'USDC', 6) ON CONFLICT DO NOTHING", c=chain, t=TOKEN)
+        market.execute("UPDATE fleet.chain_facts SET chain_id = :c WHERE id = :id", c=chain, id=fact)
+    return payment
 
 
 def set_threshold(market: Marketplace, blocks: int) -> None:

@@ -12,10 +12,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from custody.chain.block_time import about
-from custody.chain.depth import FLOORS
+from custody.payments.chain_waits import Wait, chains_of, waits_for_chain, waits_for_depth
 from custody.payments.standing import OPEN_STATUSES
-from custody.payments.waiting import Waiting, WatchedChain, waiting, watched_chains
+from custody.payments.waiting import Waiting, WatchedChain, waiting
 
 
 class PaymentUnknown(LookupError):
@@ -29,15 +28,6 @@ class Happening:
     at: datetime
     step: str
     what: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """One thing the payment waits for."""
-
-    what: str
-    since: datetime | None
-    unblocks: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +91,7 @@ def tell(connection: Connection, payment_id: UUID) -> Story:
     if payment is None:
         raise PaymentUnknown(f"there is no payment {payment_id}")
     happenings = sorted(_happenings(connection, payment), key=lambda item: item.at)
-    chains = _chains(connection, payment)
+    chains = chains_of(connection, payment_id, payment.chain_id)
     depths = waiting(connection, payment_id)
     waits = list(_waits(connection, payment, chains, depths))
     return Story(
@@ -241,7 +231,7 @@ def _waits(connection: Connection, payment: Any, chains: list[WatchedChain], dep
         id=payment.id,
     ):
         yield Wait(f"{row.queue} gave up: {row.reason}", row.created_at, row.unblocks)
-    yield from _waits_for_chain(chains, looking=bool(depths) or payment.status_text in OPEN_STATUSES)
+    yield from waits_for_chain(chains, looking=bool(depths) or payment.status_text in OPEN_STATUSES)
     if payment.disputed:
         yield Wait("a dispute is open", None, "the dispute's resolution")
     seen = _rows(
@@ -252,7 +242,7 @@ def _waits(connection: Connection, payment: Any, chains: list[WatchedChain], dep
     if not seen:
         yield from _waits_for_money(connection, payment)
         return
-    yield from _waits_for_depth(depths)
+    yield from waits_for_depth(depths)
     if payment.escrow_text == "partial":
         yield Wait("the rest of the amount", None, "the buyer's further transfer to the same address")
     yield from _waits_for_sweep(connection, payment)
@@ -274,46 +264,6 @@ def _waits_for_money(connection: Connection, payment: Any) -> Iterator[Wait]:
         )
     if not looks:
         yield Wait("a transfer to its address", payment.created_at, f"a payment to {payment.destination}")
-
-
-def _chains(connection: Connection, payment: Any) -> list[WatchedChain]:
-    """The payment's chain and those its coins came by (L10)."""
-    rows = _rows(
-        connection,
-        "SELECT CAST(:chain AS bigint) AS chain_id UNION "
-        "SELECT f.chain_id FROM fleet.chain_facts f WHERE f.payment_id = :id AND f.live",
-        chain=payment.chain_id,
-        id=payment.id,
-    )
-    # Other providers' payments are on chains that the fleet does not watch.
-    return list(watched_chains(connection, [row.chain_id for row in rows if row.chain_id in FLOORS]).values())
-
-
-def _waits_for_chain(chains: list[WatchedChain], *, looking: bool) -> Iterator[Wait]:
-    """A pause or a lost quorum stops every step (L13); a silent watcher what must still be ``looking`` seen."""
-    for chain in chains:
-        hindrance = chain.state.hindrance
-        if hindrance is None or (hindrance.code == "watcher" and not looking):
-            continue
-        yield Wait(hindrance.what, hindrance.since, hindrance.unblocks)
-        if hindrance.code == "quorum":
-            for node in chain.state.not_healthy:
-                yield Wait(
-                    f"node {node.place + 1} of chain {chain.state.chain_id} is {node.state}: {node.reason or node.url}",
-                    node.since,
-                    "the node, or another in its place in CHAINS_FILE",
-                )
-
-
-def _waits_for_depth(depths: list[Waiting]) -> Iterator[Wait]:
-    for transfer in depths:
-        seconds = transfer.eta_seconds
-        unblocks = transfer.more_blocks if transfer.blocks_missing else "the next judgement"
-        yield Wait(
-            f"depth: {transfer.confirmations} of {transfer.threshold.blocks} confirmations of block {transfer.block_number}",
-            transfer.seen_at,
-            f"{unblocks}, {about(seconds)}" if seconds else unblocks,
-        )
 
 
 def _waits_for_sweep(connection: Connection, payment: Any) -> Iterator[Wait]:

@@ -12,16 +12,21 @@ from typer.testing import CliRunner
 from custody.settings.environment import settings
 from tests.conftest import Database
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
-from tests.payment_scene import cursor, held, nodes, scanned, set_threshold, waits
+from tests.payment_scene import cursor, held, nodes, nothing_seen, scanned, set_threshold, waits
 from workers.cli import payments as commands
 
 Run = Callable[..., Any]
 BSC = 56
 
 
-@pytest.fixture
-def market(database: Database) -> Marketplace:
-    return Marketplace(database)
+@pytest.fixture(scope="module")
+def market(module_database: Database) -> Marketplace:
+    return Marketplace(module_database)
+
+
+@pytest.fixture(autouse=True)
+def nothing(market: Marketplace) -> None:
+    nothing_seen(market)
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def fleet(market: Marketplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]
 def paid_on_bsc(market: Marketplace) -> UUID:
     """A payment whose coins came by another chain than its own (L10)."""
     cursor(market, 0)
-    market.execute("INSERT INTO fleet.tokens VALUES (:c, :t, 'USDC', 6)", c=BSC, t=TOKEN)
+    market.execute("INSERT INTO fleet.tokens VALUES (:c, :t, 'USDC', 6) ON CONFLICT DO NOTHING", c=BSC, t=TOKEN)
     payment = market.payment()
     market.fact(payment, block=100)
     market.execute("UPDATE fleet.chain_facts SET chain_id = :c", c=BSC)
