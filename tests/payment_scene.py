@@ -65,14 +65,67 @@ def instruction(market: Marketplace, payment: UUID, state: str, **more: Any) -> 
     )[0].id  # fmt: skip
 
 
-def cursor(market: Marketplace, head: int, *, chain: int = CHAIN_ID, paused: str | None = None) -> None:
+def cursor(
+    market: Marketplace, head: int, *, chain: int = CHAIN_ID, paused: str | None = None, agreed: int | None = None
+) -> None:
+    """The watcher saw ``head`` just now, and a quorum agrees on it, or on ``agreed``; a negative one: on nothing."""
     market.execute(
-        "INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp, paused_reason, paused_at) "
-        "VALUES (:c, :n, '0x', now(), CAST(:r AS text), CASE WHEN CAST(:r AS text) IS NOT NULL THEN now() END) "
-        "ON CONFLICT (chain_id) DO UPDATE SET head_number = excluded.head_number, "
-        "paused_reason = excluded.paused_reason, paused_at = excluded.paused_at",
-        c=chain, n=head, r=paused,
+        "INSERT INTO fleet.chain_cursors (chain_id, head_number, agreed_number, head_hash, head_timestamp, "
+        "paused_reason, paused_at) VALUES (:c, :n, CASE WHEN :a >= 0 THEN :a END, '0x', now(), CAST(:r AS text), "
+        "CASE WHEN CAST(:r AS text) IS NOT NULL THEN now() END) "
+        "ON CONFLICT (chain_id) DO UPDATE SET head_number = excluded.head_number, seen_at = now(), "
+        "agreed_number = excluded.agreed_number, paused_reason = excluded.paused_reason, paused_at = excluded.paused_at",
+        c=chain, n=head, a=head if agreed is None else agreed, r=paused,
     )  # fmt: skip
+
+
+def nothing_seen(market: Marketplace) -> None:
+    """Take away what the watcher wrote and what was set, for tests that share a database."""
+    for table in (
+        "fleet.chain_facts", "fleet.chain_cursors", "fleet.chain_blocks", "fleet.chain_nodes", "fleet.dead_work",
+        "public.config_setting_history", "public.config_settings",
+    ):  # fmt: skip
+        market.execute(f"DELETE FROM {table}")
+
+
+def scanned(market: Marketplace, newest: int, blocks: int, seconds: str, *, chain: int = CHAIN_ID) -> None:
+    """The window of a chain: ``blocks`` + 1 blocks up to ``newest``, ``seconds`` apart."""
+    market.execute("DELETE FROM fleet.chain_blocks WHERE chain_id = :c", c=chain)
+    market.execute(
+        "INSERT INTO fleet.chain_blocks (chain_id, number, hash, parent_hash, mined_at, agreed) "
+        "SELECT :c, n, '0x' || n, '0x' || n - 1, now() - (:newest - n) * CAST(:s AS interval), true "
+        "FROM generate_series(CAST(:newest - :blocks AS bigint), CAST(:newest AS bigint)) n",
+        c=chain, newest=newest, blocks=blocks, s=f"{seconds} seconds",
+    )  # fmt: skip
+
+
+def nodes(market: Marketplace, *states: str, chain: int = CHAIN_ID) -> None:
+    """The chain's configured nodes, each in one of these states."""
+    market.execute("DELETE FROM fleet.chain_nodes WHERE chain_id = :c", c=chain)
+    for place, state in enumerate(states):
+        market.execute(
+            "INSERT INTO fleet.chain_nodes (chain_id, place, url, state, reason, head_number, since) "
+            "VALUES (:c, :p, :u, :s, :r, 100, now() - interval '3 minutes')",
+            c=chain, p=place, u=f"https://node-{place + 1}.example", s=state,
+            r=None if state == "healthy" else "another hash at block 99",
+        )  # fmt: skip
+
+
+def transfer(
+    market: Marketplace,
+    block: int = 100,
+    *,
+    chain: int = CHAIN_ID,
+    units: int = 100_000_000,
+    payment: UUID | None = None,
+) -> UUID:
+    """A payment with one transfer that waits."""
+    payment = payment or market.payment()
+    fact = market.fact(payment, units, block=block)
+    if chain != CHAIN_ID:
+        market.execute("INSERT INTO fleet.tokens VALUES (:c, :t, 'USDC', 6) ON CONFLICT DO NOTHING", c=chain, t=TOKEN)
+        market.execute("UPDATE fleet.chain_facts SET chain_id = :c WHERE id = :id", c=chain, id=fact)
+    return payment
 
 
 def set_threshold(market: Marketplace, blocks: int) -> None:

@@ -15,13 +15,13 @@ import structlog
 from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders, ScannedBlock
 from custody.chain.bloom import may_hold
 from custody.chain.errors import ChainError, ChainUnavailable
+from custody.chain.nodes import quorum_of
 from custody.chain.rpc import ChainClient
 from custody.chain.scanning import ChangedMeanwhile, NodeAtFault, NodeReading, Watched, log_identity, read_window
 from custody.settings.chains import Chain
 
 log = structlog.get_logger(__name__)
 
-QUORUM: Final = 2
 PATIENCE_SECONDS: Final = 0.5  # how long the others are waited for once a quorum has answered
 STRIKES: Final = 3  # answers in a row that do not fit: one may be a reorganisation that reached this node first
 BEHIND_BLOCKS: Final = 8  # further behind its peers than block propagation explains
@@ -45,7 +45,7 @@ class Node:
     is_identified: bool = False
     strikes: int = 0
     asides: int = 0
-    retry_at: float = 0.0
+    retry_at_seconds: float = 0.0
     pending: Future[Any] | None = None
 
     @property
@@ -75,7 +75,7 @@ class NodePanel:
 
     chain: Chain
     clients: Sequence[ChainClient]
-    clock: Callable[[], float] = time.time
+    now_seconds: Callable[[], float] = time.time
     nodes: list[Node] = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _watched: Watched = field(init=False)
@@ -87,8 +87,8 @@ class NodePanel:
 
     @property
     def quorum(self) -> int:
-        """How many nodes must agree: two, and one on a development chain that has only one."""
-        return min(QUORUM, len(self.nodes)) if self.chain.is_development else QUORUM
+        """How many nodes must agree (L13)."""
+        return quorum_of(len(self.nodes), is_development=self.chain.is_development)
 
     def close(self) -> None:
         """Close every connection. A call that still runs is left to its own timeout."""
@@ -159,7 +159,7 @@ class NodePanel:
                 if not node.pending.done():
                     continue  # it still owes an answer
                 node.pending = None
-            if node.state != "healthy" and now < node.retry_at:
+            if node.state != "healthy" and now < node.retry_at_seconds:
                 continue
             asked[self._pool.submit(self._read_one, node, read)] = node
         open_futures = set(asked)
@@ -221,7 +221,7 @@ class NodePanel:
         """Why a head says nothing about the present (L13), None if it may be used. Development chains stand still legally."""
         if self.chain.is_development:
             return None
-        age = int(self.clock()) - head.timestamp
+        age = int(self.now_seconds()) - head.timestamp
         if age > self.chain.max_head_age_seconds:
             return f"its newest block is {age} s old, more than {self.chain.max_head_age_seconds} s"
         if age < -FUTURE_SECONDS:
@@ -274,12 +274,12 @@ class NodePanel:
             log.warning("node_put_aside", chain_id=self.chain.id, url=node.url, reason=reason, state=state)
         if state == "aside":
             node.asides += 1
-            pause = min(ASIDE_FIRST_SECONDS * 2 ** (node.asides - 1), ASIDE_MAXIMUM_SECONDS)
+            pause_seconds = min(ASIDE_FIRST_SECONDS * 2 ** (node.asides - 1), ASIDE_MAXIMUM_SECONDS)
             node.is_identified = False
         else:
-            pause = 0.0  # it catches up by itself, and asking costs it nothing
+            pause_seconds = 0.0  # it catches up by itself, and asking costs it nothing
         node.state, node.reason, node.strikes = state, reason, 0
-        node.retry_at = time.monotonic() + pause
+        node.retry_at_seconds = time.monotonic() + pause_seconds
 
     def _none_sound(self) -> str:
         said = "; ".join(f"{node.url}: {node.reason or 'no answer yet'}" for node in self.nodes)

@@ -21,6 +21,11 @@ STRAGGLER_SECONDS: Final = 0.1  # how long a quorum that has answered waits for 
 IDENTITY_SECONDS: Final = 30.0  # a node whose answers are used often shows its identity again this often
 
 
+def quorum_of(nodes: int, *, is_development: bool) -> int:
+    """How many of a chain's nodes must agree (L13): two; only a development chain may do with the one it has (R17)."""
+    return max(1, min(QUORUM, nodes)) if is_development else QUORUM
+
+
 @dataclass(frozen=True, slots=True)
 class Mined:
     """A receipt that a quorum has in a canonical block, with the least depth any of them gives it, in blocks."""
@@ -39,11 +44,10 @@ class ChainNodes:
     def __init__(self, chain: Chain, clients: Sequence[ChainClient]) -> None:
         self.chain = chain
         self.clients = tuple(clients)
-        # R17: only a development chain may do with the one node that it has.
-        self.quorum = max(1, min(QUORUM, len(self.clients))) if chain.is_development else QUORUM
+        self.quorum = quorum_of(len(self.clients), is_development=chain.is_development)
         self._pool: ThreadPoolExecutor | None = None
         self._asked: dict[ChainClient, Future[Any]] = {}
-        self._identified: dict[ChainClient, float] = {}
+        self._identified_seconds: dict[ChainClient, float] = {}
 
     def close(self) -> None:
         """Close the connections to the nodes."""
@@ -108,13 +112,13 @@ class ChainNodes:
 
         def read(client: ChainClient) -> tuple[str, ReceiptsAndHeaders]:
             now = monotonic()
-            if self._identified.get(client, now - IDENTITY_SECONDS) + IDENTITY_SECONDS <= now:
+            if self._identified_seconds.get(client, now - IDENTITY_SECONDS) + IDENTITY_SECONDS <= now:
                 client.require_identity(self.chain.id, self.chain.genesis_hash)
-                self._identified[client] = now
+                self._identified_seconds[client] = now
             try:
                 return client.chain.masked_url, client.receipts_and_headers(transaction_hashes, heights)
             except ChainUnavailable:
-                self._identified.pop(client, None)  # who answers next may be another
+                self._identified_seconds.pop(client, None)  # who answers next may be another
                 raise
 
         said = self._ask(read, patient=False)

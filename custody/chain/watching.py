@@ -62,8 +62,8 @@ class BlockWatch:
     on_block: BlockStep | None = None
     _window: int = WINDOW_MAXIMUM_BLOCKS
     _nodes_said: object = None
-    _nodes_at: float = 0.0
-    _progress_at: float = field(default_factory=monotonic)
+    _nodes_at_seconds: float = 0.0
+    _progress_at_seconds: float = field(default_factory=monotonic)
 
     def tick(self, limit: int) -> int:
         """Scan what is new and answer up to ``limit`` looks; return how many looks moved on.
@@ -285,8 +285,8 @@ class BlockWatch:
 
     def _say_progress(self, position: _Position, head: BlockHeader) -> None:
         now = monotonic()
-        if now - self._progress_at >= PROGRESS_SECONDS:
-            self._progress_at = now
+        if now - self._progress_at_seconds >= PROGRESS_SECONDS:
+            self._progress_at_seconds = now
             log.info(
                 "catching_up",
                 chain_id=self.chain.id,
@@ -298,7 +298,7 @@ class BlockWatch:
         """Write what the nodes are like, and what is waited for, where an operator sees it."""
         said = (waiting, [(node.state, node.reason) for node in self.panel.nodes])
         now = monotonic()
-        if said == self._nodes_said and now - self._nodes_at < NODES_SECONDS:
+        if said == self._nodes_said and now - self._nodes_at_seconds < NODES_SECONDS:
             return
         if said != self._nodes_said and waiting is not None:
             log.warning("watch_waits", chain_id=self.chain.id, reason=waiting)
@@ -306,7 +306,7 @@ class BlockWatch:
             _write_nodes(connection, self.panel)
             if has_cursor:
                 cursors.say_seen(connection, self.chain.id, waiting)
-        self._nodes_said, self._nodes_at = said, now
+        self._nodes_said, self._nodes_at_seconds = said, now
 
 
 def _facts_wait(connection: Connection, chain_id: int) -> bool:

@@ -19,7 +19,7 @@ from custody.chain.depth import confirmations, effective_threshold
 from custody.ledger import BATCH_MAXIMUM, Entry, post_together
 from custody.payments.standing import OPEN_STATUSES, Route, Standing, standings
 from custody.payments.transitions import PaymentState, lock_payments, move_payments
-from custody.settings.thresholds import newest_threshold
+from custody.settings.thresholds import newest_thresholds
 from custody.store.outbox import mirror_all, ring
 
 FACTS_MAXIMUM: Final = BATCH_MAXIMUM // 2  # each posts two entries at most, all of them together
@@ -38,9 +38,18 @@ class Threshold:
 
 def binding_threshold(connection: Connection, chain_id: int) -> Threshold:
     """max(newest history row, the chain's floor), in blocks (design §5). Raises UnknownChain, ValueError."""
-    newest = newest_threshold(connection, chain_id)
-    blocks = effective_threshold(chain_id, None if newest is None else newest.value_blocks)
-    return Threshold(blocks, None if newest is None else newest.history_id)
+    return binding_thresholds(connection, [chain_id])[chain_id]
+
+
+def binding_thresholds(connection: Connection, chain_ids: Sequence[int]) -> dict[int, Threshold]:
+    """The same of several chains in one query, by chain id."""
+    newest = newest_thresholds(connection, chain_ids)
+    found: dict[int, Threshold] = {}
+    for chain_id in chain_ids:
+        row = newest.get(chain_id)
+        blocks = effective_threshold(chain_id, None if row is None else row.value_blocks)
+        found[chain_id] = Threshold(blocks, None if row is None else row.history_id)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from custody.payments.waiting import waiting
+from custody.payments.chain_waits import Wait, chains_of, waits_for_chain, waits_for_depth
+from custody.payments.standing import OPEN_STATUSES
+from custody.payments.waiting import Waiting, WatchedChain, waiting
 
 
 class PaymentUnknown(LookupError):
@@ -29,17 +31,8 @@ class Happening:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """One thing the payment waits for."""
-
-    what: str
-    since: datetime | None
-    unblocks: str
-
-
-@dataclass(frozen=True, slots=True)
 class Story:
-    """A payment's whole story. ``amount`` in whole tokens."""
+    """A payment's whole story. ``amount`` in whole tokens; ``depths`` of its transfers that are not judged yet."""
 
     payment_id: UUID
     status: str
@@ -51,6 +44,8 @@ class Story:
     balances: dict[str, Decimal]
     happenings: list[Happening]
     waits: list[Wait]
+    depths: list[Waiting]
+    chains: list[WatchedChain]
 
 
 def find_payment(connection: Connection, name: str) -> UUID:
@@ -96,7 +91,9 @@ def tell(connection: Connection, payment_id: UUID) -> Story:
     if payment is None:
         raise PaymentUnknown(f"there is no payment {payment_id}")
     happenings = sorted(_happenings(connection, payment), key=lambda item: item.at)
-    waits = list(_waits(connection, payment))
+    chains = chains_of(connection, payment_id, payment.chain_id)
+    depths = waiting(connection, payment_id)
+    waits = list(_waits(connection, payment, chains, depths))
     return Story(
         payment_id=payment_id,
         status=payment.status_text,
@@ -108,6 +105,8 @@ def tell(connection: Connection, payment_id: UUID) -> Story:
         balances=_balances(connection, payment_id),
         happenings=happenings,
         waits=waits,
+        depths=depths,
+        chains=chains,
     )
 
 
@@ -222,7 +221,7 @@ def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
         yield Happening(row.received_at, "signer", f"{row.kind} {row.state} {detail}".strip())
 
 
-def _waits(connection: Connection, payment: Any) -> Iterator[Wait]:
+def _waits(connection: Connection, payment: Any, chains: list[WatchedChain], depths: list[Waiting]) -> Iterator[Wait]:
     if payment.status_text in {"completed", "refunded", "cancelled", "failed"}:
         return
     for row in _rows(
@@ -232,7 +231,7 @@ def _waits(connection: Connection, payment: Any) -> Iterator[Wait]:
         id=payment.id,
     ):
         yield Wait(f"{row.queue} gave up: {row.reason}", row.created_at, row.unblocks)
-    yield from _waits_for_chain(connection, payment)
+    yield from waits_for_chain(chains, looking=bool(depths) or payment.status_text in OPEN_STATUSES)
     if payment.disputed:
         yield Wait("a dispute is open", None, "the dispute's resolution")
     seen = _rows(
@@ -243,7 +242,7 @@ def _waits(connection: Connection, payment: Any) -> Iterator[Wait]:
     if not seen:
         yield from _waits_for_money(connection, payment)
         return
-    yield from _waits_for_depth(connection, payment.id)
+    yield from waits_for_depth(depths)
     if payment.escrow_text == "partial":
         yield Wait("the rest of the amount", None, "the buyer's further transfer to the same address")
     yield from _waits_for_sweep(connection, payment)
@@ -265,38 +264,6 @@ def _waits_for_money(connection: Connection, payment: Any) -> Iterator[Wait]:
         )
     if not looks:
         yield Wait("a transfer to its address", payment.created_at, f"a payment to {payment.destination}")
-
-
-def _waits_for_chain(connection: Connection, payment: Any) -> Iterator[Wait]:
-    """A pause stops every step, on the payment's chain and on those its coins came by (L10)."""
-    for row in _rows(
-        connection,
-        "SELECT chain_id, paused_reason, paused_at FROM fleet.chain_cursors WHERE paused_reason IS NOT NULL AND chain_id IN "
-        "(SELECT :chain UNION SELECT f.chain_id FROM fleet.chain_facts f WHERE f.payment_id = :id AND f.live) ORDER BY chain_id",
-        chain=payment.chain_id,
-        id=payment.id,
-    ):
-        yield Wait(f"chain {row.chain_id} is paused: {row.paused_reason}", row.paused_at, "an operator")
-
-
-def _waits_for_depth(connection: Connection, payment_id: UUID) -> Iterator[Wait]:
-    for transfer in waiting(connection, payment_id):
-        missing, needed = transfer.blocks_missing, transfer.threshold.blocks
-        aside = f" ({transfer.nodes_aside})" if transfer.nodes_aside else ""
-        if transfer.waits_for_quorum:
-            yield Wait(
-                f"quorum: enough nodes agree on {transfer.agreed} of {needed} confirmations of block {transfer.block_number}{aside}",
-                transfer.seen_at,
-                "enough of the chain's nodes show the same blocks",
-            )
-            continue
-        yield Wait(
-            f"depth: {transfer.confirmations} of {needed} confirmations of block {transfer.block_number}",
-            transfer.seen_at,
-            f"{missing} more blocks"
-            if missing
-            else f"the next judgement{f', once a quorum of nodes can be used{aside}' if aside else ''}",
-        )
 
 
 def _waits_for_sweep(connection: Connection, payment: Any) -> Iterator[Wait]:

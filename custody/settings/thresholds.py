@@ -4,6 +4,7 @@ Units: blocks. A change binds on the next judgement, since every judgement reads
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -36,22 +37,27 @@ def newest_threshold(connection: Connection, chain_id: int) -> ThresholdRow | No
 
     A history value between two blocks binds as the higher one. Raises SettingRefused for one that is no number.
     """
-    row = connection.execute(
+    return newest_thresholds(connection, [chain_id]).get(chain_id)
+
+
+def newest_thresholds(connection: Connection, chain_ids: Sequence[int]) -> dict[int, ThresholdRow]:
+    """The same of several chains in one query, by chain id; a chain without a row is not in it."""
+    keys = {threshold_key(chain_id): chain_id for chain_id in chain_ids}
+    rows = connection.execute(
         text(
             """
-            SELECT id, new_value FROM public.config_setting_history
-            WHERE key = :key AND changed_at <= statement_timestamp() ORDER BY changed_at DESC, id DESC LIMIT 1
+            SELECT DISTINCT ON (key) key, id, new_value FROM public.config_setting_history
+            WHERE key = ANY(:keys) AND changed_at <= statement_timestamp() ORDER BY key, changed_at DESC, id DESC
             """
         ),
-        {"key": threshold_key(chain_id)},
-    ).one_or_none()
-    if row is None:
-        return None
-    if not row.new_value.is_finite():
-        raise SettingRefused(
-            f"{threshold_key(chain_id)}: history row {row.id} is {row.new_value}; expected blocks: set it anew"
-        )
-    return ThresholdRow(row.id, math.ceil(row.new_value))
+        {"keys": list(keys)},
+    )
+    found: dict[int, ThresholdRow] = {}
+    for row in rows:
+        if not row.new_value.is_finite():
+            raise SettingRefused(f"{row.key}: history row {row.id} is {row.new_value}; expected blocks: set it anew")
+        found[keys[row.key]] = ThresholdRow(row.id, math.ceil(row.new_value))
+    return found
 
 
 def lock_threshold(connection: Connection, chain_id: int) -> None:

@@ -38,6 +38,11 @@ def market(module_database: Database) -> Marketplace:
     return Marketplace(module_database)
 
 
+@pytest.fixture(autouse=True)
+def watched(market: Marketplace) -> None:
+    cursor(market, 0)
+
+
 @pytest.fixture
 def fleet(market: Marketplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a `fleet` command as the operator's role."""
@@ -86,16 +91,19 @@ def test_depth(market: Marketplace) -> None:
     market.fact(payment, block=100)
     put(market, payment, "processing", None)
     market.execute("DELETE FROM fleet.chain_cursors")
-    assert waits(market, payment) == [("depth: 0 of 12 confirmations of block 100", "12 more blocks")]
+    assert waits(market, payment) == [
+        (f"no block of chain {CHAIN_ID} was seen yet", "the watcher: fleet status"),
+        ("depth: 0 of 12 confirmations of block 100", "12 more blocks"),
+    ]
     for head, depth, unblocks in (
-        (99, 0, "12 more blocks"),
-        (103, 4, "8 more blocks"),
+        (99, 0, "12 more blocks, about 12 s"),
+        (103, 4, "8 more blocks, about 8 s"),
         (111, 12, "the next judgement"),
     ):
         cursor(market, head)
         assert waits(market, payment) == [(f"depth: {depth} of 12 confirmations of block 100", unblocks)]
     set_threshold(market, 20)
-    assert waits(market, payment) == [("depth: 12 of 20 confirmations of block 100", "8 more blocks")]
+    assert waits(market, payment) == [("depth: 12 of 20 confirmations of block 100", "8 more blocks, about 8 s")]
     set_threshold(market, 12)
 
 
@@ -106,7 +114,7 @@ def test_depth_is_counted_on_the_chain_the_coins_came_by(market: Marketplace) ->
     market.execute("UPDATE fleet.chain_facts SET chain_id = 137 WHERE payment_id = :id", id=payment)
     cursor(market, 1_000_000)
     cursor(market, 109, chain=137)
-    assert waits(market, payment) == [("depth: 10 of 300 confirmations of block 100", "290 more blocks")]
+    assert waits(market, payment) == [("depth: 10 of 300 confirmations of block 100", "290 more blocks, about 10 min")]
 
 
 @pytest.mark.parametrize("situation", ["no transfer", "depth", "held"])

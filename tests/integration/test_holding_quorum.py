@@ -167,7 +167,7 @@ def test_a_node_that_is_away_leaves_no_quorum(fleet: WatchingFleet, nodes: Chain
         "INSERT INTO fleet.chain_nodes (chain_id, place, url, state, reason) VALUES (:c, 1, 'http://second', 'aside', 'away')",
         c=CHAIN_ID,
     )
-    assert "once a quorum of nodes can be used (http://second aside: away)" in waits(fleet, payment)
+    assert "quorum: 1 of 2 nodes of chain 31337 are not put aside, 2 must agree" in waits(fleet, payment)
     second.away = False
     assert fleet.hold(nodes) == 1
 
@@ -223,7 +223,7 @@ def test_nothing_is_held_above_what_the_watcher_saw_agreed(fleet: WatchingFleet,
     head = fleet.world.client.head()
     fleet.market.execute("UPDATE fleet.chain_cursors SET agreed_number = :n", n=head.number - 1)
     assert fleet.hold(nodes) == 0
-    assert "quorum: enough nodes agree on 1 of 2 confirmations" in waits(fleet, payment)
+    assert "depth: 1 of 2 confirmations" in waits(fleet, payment)  # counted from what is agreed
     # The nodes are ahead of the watcher: depth counts to the block that it saw agreed, with that block's hash.
     fleet.agree()
     fleet.world.chain.mine(5)

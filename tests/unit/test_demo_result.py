@@ -39,7 +39,7 @@ def test_the_command_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def bring_up(_: Console) -> type[Fleet]:
         return Fleet
 
-    def run(*_: object) -> DemoResult:
+    def run(*_: object, **_options: object) -> DemoResult:
         return result
 
     monkeypatch.setattr(demo, "bring_up", bring_up)

@@ -14,17 +14,9 @@ from custody.settings.chains import load_chains
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, ring_relay, transaction
 from custody.store.outbox import ring
-from workers.cli import attention
-from workers.cli.terminal import shown
-
-
-def _ago(at: datetime) -> str:
-    seconds = int((datetime.now(UTC) - at).total_seconds())
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3_600:
-        return f"{seconds // 60} min"
-    return f"{seconds // 3_600} h {seconds % 3_600 // 60} min"
+from workers.cli import attention, confirmations
+from workers.cli.confirmations import chain_as_json, chain_table, transfer_as_json, transfer_table
+from workers.cli.terminal import ago, shown
 
 
 def explain(
@@ -33,7 +25,11 @@ def explain(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="the same as JSON")] = False,
 ) -> None:
-    """The whole story of a payment: what happened, what it waits for, since when, what unblocks it."""
+    """The whole story of a payment: what happened, what it waits for, since when, what unblocks it.
+
+    A transfer that is not deep enough yet is shown with its confirmations, the threshold and where that comes from,
+    and about how long it still takes; while something else blocks it (a pause, a lost quorum) no time is promised.
+    """
     engine = open_engine(settings().secret("database_url"), application="fleet-explain", pool_size=1)
     try:
         with engine.connect() as connection:
@@ -64,12 +60,20 @@ def _print(story: Story) -> None:
     for item in story.happenings:
         table.add_row(f"{item.at:%H:%M:%S.%f}"[:-3], item.step, shown(item.what))
     console.print(table)
+    now = datetime.now(UTC)
+    if story.depths:
+        console.print()
+        console.print(chain_table(story.chains, now))
+        for chain in story.chains:
+            source = f"threshold of chain {chain.state.chain_id}: {chain.threshold.blocks}, {chain.threshold_source}"
+            console.print(shown(source))
+        console.print(transfer_table(story.depths, now, console.width))
     if not story.waits:
         console.print("\nIt waits for nothing.", style="green")
         return
     waits = Table(Column("it waits for", overflow="fold"), "since", "what unblocks it", box=None, pad_edge=False)
     for wait in story.waits:
-        waits.add_row(shown(wait.what), "" if wait.since is None else _ago(wait.since), shown(wait.unblocks))
+        waits.add_row(shown(wait.what), "" if wait.since is None else ago(wait.since, now), shown(wait.unblocks))
     console.print()
     console.print(waits)
 
@@ -93,6 +97,8 @@ def _as_json(story: Story) -> dict[str, Any]:
             }
             for wait in story.waits
         ],
+        "depths": [transfer_as_json(transfer) for transfer in story.depths],
+        "chains": [chain_as_json(chain) for chain in story.chains],
     }
 
 
@@ -137,3 +143,4 @@ def register(app: typer.Typer) -> None:
     app.command()(explain)
     app.command()(release)
     attention.register(app)
+    confirmations.register(app)
