@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, text
 
-from custody.chain.assets import to_amount
+from custody.chain.assets import to_amount, to_units
 from custody.chain.blocks import BlockHeader
 from custody.chain.cursor import read_cursor
 from custody.chain.depth import confirmations, effective_threshold
@@ -41,7 +41,7 @@ def binding_threshold(connection: Connection, chain_id: int) -> Threshold:
 
 @dataclass(frozen=True, slots=True)
 class DeepFact:
-    """A live inbound fact that is not judged yet; ``amount`` in whole tokens."""
+    """A live inbound fact that is not judged yet; ``amount``, whole tokens: what it brought and was booked as seen."""
 
     id: UUID
     payment_id: UUID
@@ -58,7 +58,7 @@ class DeepFact:
 
 _WAITING: Final = """
 SELECT f.id, f.payment_id, f.chain_id, f.token, f.transaction_hash, f.block_number, f.block_hash, f.log_index,
-    f.amount_units, t.decimals, e.metadata ->> 'attribution' AS basis
+    e.amount, t.decimals, e.metadata ->> 'attribution' AS basis
 FROM fleet.chain_facts f
 JOIN fleet.tokens t ON t.chain_id = f.chain_id AND t.token = f.token
 JOIN public.funds_ledger_entries e ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
@@ -78,7 +78,7 @@ def waiting_facts(connection: Connection, condition: str, **parameters: object) 
             block_number=row.block_number,
             block_hash=row.block_hash,
             log_index=row.log_index,
-            amount=to_amount(int(row.amount_units), row.decimals),
+            amount=to_amount(to_units(row.amount, row.decimals), row.decimals),
             is_guess=row.basis == "newest",
         )
         for row in rows
