@@ -202,9 +202,7 @@ def _place(row: Any) -> dict[str, Any]:
 
 def _stop_for_loss(connection: Connection, chain_id: int, head: BlockHeader, fact: StandingFact, why: str) -> None:
     """The books equal the chain again, with a loss in them: people decide how the fleet goes on (L14, R10)."""
-    reason = (
-        f"fact {fact.id} left the chain with block {fact.block_number} and cannot be reversed, its loss is booked: {why}"
-    )
+    reason = f"fact {fact.id} left the chain with block {fact.block_number} and cannot be reversed, its loss is booked: {why}"
     log.error(
         "reorganisation_loss", chain_id=chain_id, fact_id=str(fact.id), payment_id=str(fact.payment_id), reason=reason
     )

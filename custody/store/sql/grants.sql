@@ -33,6 +33,7 @@ GRANT SELECT, INSERT, UPDATE ON fleet.chain_looks, fleet.chain_facts, fleet.chai
 GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.chain_blocks TO fleet_watcher;
 GRANT SELECT ON public.payments, public.derived_destinations, fleet.payment_routes, fleet.tokens, fleet.house_accounts,
     fleet.chain_transactions, fleet.ledger_balances, public.funds_ledger_entries TO fleet_watcher;
+GRANT SELECT ON fleet.nonce_lanes TO fleet_watcher;
 GRANT SELECT (id, max_total_fee_wei) ON fleet.release_instructions TO fleet_watcher;
 GRANT UPDATE (status, escrow_state, transaction_hash, sender, confirmations, updated_at) ON public.payments TO fleet_watcher;
 GRANT UPDATE (balance, status, updated_at) ON public.derived_destinations TO fleet_watcher;
