@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from custody.chain.detection import Sighting, detect
+from custody.destinations.sweeps.booked import facts_at
 from custody.ledger import BookTooSmall
 from custody.store.engine import transaction
 from tests.integration.chain_fixtures import Died, WatchingFleet, dying_at, snapshot
@@ -160,8 +161,6 @@ def test_an_unswept_deposit_of_the_same_payment_is_not_taken_for_a_lost_one(losi
     more = fleet.pay(expected, 40)
     fleet.watch(more)
     losing.require_books_equal_chain()
-    from custody.destinations.sweeps.booked import facts_at
-
     [destination] = fleet.market.execute(
         "SELECT id FROM public.derived_destinations WHERE address = :a", a=expected.destination
     )

@@ -80,11 +80,24 @@ CREATE OR REPLACE FUNCTION fleet.execute_adjustment(p_action_id uuid, p_hash byt
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_action fleet.operator_actions := fleet.lock_agreed_action(p_action_id, ARRAY['adjust'], p_hash, p_by);
+    v_parameters jsonb := v_action.parameters;
+    v_house jsonb := v_action.parameters -> 'house';
+    v_covers_payment boolean := v_parameters ->> 'reason' = 'covered' AND v_parameters ->> 'book_kind' = 'payment';
     v_entry_id uuid;
 BEGIN
+    IF v_covers_payment IS DISTINCT FROM (v_house IS NOT NULL)
+       OR v_house IS NOT NULL AND (
+            v_house ->> 'debit', v_house ->> 'credit', v_house ->> 'reason', v_house ->> 'book_kind', v_house ->> 'chain_id',
+            v_house ->> 'token', v_house ->> 'amount', v_house ->> 'credit_address')
+          IS DISTINCT FROM ('loss', 'treasury_house', 'covered', 'house', v_parameters ->> 'chain_id',
+                            v_parameters ->> 'token', v_parameters ->> 'amount', v_parameters ->> 'debit_address')
+       OR v_house IS NULL AND v_parameters ->> 'debit' = 'loss' THEN
+        RAISE EXCEPTION 'action % covers a loss on one side only: the payment and the house move together, by the same amount',
+            p_action_id USING ERRCODE = 'FL006';
+    END IF;
     v_entry_id := fleet.post_of_action(v_action, v_action.parameters, 'action:' || p_action_id, p_by);
-    IF v_action.parameters ? 'house' THEN
-        PERFORM fleet.post_of_action(v_action, v_action.parameters -> 'house', 'action:' || p_action_id || ':house', p_by);
+    IF v_house IS NOT NULL THEN
+        PERFORM fleet.post_of_action(v_action, v_house, 'action:' || p_action_id || ':house', p_by);
     END IF;
     UPDATE fleet.operator_actions SET state = 'executed', ended_by = p_by, ended_at = clock_timestamp(),
         entry_id = v_entry_id

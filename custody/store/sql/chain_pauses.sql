@@ -4,6 +4,8 @@
 CREATE OR REPLACE FUNCTION fleet.pause_chain(p_chain_id bigint, p_reason text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- Also of a paused chain: what is found while two persons lift the pause comes before it, and is seen, or after it.
+    PERFORM FROM fleet.chain_cursors c WHERE c.chain_id = p_chain_id FOR UPDATE;
     UPDATE fleet.chain_cursors SET paused_reason = p_reason, paused_at = clock_timestamp()
     WHERE chain_id = p_chain_id AND paused_reason IS NULL;
     RETURN FOUND;
