@@ -175,7 +175,7 @@ def test_a_chain_goes_on_after_a_deep_reorganisation(losing: LosingFleet) -> Non
 def test_the_house_covers_a_loss_with_its_own_coins(losing: LosingFleet) -> None:
     """covered: the payment has its coins again, the loss is the house's, and no coin moved (L5, L22)."""
     fleet, database = losing.fleet, losing.fleet.database
-    expected, sent = losing.held()
+    expected, _ = losing.held()
     losing.sweep(expected)
     losing.reorganise(2)
     losing.see()
