@@ -236,20 +236,26 @@ class Lost:
 def lost_of(connection: Connection, chain_id: int, arrival: Arrival, payment_id: UUID) -> Lost | None:
     """The loss that earlier incarnations of this very transfer left in the payment's book, None if there is none.
 
-    What was covered meanwhile is no longer missing there: a transfer that comes back after that is new money.
+    At one address, the newest. What was covered meanwhile is no longer missing there: a transfer that comes back after
+    that is new money.
     """
     row = connection.execute(
         text(
             """
-            SELECT e.book_id, (array_agg(e.fact_id ORDER BY e.book_seq DESC))[1] AS fact_id,
-                (array_agg(coalesce(e.credit_address, e.debit_address) ORDER BY e.book_seq DESC))[1] AS address,
-                least(sum(CASE WHEN e.credit = 'overdraft' THEN e.amount ELSE -e.amount END), max(b.overdraft)) AS amount
-            FROM fleet.chain_facts f
-            JOIN public.funds_ledger_entries e ON e.fact_id = f.id AND 'overdraft' IN (e.debit, e.credit)
-            JOIN fleet.ledger_balances b ON b.book_id = e.book_id AND b.chain_id = e.chain_id AND b.token = e.token
-            WHERE f.chain_id = :chain AND f.transaction_hash = :hash AND f.tx_ordinal = :ordinal AND f.token = :token
-                AND f.direction = 'inbound' AND e.book_id = :payment
-            GROUP BY e.book_id
+            WITH legs AS (
+                SELECT e.book_seq, e.fact_id, leg.address, leg.amount
+                FROM public.funds_ledger_entries e CROSS JOIN LATERAL (VALUES
+                    (e.credit, e.credit_address, e.amount), (e.debit, e.debit_address, -e.amount)
+                ) AS leg (account, address, amount)
+                WHERE e.book_id = :payment AND e.chain_id = :chain AND e.token = :token AND leg.account = 'overdraft'),
+            own AS (
+                SELECT l.address, sum(l.amount) AS amount, max(l.book_seq) AS newest
+                FROM legs l JOIN fleet.chain_facts f ON f.id = l.fact_id
+                WHERE f.chain_id = :chain AND f.transaction_hash = :hash AND f.tx_ordinal = :ordinal
+                GROUP BY l.address HAVING sum(l.amount) > 0)
+            SELECT own.address, least(own.amount, (SELECT sum(l.amount) FROM legs l WHERE l.address = own.address)) AS amount,
+                (SELECT l.fact_id FROM legs l WHERE l.book_seq = own.newest) AS fact_id
+            FROM own ORDER BY own.newest DESC LIMIT 1
             """
         ),
         {
@@ -262,7 +268,7 @@ def lost_of(connection: Connection, chain_id: int, arrival: Arrival, payment_id:
     ).one_or_none()
     if row is None or row.amount <= 0:
         return None
-    return Lost(row.book_id, row.fact_id, row.address, to_units(row.amount, arrival.decimals))
+    return Lost(payment_id, row.fact_id, row.address, to_units(row.amount, arrival.decimals))
 
 
 def recover(connection: Connection, fact_id: UUID, arrival: Arrival, lost: Lost) -> int:

@@ -62,6 +62,8 @@ class Deposit:
     transaction_hash: str = field(default_factory=hash32)
     header: BlockHeader | None = None
     taken_from: str | None = None
+    is_mixed: bool = False
+    """Came back in part against a loss, in part as new money."""
 
 
 class Model:
@@ -93,6 +95,7 @@ class Model:
         )
         self.height = 1000 * secrets.randbelow(10**9)  # heights of its own: the database is the module's
         self.coins: Counter[str] = Counter()
+        self.lost: Counter[int] = Counter()  # at the treasury, by payment
         self.deposits: list[Deposit] = []
         self.theft: tuple[BlockHeader, int] | None = None
         self.outcomes: Counter[str] = Counter()
@@ -232,7 +235,7 @@ def pay(model: Model, units: int, pick: int) -> None:
 
 def vanish(model: Model, units: int, pick: int) -> None:
     """A block is replaced: the address has fewer coins, or the sweep that took them cannot be mined again."""
-    live = [one for one in model.deposits if one.header is not None]
+    live = [one for one in model.deposits if one.header is not None and not one.is_mixed]
     if not live:
         return
     gone = live[pick % len(live)]
@@ -245,18 +248,23 @@ def vanish(model: Model, units: int, pick: int) -> None:
     gone.header, gone.taken_from = None, short
     model.look(gone, replacement)
     model.coins[short] -= gone.units
+    model.lost[gone.payment] += gone.units if short == model.treasury else 0
     model.outcomes["lost at the treasury" if short == model.treasury else "lost at its address"] += 1
 
 
 def come_back(model: Model, units: int, pick: int) -> None:
+    """With its sweep, or, once the loss of that was covered, to its own address as new money."""
     gone = [one for one in model.deposits if one.header is None]
     if not gone:
         return
     back = gone[pick % len(gone)]
-    assert back.taken_from is not None
     back.header = model.header()
     model.look(back)
-    model.coins[back.taken_from] += back.units
+    found = min(back.units, model.lost[back.payment]) if back.taken_from == model.treasury else 0
+    model.lost[back.payment] -= found
+    model.coins[model.treasury] += found
+    model.coins[model.addresses[back.payment]] += back.units - found
+    back.is_mixed = 0 < found < back.units
     model.outcomes["came back"] += 1
 
 
@@ -285,11 +293,11 @@ def _watch(model: Model, header: BlockHeader, logs: tuple[Log, ...]) -> None:
 
 
 def cover(model: Model, units: int, pick: int) -> None:
-    """The house brings coins of its own, and covers as much of a payment's loss with them."""
-    payment = model.payments[pick % 2]
+    """The house brings coins of its own, and covers what a payment lost at the treasury with them."""
+    payment, units = model.payments[pick % 2], model.lost[pick % 2]
     with model.transaction("fleet_operator") as connection:
         try:
-            action = propose_cover(connection, payment, Decimal(units) / UNIT, reason="insured", by="mina")
+            action = propose_cover(connection, payment, Decimal(units or 1) / UNIT, reason="insured", by="mina")
         except LookupError:
             return
         agreed = next(one.hash for one in open_actions(connection) if one.id == action)
@@ -297,16 +305,10 @@ def cover(model: Model, units: int, pick: int) -> None:
         "fleet_watcher", "house", model.house, "adjustment funding treasury_house gas_funding", units,
         debit_address=model.treasury,
     )  # fmt: skip
+    with model.transaction("fleet_operator") as connection:
+        execute(connection, action, agreed_hash=agreed, by="omid")
     model.coins[model.treasury] += units
-    try:
-        with model.transaction("fleet_operator") as connection:
-            execute(connection, action, agreed_hash=agreed, by="omid")
-    except BookTooSmall:  # less was lost than that
-        model.market.execute(
-            "UPDATE fleet.operator_actions SET state = 'withdrawn', ended_by = 'x', ended_at = now() WHERE id = :i",
-            i=action,
-        )
-        return
+    model.lost[pick % 2] = 0
     model.outcomes["covered"] += 1
 
 
