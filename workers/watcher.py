@@ -25,6 +25,7 @@ from custody.chain.fence import Fence, Fenced
 from custody.chain.house_funding import book_funding
 from custody.chain.looks import due_looks
 from custody.chain.node_panel import NodePanel
+from custody.chain.outflows import watch_treasury
 from custody.chain.watching import BlockWatch
 from custody.settings.chains import Chain, load_chains
 from custody.settings.environment import FleetSettings, SettingsError, load_settings
@@ -161,7 +162,7 @@ class ChainWatch:
         if self._watch is None:
             fence = Fence.take(self._engine, self.chain.id)
             panel = NodePanel(self.chain, [ChainClient(each) for each in self._connections])
-            self._watch = BlockWatch(self._engine, self.chain, panel, fence)
+            self._watch = BlockWatch(self._engine, self.chain, panel, fence, watch_treasury)
         return self._watch
 
     def _end_watch(self) -> None:

@@ -99,26 +99,17 @@ def say_seen(connection: Connection, chain_id: int, waiting: str | None) -> None
 
 
 def pause_chain(connection: Connection, chain_id: int, head: BlockHeader, reason: str) -> None:
-    """Stop holds, sweeps and releases on a chain until an operator clears it. The first reason stays."""
+    """Stop holds, sweeps and releases on a chain until two persons let it go on (R10). The first reason stays."""
     connection.execute(
         text(
             """
-            INSERT INTO fleet.chain_cursors AS c
-                (chain_id, head_number, head_hash, head_timestamp, paused_reason, paused_at)
-            VALUES (:id, :number, :hash, to_timestamp(:timestamp), :reason, clock_timestamp())
-            ON CONFLICT (chain_id) DO UPDATE
-            SET paused_reason = coalesce(c.paused_reason, excluded.paused_reason),
-                paused_at = coalesce(c.paused_at, excluded.paused_at)
+            INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp)
+            VALUES (:id, :number, :hash, to_timestamp(:timestamp)) ON CONFLICT (chain_id) DO NOTHING
             """
         ),
-        {
-            "id": chain_id,
-            "number": head.number,
-            "hash": head.hash,
-            "timestamp": head.timestamp,
-            "reason": reason,
-        },
+        {"id": chain_id, "number": head.number, "hash": head.hash, "timestamp": head.timestamp},
     )
+    connection.execute(text("SELECT fleet.pause_chain(:id, :reason)"), {"id": chain_id, "reason": reason})
 
 
 def facts_above(connection: Connection, chain_id: int, number: int) -> dict[str, UUID | None]:
@@ -149,13 +140,17 @@ class BookedMove:
 
 
 def booked_moves(connection: Connection, chain_id: int, above: int) -> list[BookedMove]:
-    """The sweeps and payouts in blocks above a height, but for those whose vanishing people have settled."""
+    """The sweeps and payouts in blocks above a height, but for those whose vanishing people have settled.
+
+    What left the treasury without us has no payment; it is taken back where it was found (custody/chain/outflows.py).
+    """
     rows = connection.execute(
         text(
             """
             SELECT f.id, f.payment_id, f.direction, f.block_number, f.block_hash, f.transaction_hash
             FROM fleet.chain_facts f
-            WHERE f.chain_id = :id AND f.direction <> 'inbound' AND f.live AND f.block_number > :above
+            WHERE f.chain_id = :id AND f.live AND f.block_number > :above
+                AND (f.direction = 'sweep' OR f.direction = 'outbound' AND f.payment_id IS NOT NULL)
                 AND NOT EXISTS (SELECT FROM fleet.dead_work d WHERE d.queue = :queue
                     AND d.subject_kind = 'chain_fact' AND d.subject_id = f.id::text AND d.resolved_at IS NOT NULL)
             ORDER BY f.block_number, f.id

@@ -24,7 +24,7 @@ from custody.chain.logs import MalformedLog
 from custody.chain.looks import Look
 from custody.chain.receipts import Receipt
 from custody.chain.scanned_blocks import ScannedHash
-from custody.chain.unwinding import CannotUnwind, stop_for_people, unwind
+from custody.chain.unwinding import lost_of, recover, unwind
 from custody.destinations.balance import show_balance
 from custody.ledger import LedgerRefusal
 from custody.payments.standing import settle_state
@@ -63,8 +63,6 @@ class Detected:
     reversed_facts: int = 0
     standing: int = 0
     """Live facts of the transaction afterwards."""
-    stuck: str | None = None
-    """Why vanished facts could not be reversed; then nothing else was changed."""
     payments: set[UUID] = field(default_factory=set[UUID])
     destinations: set[UUID] = field(default_factory=set[UUID])
 
@@ -90,11 +88,7 @@ def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected
     result.payments |= {one.payment_id for one in plan if one.payment_id is not None}
     _lock(connection, result)
     if gone:
-        try:
-            unwind(connection, chain.id, gone, sighting.headers.get(gone[0].block_number))
-        except CannotUnwind as error:
-            stop_for_people(connection, chain.id, sighting.head, gone, str(error))
-            return Detected(stuck=str(error))
+        unwind(connection, chain.id, sighting.head, gone, sighting.headers.get(gone[0].block_number))
         result.reversed_facts = len(gone)
     for one in plan:
         _apply(connection, chain.id, one, result)
@@ -171,7 +165,10 @@ def _apply(connection: Connection, chain_id: int, one: _Plan, result: Detected) 
             attempts=1,
         )
         return
-    facts.post_detected(connection, fact_id, one.arrival, payment_id=one.payment_id, basis=one.basis)
+    lost = lost_of(connection, chain_id, one.arrival, one.payment_id)
+    left = transfer.amount if lost is None else recover(connection, fact_id, one.arrival, lost)
+    if left:
+        facts.post_detected(connection, fact_id, one.arrival, left, payment_id=one.payment_id, basis=one.basis)
     log.info(
         "payment_detected",
         chain_id=chain_id,
@@ -276,9 +273,7 @@ def _answer_inside(connection: Connection, chain: Chain, look: Look, sighting: S
     if not looks.lock_look(connection, look):
         return 0
     result = detect(connection, chain, sighting)
-    if result.stuck is not None:
-        looks.try_later(connection, look, result.stuck)
-    elif sighting.receipt is None:
+    if sighting.receipt is None:
         looks.try_later(connection, look, "no block holds the transaction", start_over=result.reversed_facts > 0)
         return int(result.reversed_facts > 0)
     elif result.standing:

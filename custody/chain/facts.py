@@ -261,8 +261,13 @@ def set_payment(connection: Connection, fact_id: UUID, payment_id: UUID) -> None
     )
 
 
-def post_detected(connection: Connection, fact_id: UUID, arrival: Arrival, *, payment_id: UUID, basis: Basis) -> None:
-    """Book the whole transfer (L7): what of it is due is decided at depth."""
+def post_detected(
+    connection: Connection, fact_id: UUID, arrival: Arrival, units: int, *, payment_id: UUID, basis: Basis
+) -> None:
+    """Book the transfer (L7): what of it is due is decided at depth.
+
+    ``units``: all of it, but for what is a loss taken back (L5).
+    """
     transfer = arrival.inbound.transfer
     post(
         connection,
@@ -275,7 +280,7 @@ def post_detected(connection: Connection, fact_id: UUID, arrival: Arrival, *, pa
             reason="seen",
             debit="destination",
             credit="detected",
-            amount=to_amount(transfer.amount, arrival.decimals),
+            amount=to_amount(units, arrival.decimals),
             key=f"fact:{fact_id}:detected",
             debit_address=arrival.destination.address,
             fact_id=fact_id,

@@ -57,7 +57,7 @@ def book_funding(engine: Engine, client: ChainClient, chain: Chain, fence: Fence
             with fence.transaction(engine) as connection:
                 booked += _book(connection, chain.id, book, head, inflow)
         elif inflow < 0:
-            # Unauthorised outflow is booked by L5, a later step.
+            # What left the treasury without us is booked block by block (custody/chain/outflows.py).
             log.error("house_account_short", chain_id=chain.id, address=book.address, missing=str(-inflow))
     return booked
 
@@ -67,7 +67,7 @@ def _at_rest(connection: Connection, chain_id: int) -> list[_HouseBook]:
         text(
             """
             SELECT h.id, h.address, h.kind, coalesce(b.seq, 0) AS seq,
-                coalesce(CASE h.kind WHEN 'gas_payer' THEN b.gas_payer ELSE b.treasury_house END, 0) AS booked,
+                coalesce(CASE h.kind WHEN 'gas_payer' THEN b.gas_payer ELSE b.treasury_house END - b.overdraft, 0) AS booked,
                 coalesce((SELECT max(t.block_number) FROM fleet.chain_transactions t
                           WHERE t.chain_id = h.chain_id AND t.sender = h.address), 0) AS last_block
             FROM fleet.house_accounts h LEFT JOIN fleet.ledger_balances b

@@ -39,7 +39,7 @@ ANCESTOR_BLOCKS: Final = 64  # hashes compared in one request on the way back
 NODES_SECONDS: Final = 5.0  # how often the nodes' state is written while nothing changes
 
 BlockStep = Callable[[Connection, Chain, ScannedBlock], None]
-"""What else is done about a scanned block, in the transaction that moves the cursor past it."""
+"""What else is done about a block that a quorum agrees on, in the transaction that moves the cursor past it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class BlockWatch:
     fence: Fence
     on_block: BlockStep | None = None
     _window: int = WINDOW_MAXIMUM_BLOCKS
+    _known_from: int = 0
+    """What a treasury sent before its chain was first watched is nobody's to judge here."""
     _nodes_said: object = None
     _nodes_at_seconds: float = 0.0
     _progress_at_seconds: float = field(default_factory=monotonic)
@@ -165,6 +167,7 @@ class BlockWatch:
         with self.fence.transaction(self.engine) as connection:
             scanned_blocks.store(connection, self.chain.id, [start], agreed=agreement.is_agreed)
             cursors.move_cursor(connection, self.chain.id, start, agreed_number=agreed)
+        self._known_from = agreement.head.number + 1
         at = ScannedHash(start.number, start.hash)
         return _Position(at, at if agreement.is_agreed else None, None)
 
@@ -176,9 +179,10 @@ class BlockWatch:
             wanted = dict.fromkeys(matching.concerned(connection, blocks))
             wanted |= dict.fromkeys(matching.misplaced(connection, chain_id, blocks))
             request_looks(connection, chain_id, wanted, requested_by="scan")
-            if self.on_block is not None:
+            if self.on_block is not None and agreement.is_agreed:
                 for block in blocks:
-                    self.on_block(connection, self.chain, block)
+                    if block.header.number >= self._known_from:
+                        self.on_block(connection, self.chain, block)
             scanned_blocks.store(connection, chain_id, [block.header for block in blocks], agreed=agreement.is_agreed)
             window = cursors.watched_window(chain_id, self._threshold(connection))
             # Above: what was scanned ahead of a quorum, and is scanned again.

@@ -6,7 +6,10 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-ASSET_ACCOUNTS: Final = ("destination", "treasury", "gas_payer", "gas_float", "treasury_house", "in_transit")
+ASSET_ACCOUNTS: Final = (
+    "destination", "treasury", "gas_payer", "gas_float", "treasury_house", "in_transit", "overdraft",
+)  # fmt: skip
+"""Whose legs carry an address. ``overdraft`` counts against the coins there: a credit raises it (L5)."""
 
 
 @dataclass(frozen=True, slots=True)

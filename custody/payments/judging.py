@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from custody.chain.assets import to_amount
+from custody.chain.assets import to_amount, to_units
 from custody.chain.blocks import BlockHeader
 from custody.chain.cursor import read_cursor
 from custody.chain.depth import confirmations, effective_threshold
@@ -54,7 +54,7 @@ def binding_thresholds(connection: Connection, chain_ids: Sequence[int]) -> dict
 
 @dataclass(frozen=True, slots=True)
 class DeepFact:
-    """A live inbound fact that is not judged yet; ``amount`` in whole tokens."""
+    """A live inbound fact that is not judged yet; ``amount``, whole tokens: what it brought and was booked as seen."""
 
     id: UUID
     payment_id: UUID
@@ -74,7 +74,7 @@ class DeepFact:
 
 _WAITING: Final = """
 SELECT f.id, f.payment_id, f.chain_id, f.token, f.transaction_hash, f.block_number, f.block_hash, f.log_index,
-    f.recipient, f.amount_units, t.decimals, e.metadata ->> 'attribution' AS basis
+    f.recipient, f.amount_units, e.amount, t.decimals, e.metadata ->> 'attribution' AS basis
 FROM fleet.chain_facts f
 JOIN fleet.tokens t ON t.chain_id = f.chain_id AND t.token = f.token
 JOIN public.funds_ledger_entries e ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
@@ -96,7 +96,7 @@ def waiting_facts(connection: Connection, condition: str, **parameters: object) 
             log_index=row.log_index,
             recipient=row.recipient,
             units=int(row.amount_units),
-            amount=to_amount(int(row.amount_units), row.decimals),
+            amount=to_amount(to_units(row.amount, row.decimals), row.decimals),
             is_guess=row.basis == "newest",
         )
         for row in rows

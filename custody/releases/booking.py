@@ -114,13 +114,9 @@ def book_failed(
 
 
 def pause_chain(connection: Connection, chain_id: int, reason: str) -> None:
-    """Stop releases and sweeps of a chain until an operator resumes it; the first reason stands."""
+    """Stop releases and sweeps of a chain until two persons let it go on (R10); the first reason stands."""
     connection.execute(
-        text(
-            "UPDATE fleet.chain_cursors SET paused_reason = :reason, paused_at = clock_timestamp() "
-            "WHERE chain_id = :chain AND paused_reason IS NULL"
-        ),
-        {"chain": chain_id, "reason": reason[:PAUSE_CHARACTERS]},
+        text("SELECT fleet.pause_chain(:chain, :reason)"), {"chain": chain_id, "reason": reason[:PAUSE_CHARACTERS]}
     )
 
 

@@ -116,7 +116,7 @@ def _require_quiet_books(connection: Connection, instruction: Instruction) -> No
     row = connection.execute(
         text(
             """
-            SELECT b.dispute_open, p.disputed, c.paused_reason FROM public.payments p
+            SELECT b.dispute_open, b.overdraft, p.disputed, c.paused_reason FROM public.payments p
             JOIN fleet.ledger_balances b ON b.book_id = p.id AND b.chain_id = :chain AND b.token = :token
             LEFT JOIN fleet.chain_cursors c ON c.chain_id = b.chain_id WHERE p.id = :payment
             """
@@ -125,6 +125,8 @@ def _require_quiet_books(connection: Connection, instruction: Instruction) -> No
     ).one()
     if row.dispute_open or row.disputed:
         raise _Waits("dispute_open: waits_for_cancel, or for the dispute's end; it is signed but not sent (R1).")
+    if row.overdraft > 0:
+        raise _Waits("coins_lost: coins of it are gone from the chain; cover the loss: fleet ledger adjust cover.")
     if row.paused_reason:
         raise _Waits(f"chain_paused: {row.paused_reason}; an operator resumes chain {instruction.chain_id}.")
 

@@ -71,7 +71,7 @@ _FACTS: Final = text(
     """
     SELECT p.id, p.status::text AS status, p.escrow_state::text AS escrow, p.disputed, p.seller_id,
         r.chain_id, r.token, t.symbol, t.decimals, b.held, b.treasury, b.releasing, b.refunding, b.paying_fees,
-        b.dispute_open, b.release_epoch, c.paused_reason, a.address AS recipient, a.label
+        b.overdraft, b.dispute_open, b.release_epoch, c.paused_reason, a.address AS recipient, a.label
     FROM public.payments p
     LEFT JOIN fleet.payment_routes r ON r.payment_id = p.id
     LEFT JOIN fleet.tokens t ON t.chain_id = r.chain_id AND t.token = r.token
@@ -197,6 +197,14 @@ def _ledger_stops(row: Any) -> list[Stop]:
     held = row.held or Decimal(0)
     if held <= 0:
         return [Stop("nothing_held", "no coins are held for it; its transfer is not deep enough yet.")]
+    if row.overdraft > 0:
+        return [
+            Stop(
+                "coins_lost",
+                f"{row.overdraft.normalize():f} {row.symbol} of it are gone from the chain; paying it out would spend "
+                "other payments' coins (L3). Cover the loss: fleet ledger adjust cover.",
+            )
+        ]
     free = row.treasury - row.releasing - row.refunding - row.paying_fees
     if free < held:
         return [

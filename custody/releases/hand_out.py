@@ -203,7 +203,7 @@ def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int)
     row = connection.execute(
         text(
             """
-            SELECT dispute_open, release_epoch, releasing, (
+            SELECT dispute_open, release_epoch, releasing, overdraft, (
                 SELECT coalesce(sum(CASE e.reason WHEN 'reserve' THEN e.amount ELSE -e.amount END), 0)
                 FROM public.funds_ledger_entries e
                 WHERE e.instruction_id = :id AND e.book_id = :book AND e.reason IN ('reserve', 'void', 'final')) AS own
@@ -219,6 +219,8 @@ def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int)
     ).one()
     if row.dispute_open:
         raise Held("dispute_open: a dispute is open in the books; it must be resolved first (L4).")
+    if row.overdraft > 0:
+        raise Held("coins_lost: coins of it are gone from the chain; cover the loss: fleet ledger adjust cover (L3).")
     # What another instruction reserved is not this one's: both would be paid.
     if min(row.releasing, row.own) < instruction.amount:
         raise Held("not_reserved: the books do not reserve this amount for it; an operator looks at it.")
@@ -242,7 +244,7 @@ def _require_house_coins(connection: Connection, instruction: Instruction, fee_w
     row = connection.execute(
         text(
             """
-            SELECT coalesce(b.treasury_house, 0) AS house, (
+            SELECT coalesce(b.treasury_house - b.overdraft, 0) AS house, (
                 SELECT coalesce(sum(i.max_total_fee_wei), 0) FROM fleet.release_instructions i
                 WHERE i.chain_id = :chain AND i.treasury = :treasury
                   AND i.state IN ('handed_out', 'signed', 'broadcast', 'cancelling')) AS promised

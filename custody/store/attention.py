@@ -22,7 +22,7 @@ class Attention:
 _FIND = text(
     """
     SELECT paused_at AS since, 'chain ' || chain_id || ' is paused' AS what, paused_reason AS reason,
-        'settle the reason, then clear the pause of the chain' AS unblocks
+        'settle the reason, then two persons: fleet chain go-on ' || chain_id AS unblocks
     FROM fleet.chain_cursors WHERE paused_reason IS NOT NULL
     UNION ALL
     SELECT created_at, queue || ': ' || subject_kind || ' ' || subject_id, reason, unblocks

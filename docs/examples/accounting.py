@@ -1,4 +1,4 @@
-"""Four payments through their accounts, posted as the fleet's processes post them, printed, and rolled back.
+"""Five payments through their accounts, posted as the fleet's processes post them, printed, and rolled back.
 
     python docs/examples/accounting.py postgresql://postgres:PASSWORD@HOST:PORT/DATABASE
 
@@ -126,7 +126,7 @@ class Payment:
     ) -> UUID:
         """One entry, by the role of the process that may post it."""
         entry_type, reason = movement.split(":")
-        sits_at = {"destination": DEPOSIT, "treasury": TREASURY}
+        sits_at = {"destination": DEPOSIT, "treasury": TREASURY, "overdraft": TREASURY}
         self.connection.exec_driver_sql(f"SET LOCAL SESSION AUTHORIZATION {poster}")
         posted = post(
             self.connection,
@@ -191,6 +191,16 @@ class Payment:
         self.post("fleet_watcher", "adjustment:reorg", "detected", "destination", amount, fact=fact, reverses=entry)
         self.moves("undetected")
 
+    def is_lost(self, fact: UUID, amount: str) -> None:
+        """The transfer's block left the chain after its coins were moved on: a reversal is impossible (L5)."""
+        self.post("fleet_watcher", "adjustment:reorg_loss", "loss", "overdraft", amount, fact=fact)
+        self.connection.execute(text("UPDATE fleet.chain_facts SET live = false WHERE id = :id"), {"id": fact})
+
+    def is_found(self, amount: str) -> None:
+        """The same transfer is mined again: it takes the loss back instead of being a new arrival."""
+        fact = self.fact("inbound", amount)
+        self.post("fleet_watcher", "adjustment:recovered", "overdraft", "loss", amount, fact=fact)
+
     def show(self, title: str) -> None:
         """The statement, as `fleet ledger statement` has it."""
         sys.stdout.write(f"{title}\n\n")
@@ -236,6 +246,14 @@ def main(database_url: str) -> None:
         fact, _ = reorganised.arrives("250")
         reorganised.is_deep(fact, "250")
         reorganised.show("A reorganisation: the transfer's block is replaced, later it is mined again")
+
+        lost = Payment(connection)
+        fact, _ = lost.arrives("250")
+        lost.is_deep(fact, "250")
+        lost.is_swept("250")
+        lost.is_lost(fact, "250")
+        lost.is_found("250")
+        lost.show("A loss: the transfer's block is replaced after its coins were swept, later it is mined again")
         connection.rollback()
     engine.dispose()
 

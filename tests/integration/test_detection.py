@@ -311,29 +311,6 @@ def test_a_node_that_fell_behind_proves_nothing(fleet: WatchingFleet) -> None:
     assert fleet.entries(payment.payment) == [(*SEEN, 100), (*UNSEEN, 100)]
 
 
-def test_money_that_moved_on_is_not_half_reversed_but_stops_the_chain(fleet: WatchingFleet) -> None:
-    payment = fleet.payment()
-    sent = fleet.pay(payment)
-    fleet.watch(sent)
-    fleet.hold()
-    # As after a sweep that stood while its deposit vanished: the coins are no longer at the destination.
-    fleet.market.execute(
-        "UPDATE fleet.ledger_balances SET destination = 0, treasury = 100 WHERE book_id = :id", id=payment.payment
-    )
-    before = fleet.entries(payment.payment)
-    fleet.world.chain.reorganise(1)
-    fleet.world.forget_nonces()
-    fleet.watch()
-    fleet.watch()
-    assert fleet.entries(payment.payment) == before
-    assert [fact.live for fact in fleet.facts(sent)] == [True]
-    assert fleet.market.state(payment.payment) == ("confirmed", "funded")
-    [cursor] = fleet.market.execute("SELECT paused_reason FROM fleet.chain_cursors")
-    assert "cannot be reversed" in cursor.paused_reason
-    [dead] = fleet.market.execute("SELECT * FROM fleet.dead_work")
-    assert (dead.subject_kind, dead.payment_id) == ("chain_fact", payment.payment)
-
-
 def test_a_buyer_with_another_pending_payment_stays_processing(fleet: WatchingFleet) -> None:
     payment = fleet.payment()
     sent = fleet.pay(payment)

@@ -126,6 +126,8 @@ PAST_ITS_STEP = (
     ("fleet_operator", "UPDATE fleet.release_instructions SET recipient = 'mine'"),
     ("fleet_operator", "UPDATE fleet.release_instructions SET state = 'ready'"),
     ("fleet_operator", "INSERT INTO fleet.release_instructions (state) VALUES ('ready')"),
+    ("fleet_operator", "UPDATE fleet.chain_cursors SET paused_reason = NULL, paused_at = NULL"),
+    ("fleet_releases", "UPDATE fleet.chain_cursors SET paused_reason = NULL, paused_at = NULL"),
 )
 
 
@@ -136,6 +138,52 @@ def test_what_was_said_once_is_not_changed_by_who_may_say_more(
     with module_database.engine(role).connect() as connection, pytest.raises(DBAPIError) as refused:
         connection.exec_driver_sql(statement)
     assert sqlstate(refused.value) == "42501"
+
+
+PAUSING = {
+    "fleet.pause_chain(bigint, text)": {"fleet_watcher", "fleet_releases", "fleet_operator"},
+    "fleet.propose_go_on(bigint, text, text)": {"fleet_operator"},
+    "fleet.execute_go_on(uuid, bytea, text)": {"fleet_operator"},
+    "fleet.execute_adjustment(uuid, bytea, text)": {"fleet_operator"},
+    "fleet.lock_agreed_action(uuid, text[], bytea, text)": set[str](),
+    "fleet.post_of_action(fleet.operator_actions, jsonb, text, text)": set[str](),
+    "fleet.work_behind_pause(bigint)": set[str](),
+    "fleet.pause_as_parameters(bigint)": set[str](),
+}
+
+
+def test_who_may_pause_a_chain_and_let_it_go_on(module_database: Database) -> None:
+    """R9, R10: whoever meets what it must not judge alone pauses; only the two persons' actions lift a pause."""
+    with module_database.engine().connect() as connection:
+        found = {
+            action: {
+                role
+                for role in PROCESS_ROLES
+                if connection.execute(
+                    text("SELECT has_function_privilege(:r, :f, 'EXECUTE')"), {"r": role, "f": action}
+                ).scalar_one()
+            }
+            for action in PAUSING
+        }
+    allowed = sum(map(len, found.values()))
+    sys.stdout.write(f"{len(PROCESS_ROLES)} roles x {len(PAUSING)} pausing actions: {allowed} allowed\n")
+    assert found == PAUSING
+
+
+def test_no_process_lifts_a_pause_of_a_row_that_it_writes(database: Database) -> None:
+    """The watcher moves the cursor of a paused chain; the pause itself stays (R10)."""
+    market = Marketplace(database)
+    market.execute(
+        "INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp, paused_reason, paused_at) "
+        "VALUES (31337, 1, '0x', now(), 'a theft', now())"
+    )
+    watcher = database.engine("fleet_watcher")
+    with transaction(watcher) as connection:
+        connection.execute(text("UPDATE fleet.chain_cursors SET head_number = 2"))
+    for change in ("paused_reason = NULL, paused_at = NULL", "paused_reason = 'nothing'", "paused_at = now()"):
+        with pytest.raises(DBAPIError) as refused, transaction(watcher) as connection:
+            connection.execute(text(f"UPDATE fleet.chain_cursors SET {change}"))
+        assert sqlstate(refused.value) == "FL006"
 
 
 def test_the_owner_cannot_log_in(database: Database) -> None:

@@ -11,7 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
 
-from custody.ledger.adjustments import Kind, execute, open_actions, propose, propose_correction, withdraw
+from custody.ledger.adjustments import (
+    Kind,
+    execute,
+    open_actions,
+    propose,
+    propose_correction,
+    propose_cover,
+    withdraw,
+)
 from custody.ledger.entries import LedgerRefusal
 from custody.settings.environment import settings as read_settings
 from custody.store.engine import open_engine, ring_relay, transaction
@@ -66,6 +74,21 @@ def _propose(kind: Kind, payment: UUID, amount: str, by: str, reason: str) -> No
     value = _amount(amount)
     with _database() as connection:
         action = propose(connection, payment, kind, value, reason=reason, by=by)
+    typer.echo(f"proposed as {action}; another person reads it with: fleet ledger adjust list")
+
+
+@adjust.command("cover")
+def cover(
+    book: Annotated[UUID, typer.Argument(help="the payment, or the house account, that has lost coins")],
+    amount: Annotated[str, typer.Argument(help="whole tokens")],
+    by: By,
+    reason: Reason,
+    token: Annotated[str | None, typer.Option(help="the token's address, if it has lost more than one")] = None,
+) -> None:
+    """Propose that the house's own coins in the treasury cover what the chain or a thief took."""
+    value = _amount(amount)
+    with _database() as connection:
+        action = propose_cover(connection, book, value, reason=reason, by=by, token=token)
     typer.echo(f"proposed as {action}; another person reads it with: fleet ledger adjust list")
 
 

@@ -30,12 +30,17 @@ class Share:
     units: int
 
 
+# L5: coins whose loss sits elsewhere were swept from here, and what recovered a loss here is here again.
 _SEEN = text(
     """
     SELECT e.payment_id, f.block_number, f.log_index, f.judged_at IS NOT NULL AS is_judged, e.amount
     FROM public.funds_ledger_entries e JOIN fleet.chain_facts f ON f.id = e.fact_id
-    WHERE e.payment_id = ANY(:payments) AND e.chain_id = :chain AND e.token = :token
-      AND e.debit = 'destination' AND e.reason = 'seen' AND e.debit_address = :address AND f.live
+    WHERE e.payment_id = ANY(:payments) AND e.chain_id = :chain AND e.token = :token AND e.debit_address = :address
+      AND CASE e.reason
+          WHEN 'seen' THEN f.live OR EXISTS (SELECT FROM public.funds_ledger_entries l
+              WHERE l.fact_id = f.id AND l.reason = 'reorg_loss' AND l.credit_address <> :address)
+          WHEN 'recovered' THEN f.live
+          ELSE false END
     ORDER BY f.block_number, f.log_index
     """
 )

@@ -185,7 +185,7 @@ def _imbalances(totals: Sequence[AccountTotal], held: Mapping[Place, int], token
         units = _signed(total.amount, tokens[total.token])
         sides[total.token, total.side] += units
         if total.account in ASSET_ACCOUNTS:
-            coins[total.token] += units
+            coins[total.token] += units if total.side == "debit" else -units
     at_places: dict[str, int] = defaultdict(int)
     for (token, _), units in held.items():
         at_places[token] += units

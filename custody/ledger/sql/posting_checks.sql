@@ -72,8 +72,9 @@ $$;
 CREATE OR REPLACE FUNCTION fleet.is_to_be_written(v fleet.posting) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
+    -- overdraft counts against the coins of an address (L5, L22)
     held_at_address CONSTANT text[] := ARRAY[
-        'destination', 'treasury', 'gas_payer', 'gas_float', 'treasury_house', 'in_transit'];
+        'destination', 'treasury', 'gas_payer', 'gas_float', 'treasury_house', 'in_transit', 'overdraft'];
 BEGIN
     IF num_nulls(v.book_kind, v.book_id, v.chain_id, v.token, v.entry_type, v.reason, v.debit, v.credit, v.amount,
                  v.idempotency_key, v.evidence) > 0 THEN
@@ -132,6 +133,15 @@ BEGIN
         RAISE EXCEPTION 'post_entry: payment % is %; a release is promised from confirmed/releasable only', v.book_id,
             coalesce(v.payment_state, 'none') USING ERRCODE = 'FL002';
     END IF;
+    -- L3: coins that are lost are not promised. The row's CHECK cannot say so, or it would block the loss itself (L5).
+    IF v.credit IN ('releasing', 'refunding', 'paying_fees') AND NOT v.reverses AND EXISTS (
+        SELECT FROM fleet.ledger_balances b
+        WHERE b.book_id = v.book_id AND b.chain_id = v.chain_id AND b.token = v.token AND b.overdraft > 0
+          AND b.releasing + b.refunding + b.paying_fees + v.amount > b.treasury - b.overdraft) THEN
+        RAISE EXCEPTION 'post_entry: book % has lost coins; its promises would exceed what is left until the loss is covered or recovered',
+            v.book_id USING ERRCODE = 'check_violation', SCHEMA = 'fleet', TABLE = 'ledger_balances',
+                            CONSTRAINT = 'ledger_balances_promises_covered';
+    END IF;
     -- L4: a dispute is a state; new promises wait for it.
     IF v.dispute_open > 0 AND (
         v.credit = 'releasing' OR (v.credit = 'refunding' AND NOT v.evidence ? 'dispute_resolution_id')
@@ -146,7 +156,7 @@ END $$;
 CREATE OR REPLACE FUNCTION fleet.moves_epoch(
     entry_type public.funds_ledger_entry_type, debit text, credit text, reverses boolean) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT credit IN ('treasury', 'releasing', 'refunding') OR debit = 'held' OR entry_type = 'dispute_hold' OR reverses
+    SELECT credit IN ('treasury', 'releasing', 'refunding', 'overdraft') OR debit = 'held' OR entry_type = 'dispute_hold' OR reverses
 $$;
 
 -- A book's row is made by its first entry. Makes none for a book that does not exist; the checks then say so.

@@ -39,16 +39,27 @@ VALUES
     ('payment', 'adjustment', 'reorg', 'destination', 'treasury', 'fleet_watcher', true, false, true),
     ('payment', 'adjustment', 'reorg', 'treasury', 'releasing', 'fleet_watcher', true, false, true),
     ('payment', 'adjustment', 'reorg', 'treasury', 'refunding', 'fleet_watcher', true, false, true),
+    -- what cannot be reversed is a loss, taken back when its coins return (L5); a return that vanishes is that loss again
+    ('payment', 'adjustment', 'reorg_loss', 'loss', 'overdraft', 'fleet_watcher', true, false, false),
+    ('payment', 'adjustment', 'recovered', 'overdraft', 'loss', 'fleet_watcher', true, false, false),
+    ('payment', 'adjustment', 'reorg', 'loss', 'overdraft', 'fleet_watcher', true, false, true),
     -- by hand, as an operator action (R10), and its own correction: the exact reverse
     ('payment', 'adjustment', 'accepted', 'suspense', 'held', 'fleet_operator', false, false, false),
     ('payment', 'adjustment', 'fee_borne', 'held', 'transfer_cost', 'fleet_operator', false, false, false),
     ('payment', 'adjustment', 'correction', 'held', 'suspense', 'fleet_operator', false, false, true),
     ('payment', 'adjustment', 'correction', 'transfer_cost', 'held', 'fleet_operator', false, false, true),
+    -- the house covers a payment's loss with coins of its own, or its own loss: two entries for a payment, always both
+    ('payment', 'adjustment', 'covered', 'overdraft', 'loss', 'fleet_operator', false, false, false),
+    ('house', 'adjustment', 'covered', 'loss', 'treasury_house', 'fleet_operator', false, false, false),
+    ('house', 'adjustment', 'covered', 'overdraft', 'treasury_house', 'fleet_operator', false, false, false),
     -- house books (L6)
     ('house', 'adjustment', 'funding', 'gas_payer', 'gas_funding', 'fleet_watcher', false, false, false),
     ('house', 'adjustment', 'funding', 'treasury_house', 'gas_funding', 'fleet_watcher', false, false, false),
     ('house', 'adjustment', 'topup', 'gas_float', 'gas_payer', 'fleet_sweeps', false, false, false),
     ('house', 'adjustment', 'gas', 'gas_spent', 'gas_payer', 'fleet_sweeps', false, false, false),
     ('house', 'adjustment', 'gas', 'gas_spent', 'gas_float', 'fleet_sweeps', false, false, false),
-    ('house', 'adjustment', 'gas', 'gas_spent', 'treasury_house', 'fleet_releases', false, false, false)
+    ('house', 'adjustment', 'gas', 'gas_spent', 'treasury_house', 'fleet_releases', false, false, false),
+    -- what left the treasury without us (L5, R5), taken back when its transaction leaves the chain
+    ('house', 'adjustment', 'unauthorised', 'loss', 'overdraft', 'fleet_watcher', true, false, false),
+    ('house', 'adjustment', 'recovered', 'overdraft', 'loss', 'fleet_watcher', true, false, true)
 ON CONFLICT DO NOTHING;

@@ -33,6 +33,8 @@ GRANT SELECT, INSERT, UPDATE ON fleet.chain_looks, fleet.chain_facts, fleet.chai
 GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.chain_blocks TO fleet_watcher;
 GRANT SELECT ON public.payments, public.derived_destinations, fleet.payment_routes, fleet.tokens, fleet.house_accounts,
     fleet.chain_transactions, fleet.ledger_balances, public.funds_ledger_entries, public.config_setting_history TO fleet_watcher;
+GRANT SELECT ON fleet.nonce_lanes TO fleet_watcher;
+GRANT SELECT (id, max_total_fee_wei) ON fleet.release_instructions TO fleet_watcher;
 GRANT UPDATE (status, escrow_state, transaction_hash, sender, confirmations, updated_at) ON public.payments TO fleet_watcher;
 GRANT UPDATE (balance, status, updated_at) ON public.derived_destinations TO fleet_watcher;
 GRANT INSERT ON fleet.outbox TO fleet_watcher;
@@ -69,7 +71,6 @@ GRANT SELECT, INSERT, UPDATE ON fleet.release_instructions, fleet.nonce_lanes, f
 GRANT SELECT, UPDATE ON fleet.signature_submissions TO fleet_releases;
 GRANT UPDATE (status, escrow_state, updated_at) ON public.payments TO fleet_releases;
 GRANT UPDATE (status, updated_at) ON public.purchase_requests TO fleet_releases;
-GRANT UPDATE (paused_reason, paused_at) ON fleet.chain_cursors TO fleet_releases;
 GRANT INSERT ON fleet.outbox TO fleet_releases;
 
 -- The signer API reads open instructions and inserts submissions; hand-out is the releases worker's.
@@ -118,13 +119,15 @@ GRANT UPDATE (next_index, state) ON fleet.deposit_accounts TO fleet_operator;
 GRANT UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_operator;
 GRANT INSERT ON fleet.house_accounts, fleet.address_book, fleet.nonce_lanes, fleet.outbox, fleet.chain_looks TO fleet_operator;
 GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
-GRANT UPDATE (paused_reason, paused_at) ON fleet.chain_cursors TO fleet_operator;
 -- A draft and no more: what is reserved, handed out and paid is the releases worker's to say.
 GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch)
     ON fleet.release_instructions TO fleet_operator;
 
 GRANT EXECUTE ON FUNCTION fleet.post_entry, fleet.post_entries TO fleet_watcher, fleet_confirmations, fleet_sweeps, fleet_releases;
--- An operator posts by hand only what one person proposed and another executes (R10).
-GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fleet.withdraw_action TO fleet_operator;
+-- An operator posts by hand, and lets a chain go on, only as one person proposed and another executes (R10).
+GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fleet.withdraw_action, fleet.propose_go_on,
+    fleet.execute_go_on TO fleet_operator;
+-- Whoever meets what it must not judge alone pauses a chain, and so does any one guard.
+GRANT EXECUTE ON FUNCTION fleet.pause_chain TO fleet_watcher, fleet_releases, fleet_operator;
 -- A CHECK runs as whoever inserts, which before adoption is the marketplace's backend (L20). It reads its row alone.
 GRANT EXECUTE ON FUNCTION fleet.entry_is_sound TO PUBLIC;
