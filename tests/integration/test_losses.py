@@ -8,6 +8,7 @@ import pytest
 from custody.chain.detection import Sighting, detect
 from custody.destinations.sweeps.booked import facts_at
 from custody.ledger import BookTooSmall
+from custody.releases.gate import release_gate
 from custody.store.engine import transaction
 from tests.integration.chain_fixtures import Died, WatchingFleet, dying_at, snapshot
 from tests.losing import LosingFleet
@@ -50,6 +51,9 @@ def test_a_swept_deposit_that_vanishes_is_a_loss_at_the_treasury(losing: LosingF
     reasons = losing.dead_work()
     assert "its loss is booked" in reasons[str(fact.id)]
     assert swept in reasons[str(fleet.facts(swept)[0].id)]  # the sweep stays an entry, and people look at it (L14)
+    with transaction(fleet.database.engine("fleet_releases")) as connection:
+        stops = {stop.reason for stop in release_gate(connection, expected.payment, fleet.chains).stops}
+    assert {"coins_lost", "chain_paused"} <= stops  # L3: paying it out would spend other payments' coins
     # Nothing more is booked however often it is looked at (L1).
     losing.see()
     assert fleet.entries(expected.payment)[-1] == LOSS
