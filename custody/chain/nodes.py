@@ -43,7 +43,7 @@ class ChainNodes:
         self.quorum = max(1, min(QUORUM, len(self.clients))) if chain.is_development else QUORUM
         self._pool: ThreadPoolExecutor | None = None
         self._asked: dict[ChainClient, Future[Any]] = {}
-        self._identified: dict[ChainClient, float] = {}
+        self._identified_until: dict[ChainClient, float] = {}
 
     def close(self) -> None:
         """Close the connections to the nodes."""
@@ -108,13 +108,13 @@ class ChainNodes:
 
         def read(client: ChainClient) -> tuple[str, ReceiptsAndHeaders]:
             now = monotonic()
-            if self._identified.get(client, now - IDENTITY_SECONDS) + IDENTITY_SECONDS <= now:
+            if self._identified_until.get(client, now) <= now:
                 client.require_identity(self.chain.id, self.chain.genesis_hash)
-                self._identified[client] = now
+                self._identified_until[client] = now + IDENTITY_SECONDS
             try:
                 return client.chain.masked_url, client.receipts_and_headers(transaction_hashes, heights)
             except ChainUnavailable:
-                self._identified.pop(client, None)  # who answers next may be another
+                self._identified_until.pop(client, None)  # who answers next may be another
                 raise
 
         said = self._ask(read, patient=False)

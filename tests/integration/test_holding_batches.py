@@ -158,7 +158,7 @@ def expected(case: Case, *heads: int) -> tuple[list[tuple[str, str, str, Decimal
                 reason = "wrong_token" if came.is_other_token else "late" if is_closed else "surplus"
                 moved.append((reason, "suspense", OTHER_TOKEN if came.is_other_token else TOKEN, amount - share))
             due -= share
-        if due == 0:
+        if due <= 0:
             state = ("confirmed", "funded")
         elif due < EXPECTED:
             state = ("processing", "partial")
