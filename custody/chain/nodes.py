@@ -47,7 +47,7 @@ class ChainNodes:
         self.quorum = quorum_of(len(self.clients), is_development=chain.is_development)
         self._pool: ThreadPoolExecutor | None = None
         self._asked: dict[ChainClient, Future[Any]] = {}
-        self._identified_seconds: dict[ChainClient, float] = {}
+        self._identified_until: dict[ChainClient, float] = {}
 
     def close(self) -> None:
         """Close the connections to the nodes."""
@@ -112,13 +112,13 @@ class ChainNodes:
 
         def read(client: ChainClient) -> tuple[str, ReceiptsAndHeaders]:
             now = monotonic()
-            if self._identified_seconds.get(client, now - IDENTITY_SECONDS) + IDENTITY_SECONDS <= now:
+            if self._identified_until.get(client, now) <= now:
                 client.require_identity(self.chain.id, self.chain.genesis_hash)
-                self._identified_seconds[client] = now
+                self._identified_until[client] = now + IDENTITY_SECONDS
             try:
                 return client.chain.masked_url, client.receipts_and_headers(transaction_hashes, heights)
             except ChainUnavailable:
-                self._identified_seconds.pop(client, None)  # who answers next may be another
+                self._identified_until.pop(client, None)  # who answers next may be another
                 raise
 
         said = self._ask(read, patient=False)

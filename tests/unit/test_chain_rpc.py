@@ -256,6 +256,24 @@ def test_receipts_and_headers_take_two_requests():
     assert found.canonical(missing) is None
 
 
+def test_headers_of_known_heights_come_with_the_receipts():
+    def node(body: Any) -> Any:
+        known: dict[str, Any] = {"latest": block(9), TX: receipt(TX, 5), hex(5): block(5), hex(7): block(7)}
+        answers = [result(known.get(call["params"][0]))(call) for call in (body if isinstance(body, list) else [body])]
+        return answers if isinstance(body, list) else answers[0]
+
+    with client_of(node) as (client, scripted):
+        found = client.receipts_and_headers([TX], [7, 5, 12, 7])
+        assert [[call["params"][0] for call in body] for body in scripted.bodies] == [
+            ["latest", TX, "0x5", "0x7", "0xc"]  # headers last: they contradict a receipt that was replaced meanwhile
+        ]
+        assert set(found.headers) == {5, 7}
+        assert found.canonical(TX) == found.receipts[TX]
+        scripted.bodies.clear()
+        assert set(client.receipts_and_headers([TX], [7]).headers) == {5, 7}
+        assert len(scripted.bodies) == 2
+
+
 def test_a_batch_is_split_at_its_limit():
     def node(body: Any) -> Any:
         calls = body if isinstance(body, list) else [body]
