@@ -65,6 +65,33 @@ class AgreeingReader:
 
         return self._common(wanted, self._ask(lambda client: client.headers(wanted), is_settled))
 
+    def head(self) -> BlockHeader:
+        """The newest block that enough nodes have said they reach, and have alike."""
+        number = self.panel.reach
+        header = self.headers({number}).get(number)
+        if header is None:
+            raise self._contradiction(len(self.nodes), f"block {number}")
+        return header
+
+    def balances(self, addresses: Collection[str], block_hash: str) -> dict[str, int]:
+        """Accounts' native coins, wei, after the block of that hash, as enough nodes say."""
+        wanted = list(dict.fromkeys(addresses))
+        answers = self._ask(
+            lambda client: client.balances(wanted, block_hash),
+            lambda found: all(len({answer[one] for answer in found.values()}) == 1 for one in wanted),
+        )
+        balances: dict[str, int] = {}
+        for one in wanted:
+            said = [answer[one] for answer in answers.values()]
+            enough = {wei for wei in said if said.count(wei) >= self.needed}
+            if len(enough) != 1:
+                raise self._contradiction(len(answers), f"the balance of {one}")
+            balances[one] = enough.pop()
+        return balances
+
+    def _contradiction(self, nodes: int, what: str) -> ChainUnavailable:
+        return ChainUnavailable(self.chain.id, f"{nodes} nodes", f"quorum: they contradict each other on {what}")
+
     def _common(
         self, numbers: Sequence[int], answers: Mapping["Node", Mapping[int, BlockHeader]]
     ) -> dict[int, BlockHeader]:
@@ -97,11 +124,7 @@ class AgreeingReader:
             return None
         enough = [receipt for receipt, nodes in voices.items() if len(nodes) >= self.needed]
         if len(voices) > 1 and len(enough) != 1:
-            raise ChainUnavailable(
-                self.chain.id,
-                f"{len(answers)} nodes",
-                f"quorum: they contradict each other on transaction {transaction_hash}, whose block they have",
-            )
+            raise self._contradiction(len(answers), f"transaction {transaction_hash}, whose block they have")
         if not enough:
             return None  # not yet in a block that enough of them have
         [verdict] = enough

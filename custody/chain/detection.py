@@ -37,6 +37,10 @@ from custody.store.work import bury
 
 log = structlog.get_logger(__name__)
 
+FAR_BLOCKS: Final = (
+    8  # above what a quorum agreed on no honest node is further ahead; nearer, the chain gets there first
+)
+
 # What may be wrong with one look alone; anything else stops the batch and is said loudly.
 _LOOK_FAILURES: Final = (MalformedLog, LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
 
@@ -137,7 +141,7 @@ def _has_vanished(fact: StandingFact, sighting: Sighting, found: Mapping[int, Ar
     # What is not deep yet may be the word of a node that was alone; a quorum says what it was worth (L13).
     is_doubtful = sighting.is_quorum and sighting.voices > 1 and not fact.is_judged and fact.token != NATIVE
     if header is None:
-        if is_doubtful and agreed is not None and fact.block_number > agreed:
+        if is_doubtful and agreed is not None and fact.block_number > agreed + FAR_BLOCKS:
             return True
         raise NodeContradicts(
             f"the node does not reach block {fact.block_number}, where this transaction was seen before"

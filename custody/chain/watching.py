@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 
 from custody.chain import cursor as cursors
 from custody.chain import matching, scanned_blocks
+from custody.chain.agreeing_reader import AgreeingReader
 from custody.chain.blocks import BlockHeader, ScannedBlock
 from custody.chain.depth import effective_threshold
 from custody.chain.detection import answer_looks
@@ -89,6 +90,11 @@ class BlockWatch:
             voices=reader.needed,
             is_quorum=agreement.is_agreed,
         )
+
+    def quorum_reader(self) -> AgreeingReader | None:
+        """Who speaks for the chain about what is booked at once; None below a quorum."""
+        sound = self.panel.sound
+        return self.panel.agreeing_reader(sound) if len(sound) >= self.panel.quorum else None
 
     def _review(self) -> None:
         """A quorum is there (again): whatever was seen before and is not deep yet may be one node's word, so look again."""

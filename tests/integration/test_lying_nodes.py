@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from eth_account import Account
 
-from custody.chain import ChainClient, ChainConnection, node_panel
+from custody.chain import ChainClient, ChainConnection, ChainUnavailable, node_panel
 from custody.chain.fence import Fence
+from custody.chain.house_funding import book_funding
 from custody.chain.node_panel import STRIKES, NodePanel
 from custody.chain.watching import BlockWatch
 from tests import lying_node as lies
@@ -524,3 +526,61 @@ def test_a_provider_that_limits_windows_is_no_liar(told: WatchingFleet) -> None:
         assert [row.state for row in nodes.rows()] == ["healthy", "healthy"]
         assert nodes.cursor.agreed_number == told.world.client.head().number
         assert nodes.is_credited(payment)
+
+
+def test_a_block_that_a_lone_liar_invented_far_ahead_is_not_waited_for(told: WatchingFleet) -> None:
+    """L13: money in a block that nobody else will ever have is taken back by the quorum, and not in a million blocks."""
+    with nodes_of(told, 3) as nodes:
+        victim = told.payment()
+        _, real = nodes.pay()
+        nodes.tick()
+        far, invented, block_hash = hex(told.world.client.head().number + 10**6), "0x" + "6f" * 32, "0x" + "6e" * 32
+        false = copy.deepcopy(told.world.rpc("eth_getTransactionReceipt", real))
+        false |= {"transactionHash": invented, "blockNumber": far, "blockHash": block_hash}
+        for log in false["logs"]:
+            log |= {"transactionHash": invented, "blockNumber": far, "blockHash": block_hash}
+            if len(log["topics"]) == 3:
+                log["topics"][2] = "0x" + victim.destination[2:].lower().rjust(64, "0")
+        block = {**told.world.rpc("eth_getBlockByNumber", "latest", False), "number": far, "hash": block_hash}
+
+        def there(method: str, params: list[Any], result: Any) -> Any:
+            if method == "eth_getBlockByNumber" and params[0] == far:
+                return dict(block)
+            return copy.deepcopy(false) if method == "eth_getTransactionReceipt" and params[0] == invented else result
+
+        alone(nodes, lies.changing(there))
+        told.ask(invented)
+        nodes.rest()
+        assert nodes.balance(victim) == (100, 0)
+        together_again(nodes, is_liar_honest=True)
+        assert nodes.balance(victim) == (0, 0)
+
+
+def test_the_house_is_funded_by_what_a_quorum_sees(told: WatchingFleet) -> None:
+    """L6, L13: one node's word makes no money, not even the house's own."""
+    payer = Account.create().address
+    told.market.execute(
+        "INSERT INTO fleet.house_accounts (chain_id, address, kind) VALUES (:c, :a, 'gas_payer')", c=CHAIN_ID, a=payer
+    )
+    told.world.rpc("anvil_setBalance", payer, hex(10**18))
+    with nodes_of(told, 2) as nodes:
+
+        def fund() -> int:
+            reader = nodes.watch.quorum_reader()
+            assert reader is not None
+            return book_funding(told.watcher, reader, told.chain, nodes.watch.fence, reader.head())
+
+        def rich(method: str, _params: list[Any], result: Any) -> Any:
+            return hex(10**24) if method == "eth_getBalance" else result
+
+        nodes.proxies[0].lie = lies.changing(rich)
+        with pytest.raises(ChainUnavailable, match="contradict each other on the balance"):
+            fund()
+        assert told.count("public.funds_ledger_entries WHERE reason = 'funding'") == 0
+        nodes.proxies[0].lie = None
+        assert fund() == 1
+        [entry] = told.market.execute("SELECT amount FROM public.funds_ledger_entries WHERE reason = 'funding'")
+        assert entry.amount == 1
+        nodes.proxies[1].lie = lies.answering(500)
+        nodes.rest()
+        assert nodes.watch.quorum_reader() is None
