@@ -150,8 +150,9 @@ class ChainWatch:
                 self._head_at = now  # more may be due
         if now >= self._house_at:
             self._house_at = now + HOUSE_SECONDS
-            for node in watch.panel.sound[:1]:
-                book_funding(self._engine, node.client, self.chain, watch.fence, node.client.head())
+            reader = watch.quorum_reader()
+            if reader is not None:
+                book_funding(self._engine, reader, self.chain, watch.fence, reader.head())
         return True
 
     def _has_due_looks(self) -> bool:

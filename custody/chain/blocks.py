@@ -83,10 +83,10 @@ def read_header(value: object) -> BlockHeader:
     raw = wire.member(value, "block")
     base_fee = raw.get("baseFeePerGas")
     return BlockHeader(
-        number=wire.quantity(raw.get("number"), "number"),
+        number=wire.quantity(raw.get("number"), "number", wire.COUNT_MAXIMUM),
         hash=wire.hash32(raw.get("hash"), "hash"),
         parent_hash=wire.hash32(raw.get("parentHash"), "parentHash"),
-        timestamp=wire.quantity(raw.get("timestamp"), "timestamp"),
+        timestamp=wire.quantity(raw.get("timestamp"), "timestamp", wire.TIMESTAMP_MAXIMUM),
         base_fee=None if base_fee is None else wire.quantity(base_fee, "baseFeePerGas"),
     )
 

@@ -9,12 +9,12 @@ BLOOM_BYTES: Final = 256
 _BITS: Final = 8 * BLOOM_BYTES - 1
 
 
-def may_hold(bloom: bytes, address: str, topic: str) -> bool:
-    """Whether a log of that contract with that topic may be in the block; False is certain, True is likely.
+def may_hold(bloom: bytes, address: str, topics: Iterable[str]) -> bool:
+    """Whether a log of that contract with those topics may be in the block; False is certain, True is likely.
 
-    `bloom` has 256 bytes, `address` and `topic` are hex with 0x.
+    `bloom` has 256 bytes, `address` and `topics` are hex with 0x.
     """
-    return all(_has(bloom, bytes.fromhex(item[2:])) for item in (address, topic))
+    return all(_has(bloom, bytes.fromhex(item[2:])) for item in (address, *topics))
 
 
 def bloom_of(items: Iterable[bytes]) -> bytes:

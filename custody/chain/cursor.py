@@ -112,17 +112,23 @@ def pause_chain(connection: Connection, chain_id: int, head: BlockHeader, reason
     connection.execute(text("SELECT fleet.pause_chain(:id, :reason)"), {"id": chain_id, "reason": reason})
 
 
-def facts_above(connection: Connection, chain_id: int, number: int) -> dict[str, UUID | None]:
-    """The transactions of live inbound facts in blocks above a height, each with a payment it was for."""
+def facts_above(
+    connection: Connection, chain_id: int, number: int, *, is_judged: bool = True
+) -> dict[str, UUID | None]:
+    """The transactions of live inbound facts in blocks above a height, each with a payment it was for.
+
+    ``is_judged`` False leaves out those that were deep enough.
+    """
     rows = connection.execute(
         text(
             """
             SELECT DISTINCT ON (transaction_hash) transaction_hash, payment_id FROM fleet.chain_facts
             WHERE chain_id = :id AND direction = 'inbound' AND live AND block_number > :number
+                AND (judged_at IS NULL OR :judged)
             ORDER BY transaction_hash, tx_ordinal
             """
         ),
-        {"id": chain_id, "number": number},
+        {"id": chain_id, "number": number, "judged": is_judged},
     )
     return {row.transaction_hash: row.payment_id for row in rows}
 

@@ -6,7 +6,7 @@ ones are booked. A webhook is only the reason to look; nothing in it is believed
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from custody.chain import facts, looks
+from custody.chain.assets import NATIVE
 from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
 from custody.chain.depth import confirmations, floor
 from custody.chain.errors import ChainUnavailable
@@ -36,6 +37,10 @@ from custody.store.work import bury
 
 log = structlog.get_logger(__name__)
 
+FAR_BLOCKS: Final = (
+    8  # above what a quorum agreed on no honest node is further ahead; nearer, the chain gets there first
+)
+
 # What may be wrong with one look alone; anything else stops the batch and is said loudly.
 _LOOK_FAILURES: Final = (MalformedLog, LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
 
@@ -53,6 +58,11 @@ class Sighting:
     """Only of a block that is canonical on that node."""
     head: BlockHeader
     headers: Mapping[int, BlockHeader]
+    voices: int = 1
+    """How many nodes said it alike."""
+    agreed: int | None = None
+    """The newest block that a quorum has agreed on, where several nodes make one."""
+    is_quorum: bool = True
 
 
 @dataclass(slots=True)
@@ -75,7 +85,7 @@ def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected
     """
     standing = facts.lock_standing_facts(connection, chain.id, sighting.transaction_hash)
     found = {} if sighting.receipt is None else _by_ordinal(facts.arrivals(connection, chain, sighting.receipt))
-    gone = [fact for fact in standing if _has_vanished(fact, sighting)]
+    gone = [fact for fact in standing if _has_vanished(fact, sighting, found)]
     kept = {fact.tx_ordinal: fact for fact in standing if fact not in gone}
     plan = [
         _Plan(arrival, kept.get(ordinal), *_attribute(connection, chain.id, arrival))
@@ -114,20 +124,32 @@ def _by_ordinal(found: list[Arrival]) -> dict[int, Arrival]:
     return {arrival.inbound.tx_ordinal: arrival for arrival in found}
 
 
-def _has_vanished(fact: StandingFact, sighting: Sighting) -> bool:
-    """Whether the fact's block is provably not canonical. Silence proves nothing: a node may be behind."""
+def _has_vanished(fact: StandingFact, sighting: Sighting, found: Mapping[int, Arrival]) -> bool:
+    """Whether the fact is provably not on the canonical chain. Silence proves nothing: a node may be behind."""
     header = sighting.headers.get(fact.block_number)
+    stands = header is not None and header.hash == fact.block_hash
+    shown = stands and sighting.receipt is not None and sighting.receipt.block_hash == fact.block_hash
+    agreed = sighting.agreed
+    if not sighting.is_quorum and agreed is not None and fact.block_number <= agreed and not shown:
+        raise NodeContradicts(f"a quorum agreed on block {agreed}: fewer nodes take back nothing up to it")
+    # What is not deep yet may be the word of a node that was alone; a quorum says what it was worth (L13).
+    is_doubtful = sighting.is_quorum and sighting.voices > 1 and not fact.is_judged and fact.token != NATIVE
     if header is None:
+        if is_doubtful and agreed is not None and fact.block_number > agreed + FAR_BLOCKS:
+            return True
         raise NodeContradicts(
             f"the node does not reach block {fact.block_number}, where this transaction was seen before"
         )
-    if header.hash != fact.block_hash:
+    if not stands:
         return True
-    if sighting.receipt is None or sighting.receipt.block_hash != fact.block_hash:
+    if not shown:
+        if is_doubtful:
+            return True
         raise NodeContradicts(
             f"block {fact.block_hash} still stands, but the node shows this transaction elsewhere or nowhere"
         )
-    return False
+    arrival = found.get(fact.tx_ordinal)
+    return is_doubtful and (arrival is None or not arrival.is_same_transfer(fact))
 
 
 def _attribute(connection: Connection, chain_id: int, arrival: Arrival) -> tuple[UUID | None, facts.Basis]:
@@ -190,11 +212,20 @@ class Reader(Protocol):
 
 
 def answer_looks(
-    engine: Engine, reader: Reader, chain: Chain, fence: Fence, limit: int, *, anchor: ScannedHash | None = None
+    engine: Engine,
+    reader: Reader,
+    chain: Chain,
+    fence: Fence,
+    limit: int,
+    *,
+    agreed: ScannedHash | None = None,
+    voices: int = 1,
+    is_quorum: bool = True,
 ) -> int:
     """Answer up to ``limit`` due looks; return how many moved on.
 
-    ``anchor``: a block that the reader must have on its chain, or nothing it says counts.
+    ``agreed``: the newest block that a quorum agreed on; ``voices``: how many nodes the reader needs to say the same.
+    Where ``is_quorum`` is False these are fewer than a quorum: they must have that block, or nothing they say counts.
     Two batched requests: head and receipts, then the headers of their blocks; none when nothing is due. Raises
     ChainUnavailable, Fenced.
     """
@@ -204,9 +235,9 @@ def answer_looks(
     if not due:
         return 0
     forbid_inside_transaction("reading receipts")
-    if anchor is not None and not _is_anchored(reader, anchor):
+    if not is_quorum and agreed is not None and not _is_anchored(reader, agreed):
         log.warning(
-            "looks_wait", chain_id=chain.id, reason=f"the node does not have block {anchor.number} {anchor.hash}"
+            "looks_wait", chain_id=chain.id, reason=f"the node does not have block {agreed.number} {agreed.hash}"
         )
         return 0
     askable = [look for look in due if look.is_well_formed]
@@ -219,7 +250,13 @@ def answer_looks(
     sightings = _read(engine, reader, fence, askable, heights) if askable else {}
     for look in askable:
         if look.transaction_hash in sightings:
-            moved += _answer(engine, chain, fence, look, sightings[look.transaction_hash])
+            sighting = replace(
+                sightings[look.transaction_hash],
+                voices=voices,
+                agreed=None if agreed is None else agreed.number,
+                is_quorum=is_quorum,
+            )
+            moved += _answer(engine, chain, fence, look, sighting)
     if moved:
         ring_relay(engine)
     return moved
@@ -249,7 +286,7 @@ def _read(engine: Engine, reader: Reader, fence: Fence, due: list[Look], heights
 
 def _read_batch(reader: Reader, hashes: list[str], heights: set[int]) -> dict[str, Sighting]:
     found = reader.receipts_and_headers(hashes)
-    headers = {**found.headers, found.head.number: found.head}
+    headers = dict(found.headers)  # the head is one node's word
     missing = heights - headers.keys()
     if missing:
         headers |= reader.headers(missing)

@@ -35,6 +35,10 @@ class StandingFact:
     tx_ordinal: int
     payment_id: UUID | None
     destination_id: UUID
+    token: str
+    recipient: str
+    amount_units: int
+    is_judged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,13 @@ class Arrival:
     token: str
     decimals: int
 
-    def is_same_log(self, fact: StandingFact) -> bool:
+    def is_same_transfer(self, fact: StandingFact) -> bool:
         transfer = self.inbound.transfer
-        return (transfer.block_hash, transfer.log_index, self.inbound.tx_ordinal) == (
-            fact.block_hash,
+        return (transfer.log_index, self.token, transfer.recipient, transfer.amount) == (
             fact.log_index,
-            fact.tx_ordinal,
+            fact.token,
+            fact.recipient,
+            fact.amount_units,
         )
 
 
@@ -71,7 +76,8 @@ def lock_standing_facts(connection: Connection, chain_id: int, transaction_hash:
     rows = connection.execute(
         text(
             """
-            SELECT id, block_number, block_hash, log_index, tx_ordinal, payment_id, destination_id
+            SELECT id, block_number, block_hash, log_index, tx_ordinal, payment_id, destination_id, token, recipient,
+                amount_units, judged_at
             FROM fleet.chain_facts
             WHERE chain_id = :chain_id AND transaction_hash = :hash AND direction = 'inbound' AND live
             ORDER BY tx_ordinal FOR UPDATE
@@ -88,6 +94,10 @@ def lock_standing_facts(connection: Connection, chain_id: int, transaction_hash:
             row.tx_ordinal,
             row.payment_id,
             row.destination_id,
+            row.token,
+            row.recipient,
+            int(row.amount_units),
+            row.judged_at is not None,
         )
         for row in rows
     ]

@@ -4,9 +4,10 @@ Only what an account holds beyond its book, and only while nothing of its own is
 nothing but an inflow.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -15,7 +16,6 @@ from sqlalchemy import Connection, Engine, text
 from custody.chain.assets import NATIVE, to_amount
 from custody.chain.blocks import BlockHeader
 from custody.chain.fence import Fence
-from custody.chain.rpc import ChainClient
 from custody.ledger import Entry, post
 from custody.settings.chains import Chain
 from custody.store.engine import forbid_inside_transaction, transaction
@@ -24,6 +24,12 @@ log = structlog.get_logger(__name__)
 
 NATIVE_DECIMALS: Final = 18
 _ACCOUNTS: Final = {"gas_payer": "gas_payer", "treasury": "treasury_house"}
+
+
+class BalanceReader(Protocol):
+    """Who says what accounts hold: one node, or several of which only the common word counts."""
+
+    def balances(self, addresses: Collection[str], block_hash: str, /) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class _HouseBook:
     last_block: int
 
 
-def book_funding(engine: Engine, client: ChainClient, chain: Chain, fence: Fence, head: BlockHeader) -> int:
+def book_funding(engine: Engine, client: BalanceReader, chain: Chain, fence: Fence, head: BlockHeader) -> int:
     """Book what came into the house's accounts up to ``head``; return how many entries were made.
 
     One batched request, pinned to the head's hash. Raises ChainUnavailable, Fenced.

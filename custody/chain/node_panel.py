@@ -7,17 +7,25 @@ chain, or whose answers contradict each other or a quorum is put aside with the 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeVar
 
 import structlog
 
-from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders, ScannedBlock
-from custody.chain.bloom import may_hold
+from custody.chain.agreeing_reader import AgreeingReader
+from custody.chain.blocks import BlockHeader, ScannedBlock
 from custody.chain.errors import ChainError, ChainUnavailable
 from custody.chain.nodes import quorum_of
 from custody.chain.rpc import ChainClient
-from custody.chain.scanning import ChangedMeanwhile, NodeAtFault, NodeReading, Watched, log_identity, read_window
+from custody.chain.scanning import (
+    ChangedMeanwhile,
+    NodeAtFault,
+    NodeReading,
+    Watched,
+    content,
+    read_window,
+    require_own_receipts,
+)
 from custody.settings.chains import Chain
 
 log = structlog.get_logger(__name__)
@@ -27,6 +35,7 @@ STRIKES: Final = 3  # answers in a row that do not fit: one may be a reorganisat
 BEHIND_BLOCKS: Final = 8  # further behind its peers than block propagation explains
 ASIDE_FIRST_SECONDS: Final = 5.0
 ASIDE_MAXIMUM_SECONDS: Final = 300.0
+REASON_MAXIMUM: Final = 500  # characters: a line for an operator
 FUTURE_SECONDS: Final = 60  # a head this far ahead of our clock is as wrong as an old one
 
 State = Literal["healthy", "behind", "aside"]
@@ -45,6 +54,8 @@ class Node:
     is_identified: bool = False
     strikes: int = 0
     asides: int = 0
+    doubts: int = 0
+    """Answers about transactions that did not fit the others': who has some is asked last."""
     retry_at_seconds: float = 0.0
     pending: Future[Any] | None = None
 
@@ -55,10 +66,12 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What the sound nodes show of a window. ``blocks``: those on whose hash enough of them agree, without a gap.
+    """What the sound nodes show of a window. ``blocks``: those on whose content enough of them agree, without a gap.
 
-    ``is_agreed``: a quorum stands behind them; else fewer nodes than a quorum are sound, and these show them.
+    ``is_agreed``: a quorum is sound, and stands behind all of this; else fewer nodes are, and these show it. ``nodes``:
+    who does; none while too few of a sound quorum answered. ``head``: the newest block that enough of them reach.
     ``waiting``: why there is nothing further, in an operator's words; None when the window simply ends at the head.
+    ``is_refused``: a node that is sound gave no answer to this window of several blocks.
     """
 
     blocks: tuple[ScannedBlock, ...]
@@ -67,6 +80,7 @@ class Agreement:
     is_agreed: bool
     nodes: tuple[Node, ...]
     waiting: str | None = None
+    is_refused: bool = False
 
 
 @dataclass(slots=True)
@@ -79,6 +93,7 @@ class NodePanel:
     nodes: list[Node] = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _watched: Watched = field(init=False)
+    _refused: int = 0
 
     def __post_init__(self) -> None:
         self.nodes = [Node(place, client) for place, client in enumerate(self.clients)]
@@ -113,46 +128,75 @@ class NodePanel:
         quorum = self.quorum
         is_agreed = len(self.sound) >= quorum
         needed = quorum if is_agreed else 1
+        is_refused = self._refused > 0
         if not sound:
-            return Agreement((), None, None, is_agreed, (), self._none_sound())
+            return Agreement((), None, None, is_agreed, (), self._none_sound(), is_refused)
+        heads = sorted((reading.head for reading in sound.values()), key=lambda head: head.number, reverse=True)
+        if len(sound) < needed:
+            # Fewer than a quorum decide nothing while the others are thought to be sound.
+            waiting = f"quorum: {len(sound)} of {quorum} nodes answered"
+            return Agreement((), heads[-1], None, is_agreed, (), waiting, is_refused)
         blocks: list[ScannedBlock] = []
         voters = list(sound)
+        dissent: dict[Node, str] = {}
         waiting = None
         for number in range(first, last + 1):
-            block, agreeing, waiting = self._vote(sound, number, needed)
-            if block is None:
+            block, agreeing, waiting = self._vote(sound, number, needed, dissent)
+            together = [node for node in voters if node in agreeing]
+            if block is None or len(together) < needed:
                 break
-            voters = [node for node in voters if node in agreeing]
-            if len(voters) < needed:
-                break
+            voters = together
             blocks.append(block)
+        for node, reason in dissent.items():
+            self.strike(node, reason)
+        if blocks:
+            for node in voters:
+                node.strikes = node.asides = 0
         if not is_agreed:
             waiting = self._below_quorum()
         tagged = sorted((reading.finalized or 0 for node, reading in sound.items() if node in voters), reverse=True)
-        heads = sorted((reading.head for reading in sound.values()), key=lambda head: head.number)
         return Agreement(
             tuple(blocks),
-            heads[-1],
-            tagged[needed - 1] if tag is not None and len(tagged) >= needed else None,
+            heads[needed - 1],
+            tagged[needed - 1] if tag is not None else None,
             is_agreed,
             tuple(voters),
             waiting,
+            is_refused,
         )
 
-    def agreeing_reader(self, nodes: Sequence[Node]) -> "AgreeingReader":
-        """A reader that takes from ``nodes`` only what they all say."""
-        return AgreeingReader(self.chain, self, tuple(nodes[: self.quorum]))
+    @property
+    def reach(self) -> int:
+        """The highest block number that a quorum of the sound nodes has said it reaches; any of them below a quorum."""
+        heads = sorted((node.head.number for node in self.sound if node.head is not None), reverse=True)
+        needed = self.quorum if len(self.sound) >= self.quorum else 1
+        return heads[needed - 1] if len(heads) >= needed else 0
 
-    def each(self, nodes: Sequence[Node], read: Callable[[ChainClient], _Value]) -> list[_Value]:
-        """Every node's answer, asked at once. Raises the first node's ChainUnavailable."""
-        futures = [self._pool.submit(read, node.client) for node in nodes]
-        wait(futures)
-        return [future.result() for future in futures]
+    def agreeing_reader(self, nodes: Sequence[Node]) -> AgreeingReader:
+        """A reader that takes from ``nodes`` only what a quorum of them says; all of them where they are fewer."""
+        asked = sorted(nodes, key=lambda node: (node.doubts, node.place))
+        return AgreeingReader(self.chain, self, tuple(asked), min(self.quorum, len(asked)))
+
+    def each(
+        self, nodes: Sequence[Node], read: Callable[[ChainClient], _Value]
+    ) -> tuple[dict[Node, _Value], dict[Node, ChainUnavailable]]:
+        """Every node's answer or failure, all asked at once."""
+        futures = {node: self._pool.submit(read, node.client) for node in nodes}
+        wait(futures.values())
+        answers: dict[Node, _Value] = {}
+        failures: dict[Node, ChainUnavailable] = {}
+        for node, future in futures.items():
+            try:
+                answers[node] = future.result()
+            except ChainUnavailable as error:
+                failures[node] = error
+        return answers, failures
 
     # Asking -------------------------------------------------------------------------------------------------------
 
     def _ask(self, read: Callable[[Node], NodeReading], *, is_window: bool) -> dict[Node, NodeReading]:
         now = time.monotonic()
+        self._refused = 0
         asked: dict[Future[NodeReading], Node] = {}
         for node in self.nodes:
             if node.pending is not None:
@@ -170,7 +214,7 @@ class NodePanel:
             if not done:
                 for future in open_futures:
                     asked[future].pending = future
-                    self._strike(asked[future], f"no answer within {PATIENCE_SECONDS} s of the others'")
+                    self.strike(asked[future], f"no answer within {PATIENCE_SECONDS} s of the others'")
                 break
             for future in done:
                 reading = self._outcome(asked[future], future, is_window=is_window)
@@ -188,13 +232,13 @@ class NodePanel:
         try:
             return future.result()
         except ChangedMeanwhile as error:
-            self._strike(node, str(error))
+            self.strike(node, str(error))
         except NodeAtFault as error:
             self.put_aside(node, str(error))
         except ChainUnavailable as error:
             # A window may be too much for a node that is well: the caller makes it smaller.
-            if is_window:
-                self._strike(node, error.reason)
+            if is_window and node.state == "healthy":
+                self._refused += 1
             else:
                 self.put_aside(node, error.reason)
         except ChainError as error:  # WrongChain
@@ -205,7 +249,9 @@ class NodePanel:
 
     def _judge_heads(self, answered: Sequence[Node]) -> None:
         """Heads that are older than the clock allows or than their peers' put a node aside; the others are well again."""
-        newest = max((node.head.number for node in answered if node.head is not None), default=0)
+        heads = sorted((node.head.number for node in answered if node.head is not None), reverse=True)
+        # What a quorum reaches, where more than a quorum answered: else one that invents blocks would shut out all others.
+        newest = heads[self.quorum - 1] if len(heads) > self.quorum else max(heads, default=0)
         for node in answered:
             assert node.head is not None
             stale = self.why_stale(node.head)
@@ -215,7 +261,8 @@ class NodePanel:
                 self.put_aside(node, f"its newest block is {node.head.number}, its peers have {newest}", state="behind")
             elif node.state != "healthy":
                 log.info("node_sound_again", chain_id=self.chain.id, url=node.url, after=node.reason)
-                node.state, node.reason, node.strikes, node.asides = "healthy", None, 0, 0
+                # On probation until it agrees with the others on a block.
+                node.state, node.reason, node.strikes = "healthy", None, STRIKES - 1
 
     def why_stale(self, head: BlockHeader) -> str | None:
         """Why a head says nothing about the present (L13), None if it may be used. Development chains stand still legally."""
@@ -229,47 +276,58 @@ class NodePanel:
         return None
 
     def _vote(
-        self, sound: Mapping[Node, NodeReading], number: int, needed: int
+        self, sound: Mapping[Node, NodeReading], number: int, needed: int, dissent: dict[Node, str]
     ) -> tuple[ScannedBlock | None, list[Node], str | None]:
-        """The block at a height that enough nodes show, who shows it, and else what is waited for."""
-        votes: dict[str, list[tuple[Node, ScannedBlock]]] = {}
+        """The block at a height that enough nodes show, who shows it, and else what is waited for.
+
+        A hash stands for one content: nodes that show another one under the same hash have another block.
+        """
+        votes: dict[object, dict[Node, ScannedBlock]] = {}
         for node, reading in sound.items():
             place = number - reading.blocks[0].header.number if reading.blocks else 0
             if 0 <= place < len(reading.blocks):
                 block = reading.blocks[place]
-                votes.setdefault(block.header.hash, []).append((node, block))
-        winner = next((shown for shown in votes.values() if len(shown) >= needed), None)
-        if winner is None:
-            if sum(len(shown) for shown in votes.values()) >= needed:
-                return None, [], f"split: the nodes show {len(votes)} different blocks {number}"
-            return None, [], None
-        if len(votes) > 1 and sum(len(shown) >= needed for shown in votes.values()) > 1:
-            return None, [], f"split: as many nodes show one block {number} as another"
-        agreeing = [node for node, _ in winner]
+                votes.setdefault(content(block, reading.blooms[number]), {})[node] = block
+        enough = [shown for shown in votes.values() if len(shown) >= needed]
+        if len(enough) != 1:
+            if sum(len(shown) for shown in votes.values()) < needed:
+                return None, [], None
+            return None, [], self._split(number, [shown for shown in votes.values() if enough == [] or shown in enough])
+        [winner] = enough
         for shown in votes.values():
             if shown is not winner:
-                for node, block in shown:
-                    self._strike(node, f"it shows block {number} as {block.header.hash}, the others agree on another")
-        self._compare_logs(winner, {node: sound[node].blooms[number] for node in agreeing})
-        agreeing = [node for node in agreeing if node.state == "healthy"]
-        return _united([block for _, block in winner]), agreeing, None
+                for node, block in shown.items():
+                    dissent.setdefault(
+                        node, f"it shows block {number} as {block.header.hash}, the others agree on other content"
+                    )
+        return _united(list(winner.values())), list(winner), None
 
-    def _compare_logs(self, shown: Sequence[tuple[Node, ScannedBlock]], blooms: Mapping[Node, bytes]) -> None:
-        """Nodes with the same block must have the same logs; the block's bloom says who is wrong."""
-        sets = {node: {log_identity(entry): entry for entry in block.logs} for node, block in shown}
-        everything = {identity: entry for logs in sets.values() for identity, entry in logs.items()}
-        for node, logs in sets.items():
-            lacking = [entry for identity, entry in everything.items() if identity not in logs]
-            if any(may_hold(blooms[node], entry.address, entry.topics[0]) for entry in lacking):
-                self.put_aside(node, f"it lacks logs of block {lacking[0].block_number} that another node shows")
+    def _split(self, number: int, groups: Sequence[Mapping[Node, ScannedBlock]]) -> str:
+        """Why the chain waits. Nobody is blamed (L13), but for a node whose own receipts say otherwise than its logs."""
+        shown = {node: block for group in groups for node, block in group.items()}
+        hashes = {block.header.hash for block in shown.values()}
+        if len(hashes) == len(groups):
+            return f"split: the nodes show {len(groups)} different blocks {number}"
+        tried = {
+            node: self._pool.submit(require_own_receipts, node.client, self._watched, block)
+            for node, block in shown.items()
+        }
+        wait(tried.values())
+        for node, future in tried.items():
+            error = future.exception()
+            if isinstance(error, NodeAtFault):
+                self.put_aside(node, str(error))
+        return f"split: the nodes show block {number} with {len(groups)} different contents"
 
-    def _strike(self, node: Node, reason: str) -> None:
+    def strike(self, node: Node, reason: str) -> None:
+        """An answer of a node's that did not fit; a few in a row put it aside."""
         node.strikes += 1
         if node.strikes >= STRIKES:
             self.put_aside(node, reason)
 
     def put_aside(self, node: Node, reason: str, *, state: State = "aside") -> None:
         """Ask a node no more for a while; each time in a row twice as long."""
+        reason = node.client.chain.redact(reason)[:REASON_MAXIMUM]  # it may quote the node, and that knows its own URL
         if node.state == "healthy" or node.reason != reason:
             log.warning("node_put_aside", chain_id=self.chain.id, url=node.url, reason=reason, state=state)
         if state == "aside":
@@ -291,60 +349,10 @@ class NodePanel:
 
 
 def _united(blocks: Sequence[ScannedBlock]) -> ScannedBlock:
-    """One block of what several nodes show of it: every log that any has, and what they all say of the treasury."""
-    first = blocks[0]
-    logs = {log_identity(entry): entry for block in blocks for entry in block.logs}
+    """One block that several nodes show alike, with what they all say of the treasury."""
     balances, nonces = {block.treasury_balance for block in blocks}, {block.treasury_nonce for block in blocks}
-    return ScannedBlock(
-        first.header,
-        first.transactions,
-        tuple(sorted(logs.values(), key=lambda entry: entry.log_index)),
-        balances.pop() if len(balances) == 1 else None,
-        nonces.pop() if len(nonces) == 1 else None,
+    return replace(
+        blocks[0],
+        treasury_balance=balances.pop() if len(balances) == 1 else None,
+        treasury_nonce=nonces.pop() if len(nonces) == 1 else None,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class AgreeingReader:
-    """Reads receipts and headers from several nodes at once, and takes only what they all say.
-
-    Raises ChainUnavailable where they contradict each other: a look then waits, and says so.
-    """
-
-    chain: Chain
-    panel: NodePanel
-    nodes: tuple[Node, ...]
-
-    def receipts_and_headers(self, transaction_hashes: Sequence[str]) -> ReceiptsAndHeaders:
-        """Receipts that every node has alike. One that some have and others do not yet, nobody has."""
-        answers = self.panel.each(self.nodes, lambda client: client.receipts_and_headers(transaction_hashes))
-        head = min((answer.head for answer in answers), key=lambda head: head.number)
-        headers = _common([answer.headers for answer in answers])
-        receipts = _common([answer.receipts for answer in answers])
-        shown = [receipt for answer in answers for receipt in answer.receipts.values()]
-        doubtful = [receipt for receipt in shown if receipt.transaction_hash not in receipts]
-        if doubtful:
-            # Not yet mined on one of them, or left out? The block says: who has it has its receipts.
-            common = self.headers({receipt.block_number for receipt in doubtful})
-            for receipt in doubtful:
-                header = common.get(receipt.block_number)
-                if header is not None and header.hash == receipt.block_hash:
-                    raise self._contradiction(f"transaction {receipt.transaction_hash}, whose block they agree on")
-        return ReceiptsAndHeaders(head, receipts, headers)
-
-    def headers(self, numbers: Sequence[int] | set[int]) -> dict[int, BlockHeader]:
-        """The blocks at these heights that every node has alike."""
-        return _common(self.panel.each(self.nodes, lambda client: client.headers(numbers)))
-
-    def _contradiction(self, what: str) -> ChainUnavailable:
-        return ChainUnavailable(
-            self.chain.id, f"{len(self.nodes)} nodes", f"quorum: they contradict each other on {what}"
-        )
-
-
-_Key = TypeVar("_Key")
-
-
-def _common(answers: Sequence[Mapping[_Key, _Value]]) -> dict[_Key, _Value]:
-    first, *others = answers
-    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}

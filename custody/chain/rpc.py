@@ -387,7 +387,8 @@ class ChainClient:
         raise self._unavailable(reason)
 
     def _unavailable(self, reason: str) -> ChainUnavailable:
-        return ChainUnavailable(self.chain.chain_id, self.chain.masked_url, reason)
+        # A malformed answer is quoted, and a node knows its own URL.
+        return ChainUnavailable(self.chain.chain_id, self.chain.masked_url, self.chain.redact(reason))
 
     def _wrong_chain(self, reason: str) -> WrongChain:
         return WrongChain(self.chain.chain_id, self.chain.masked_url, reason)

@@ -20,6 +20,7 @@ from custody.settings.chains import NATIVE, Chain
 if TYPE_CHECKING:
     from custody.chain.transport import Answer, Call
 
+HEAD_LEAD_BLOCKS: Final = 8  # how far a node's head may be ahead of what it shows: two machines behind one address
 CALLS_BESIDE_BLOCKS: Final = 5  # head, finality tag, logs, the treasury's balance and nonce
 
 
@@ -102,11 +103,15 @@ def _reading(
         # A chain that has finalized nothing yet answers null or an error.
         tagged = answers[at]
         finalized = 0 if tagged.error is not None or tagged.result is None else read_header(tagged.result).number
+        if finalized > head.number + HEAD_LEAD_BLOCKS:
+            raise NodeAtFault(f"it calls block {finalized} {tag}, its newest is {head.number}")
         at += 1
     raws: list[Mapping[str, object]] = []
     for number, answer in zip(numbers, answers[at:], strict=False):
         raw = _result(client, answer, f"block {number}")
         if header_at(number)(raw) is None:
+            if head.number > number + HEAD_LEAD_BLOCKS:
+                raise ChangedMeanwhile(f"it does not show block {number}, though it says its newest is {head.number}")
             break
         raws.append(wire.member(raw, "block"))
     if not raws:
@@ -141,7 +146,7 @@ def _reading(
             newest.transactions,
             newest.logs,
             None if balance is None else wire.quantity(balance, "balance"),
-            None if nonce is None else wire.quantity(nonce, "nonce"),
+            None if nonce is None else wire.quantity(nonce, "nonce", wire.COUNT_MAXIMUM),
         )
     return NodeReading(head, finalized, tuple(blocks), blooms)
 
@@ -192,11 +197,11 @@ def _require_logs(
     doubtful: dict[int, set[str]] = {}
     for header in headers:
         bloom, emitters = blooms[header.number], {log.address for log in logs[header.number]}
+        for log in logs[header.number]:
+            if not may_hold(bloom, log.address, log.topics):
+                raise NodeAtFault(f"it shows a log of {log.address} in block {header.number}, which its bloom excludes")
         for contract, topics in watched.events.items():
-            promised = any(may_hold(bloom, contract, topic) for topic in topics)
-            if contract in emitters and not promised:
-                raise NodeAtFault(f"it shows logs of {contract} in block {header.number}, whose bloom excludes them")
-            if promised and contract not in emitters:
+            if contract not in emitters and any(may_hold(bloom, contract, [topic]) for topic in topics):
                 doubtful.setdefault(header.number, set()).add(contract)
     if not doubtful:
         return
@@ -210,13 +215,37 @@ def _require_logs(
 
 
 def _emitters(client: ChainClient, watched: Watched, receipts: object) -> set[str]:
-    found: set[str] = set()
+    return {log.address for log in _receipt_logs(client, watched, receipts)}
+
+
+def _receipt_logs(client: ChainClient, watched: Watched, receipts: object) -> list[Log]:
+    found: list[Log] = []
     for receipt in wire.items(receipts, "receipts"):
         for raw in wire.items(wire.member(receipt, "receipt").get("logs"), "logs"):
             log = read_log(wire.member(raw, "log"), client.chain.chain_id)
             if log.event is not None and log.event in watched.events.get(log.address, ()):
-                found.add(log.address)
+                found.append(log)
     return found
+
+
+def require_own_receipts(client: ChainClient, watched: Watched, block: ScannedBlock) -> None:
+    """Compare the logs that a node showed of a block with its receipts of it.
+
+    Raises NodeAtFault where they differ, ChainUnavailable, ChangedMeanwhile.
+    """
+    number = block.header.number
+    [answer] = client.ask([("eth_getBlockReceipts", [hex(number)])])
+    try:
+        logs = _receipt_logs(client, watched, _result(client, answer, f"receipts of block {number}"))
+    except (wire.MalformedAnswer, MalformedLog) as error:
+        reason = str(error)
+    else:
+        if any(log.block_hash != block.header.hash for log in logs):
+            raise ChangedMeanwhile(f"its receipts are of another block {number} than it showed before")
+        if {log_identity(log) for log in logs} == {log_identity(log) for log in block.logs}:
+            return
+        reason = f"its logs of block {number} are not those of its own receipts"
+    raise NodeAtFault(reason)
 
 
 def _transactions(
@@ -229,7 +258,8 @@ def _transactions(
         item = wire.member(value, "transaction")
         transaction_hash = wire.hash32(item.get("hash"), "hash")
         emitting.discard(transaction_hash)
-        if item.get("value") == "0x0" and str(item.get("from")).lower() != sender:
+        value_wei = wire.quantity(item.get("value"), "value")
+        if value_wei == 0 and str(item.get("from")).lower() != sender:
             continue
         if wire.hash32(item.get("blockHash"), "blockHash") != header.hash:
             raise NodeAtFault(f"transaction {transaction_hash} is not of the block {header.number} that lists it")
@@ -241,7 +271,7 @@ def _transactions(
                 index=wire.quantity(item.get("transactionIndex"), "transactionIndex"),
                 sender=wire.address(item.get("from"), "from"),
                 to=None if to is None else wire.address(to, "to"),
-                value=wire.quantity(item.get("value"), "value"),
+                value=value_wei,
                 nonce=wire.quantity(item.get("nonce"), "nonce"),
                 data=wire.data(item.get("input"), "input") if is_treasury else b"",
             )
@@ -254,3 +284,13 @@ def _transactions(
 def log_identity(log: Log) -> tuple[object, ...]:
     """What makes a log the same on two nodes."""
     return cast(tuple[object, ...], (log.transaction_hash, log.log_index, log.address, log.topics, log.data))
+
+
+def content(block: ScannedBlock, bloom: bytes) -> tuple[object, ...]:
+    """What of a block is the same on every node that has it: nodes with one hash and other content are not of one mind."""
+    return (
+        block.header,
+        bloom,
+        tuple(log_identity(log) for log in block.logs),
+        tuple((one.hash, one.index, one.sender, one.to, one.value) for one in block.transactions),
+    )

@@ -3,16 +3,19 @@
 Imports web3, so it is itself imported only where a client is built.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import requests
+from eth_typing import URI
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from typing_extensions import override
 from web3 import HTTPProvider
 from web3.exceptions import Web3Exception
-from web3.types import RPCEndpoint
+from web3.types import RPCEndpoint, RPCResponse
 
 from custody.chain import wire
 from custody.chain.connection import ChainConnection
@@ -50,6 +53,23 @@ class Answer:
     error: NodeError | None = None
 
 
+class _Provider(HTTPProvider):
+    """web3's, but a batch's answers are taken by the ids that were sent: web3 sorts by whatever ids came, or hopes."""
+
+    @override
+    def make_batch_request(self, batch_requests: list[tuple[RPCEndpoint, Any]]) -> list[RPCResponse] | RPCResponse:
+        data = self.encode_batch_rpc_request(batch_requests)
+        raw = self._request_session_manager.make_post_request(
+            cast(URI, self.endpoint_uri), data, **cast(dict[str, Any], self.get_request_kwargs())
+        )
+        answers: object = self.decode_rpc_response(raw)
+        ids = [call["id"] for call in json.loads(data)]
+        if not isinstance(answers, list) or len(answers) != len(ids):
+            return cast(RPCResponse, answers)
+        by_id = {answer["id"]: answer for answer in cast(list[dict[str, Any]], answers)}
+        return [cast(RPCResponse, by_id[one]) for one in ids]
+
+
 class _WorthRetrying(ChainUnavailable):
     """A failure that another try may not meet."""
 
@@ -60,7 +80,7 @@ class Transport:
     def __init__(self, chain: ChainConnection) -> None:
         self._chain = chain
         self._session = open_session(chain)
-        self._provider = HTTPProvider(
+        self._provider = _Provider(
             chain.url,
             # A redirect could lead reads anywhere, and would carry the request body there.
             request_kwargs={"timeout": (chain.connect_timeout, chain.timeout), "allow_redirects": False},

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 
 from custody.chain import cursor as cursors
 from custody.chain import matching, scanned_blocks
+from custody.chain.agreeing_reader import AgreeingReader
 from custody.chain.blocks import BlockHeader, ScannedBlock
 from custody.chain.depth import effective_threshold
 from custody.chain.detection import answer_looks
@@ -33,6 +34,7 @@ from custody.store.work import bury
 log = structlog.get_logger(__name__)
 
 WINDOW_MAXIMUM_BLOCKS: Final = 80  # with the other calls below a connection's max_batch
+WINDOW_SHRINKS: Final = 4  # to so much less when a node does not bear it; doubled when all do
 WINDOWS_LIMIT: Final = 25  # of one tick: looks are answered in between
 PROGRESS_SECONDS: Final = 5.0  # how often a long catch-up says where it is
 ANCESTOR_BLOCKS: Final = 64  # hashes compared in one request on the way back
@@ -63,6 +65,7 @@ class BlockWatch:
     _window: int = WINDOW_MAXIMUM_BLOCKS
     _known_from: int = 0
     """What a treasury sent before its chain was first watched is nobody's to judge here."""
+    _is_reviewed: bool = False
     _nodes_said: object = None
     _nodes_at_seconds: float = 0.0
     _progress_at_seconds: float = field(default_factory=monotonic)
@@ -75,10 +78,35 @@ class BlockWatch:
         agreement, position = self._scan()
         if not agreement.nodes:
             return 0
-        # Below a quorum nobody takes back what a quorum has seen: who answers must at least know that block.
-        anchor = None if agreement.is_agreed or position is None else position.agreed
         reader = self.panel.agreeing_reader(agreement.nodes)
-        return answer_looks(self.engine, reader, self.chain, self.fence, limit, anchor=anchor)
+        if agreement.is_agreed and not self._is_reviewed and reader.needed > 1:
+            self._review()
+        self._is_reviewed = agreement.is_agreed
+        return answer_looks(
+            self.engine,
+            reader,
+            self.chain,
+            self.fence,
+            limit,
+            agreed=None if position is None else position.agreed,
+            voices=reader.needed,
+            is_quorum=agreement.is_agreed,
+        )
+
+    def quorum_reader(self) -> AgreeingReader | None:
+        """Who speaks for the chain about what is booked at once; None below a quorum."""
+        sound = self.panel.sound
+        return self.panel.agreeing_reader(sound) if len(sound) >= self.panel.quorum else None
+
+    def _review(self) -> None:
+        """A quorum is there (again): whatever was seen before and is not deep yet may be one node's word, so look again."""
+        with self.fence.transaction(self.engine) as connection:
+            request_looks(
+                connection,
+                self.chain.id,
+                cursors.facts_above(connection, self.chain.id, -1, is_judged=False),
+                requested_by="quorum",
+            )
 
     # Scanning -----------------------------------------------------------------------------------------------------
 
@@ -96,6 +124,8 @@ class BlockWatch:
             size = self._size(base, agreement)
             agreement = self.panel.read(base.number + 1, base.number + size)
             self._adapt(size, agreement)
+            if agreement.is_refused and not agreement.blocks and size > 1:
+                continue  # fewer blocks at once
             if agreement.is_agreed != is_quorum or not agreement.nodes or agreement.head is None:
                 break  # the next tick begins from another block, or with other nodes
             if self._was_replaced(base, agreement):
@@ -139,14 +169,14 @@ class BlockWatch:
 
     def _size(self, base: ScannedHash, before: Agreement | None) -> int:
         """One block where the head is, a window where it is far: as many as there are, at most what the nodes bear."""
-        newest = max((node.head.number for node in self.panel.sound if node.head is not None), default=0)
+        newest = self.panel.reach
         if before is not None and before.head is not None:
             newest = max(newest, before.head.number)
         return max(1, min(self._window, newest - base.number))
 
     def _adapt(self, size: int, agreement: Agreement) -> None:
-        if size > 1 and not agreement.blocks:
-            self._window = max(1, size // 2)
+        if size > 1 and agreement.is_refused and not agreement.blocks:
+            self._window = max(1, size // WINDOW_SHRINKS)
         elif size == self._window:
             self._window = min(WINDOW_MAXIMUM_BLOCKS, 2 * self._window)
 
@@ -185,9 +215,14 @@ class BlockWatch:
                         self.on_block(connection, self.chain, block)
             scanned_blocks.store(connection, chain_id, [block.header for block in blocks], agreed=agreement.is_agreed)
             window = cursors.watched_window(chain_id, self._threshold(connection))
-            # Above: what was scanned ahead of a quorum, and is scanned again.
-            scanned_blocks.forget(connection, chain_id, above=newest.header.number, below=newest.header.number - window)
             agreed = ScannedHash(newest.header.number, newest.header.hash) if agreement.is_agreed else position.agreed
+            # Above: what was scanned ahead of a quorum, and is scanned again from the newest block that one agreed on.
+            scanned_blocks.forget(
+                connection,
+                chain_id,
+                above=newest.header.number,
+                below=None if agreed is None else agreed.number - window,
+            )
             cursors.move_cursor(
                 connection,
                 chain_id,
@@ -224,16 +259,17 @@ class BlockWatch:
             ancestor = self._ancestor(base, agreement)
         except ChainUnavailable as error:
             return str(error)
-        if ancestor is None:
+        if ancestor is None or ancestor.number == base.number:
             return f"split: the nodes do not agree yet on what replaced block {base.number}"
         agreed = None if position.agreed is None else position.agreed.number
+        # Only what a quorum agreed on was ever called deep.
+        depth, chain_id = max(0, (ancestor.number if agreed is None else agreed) - ancestor.number), self.chain.id
         if agreed is not None and ancestor.number < agreed:
             if not agreement.is_agreed:
                 return (
                     f"quorum: what is left of the nodes replaces blocks above {ancestor.number} that a quorum agreed on"
                 )
             agreed = ancestor.number
-        depth, chain_id = base.number - ancestor.number, self.chain.id
         with self.fence.transaction(self.engine) as connection:
             threshold = self._threshold(connection)
             for move in cursors.booked_moves(connection, chain_id, ancestor.number):
@@ -325,6 +361,10 @@ def _facts_wait(connection: Connection, chain_id: int) -> bool:
 
 def _write_nodes(connection: Connection, panel: NodePanel) -> None:
     nodes = panel.nodes
+    connection.execute(
+        text("DELETE FROM fleet.chain_nodes WHERE chain_id = :id AND place >= :count"),  # configured no longer
+        {"id": panel.chain.id, "count": len(nodes)},
+    )
     connection.execute(
         text(
             """

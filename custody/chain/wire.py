@@ -6,7 +6,7 @@ Source: Ethereum JSON-RPC specification, encodings QUANTITY and DATA.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Final, cast
 
 from eth_typing import ChecksumAddress
 from eth_utils.address import to_checksum_address
@@ -16,6 +16,9 @@ _QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
 _DATA = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+# Heights, counts and seconds that no chain reaches are a lie, and Postgres or a calendar could not hold them.
+COUNT_MAXIMUM: Final = 2**63 - 1
+TIMESTAMP_MAXIMUM: Final = 253_402_300_799  # the end of the year 9999
 # How much of a wrong value an error shows: enough to recognise it, too little to flood a log.
 _SHOWN = 80
 
@@ -28,14 +31,17 @@ def _wrong(field: str, expected: str, value: object) -> MalformedAnswer:
     return MalformedAnswer(f"{field}: expected {expected}, the node answered {repr(value)[:_SHOWN]}")
 
 
-def quantity(value: object, field: str) -> int:
-    """Return a QUANTITY (0x and 1 to 64 hex digits) as int.
+def quantity(value: object, field: str, maximum: int | None = None) -> int:
+    """Return a QUANTITY (0x and 1 to 64 hex digits, at most `maximum`) as int.
 
     Raises MalformedAnswer naming the field.
     """
     if not isinstance(value, str) or not _QUANTITY.fullmatch(value):
         raise _wrong(field, "a hex quantity of at most 32 bytes", value)
-    return int(value, 16)
+    number = int(value, 16)
+    if maximum is not None and number > maximum:
+        raise _wrong(field, f"at most {maximum}", value)
+    return number
 
 
 def data(value: object, field: str) -> bytes:

@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("custody", "tasks", "workers/signer")
-TIME = re.compile(r"seconds|timeout|wait|deadline|until|read_at|started|period", re.IGNORECASE)
+TIME = re.compile(
+    r"seconds|timeout|wait|deadline|until|read_at|retry_at_seconds|nodes_at|progress_at|clock|pause|started|period",
+    re.IGNORECASE,
+)
 FOLDER = re.compile(r"path|folder|directory|root|files\(", re.IGNORECASE)
 SQL_FLOAT = re.compile(r"\b(double\s+precision|float[48]?|real)\b", re.IGNORECASE)
 

@@ -30,7 +30,7 @@ GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_webhooks;
 -- The watcher says what the chain holds.
 GRANT SELECT, INSERT, UPDATE ON fleet.chain_looks, fleet.chain_facts, fleet.chain_cursors, fleet.chain_nodes,
     fleet.chain_watchers, fleet.dead_work TO fleet_watcher;
-GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.chain_blocks TO fleet_watcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.chain_blocks, fleet.chain_nodes TO fleet_watcher;
 GRANT SELECT ON public.payments, public.derived_destinations, fleet.payment_routes, fleet.tokens, fleet.house_accounts,
     fleet.chain_transactions, fleet.ledger_balances, public.funds_ledger_entries, public.config_setting_history TO fleet_watcher;
 GRANT SELECT ON fleet.nonce_lanes TO fleet_watcher;
