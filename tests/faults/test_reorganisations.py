@@ -1,0 +1,427 @@
+"""L1, L5, L14: whatever becomes of the newest blocks, the books say what the canonical chain says, by new entries alone.
+
+A real chain is bent at random: blocks are replaced with their transactions in the same place, elsewhere or nowhere, the
+chain becomes shorter, or flips to another branch and back to the very blocks it left. The watcher is found before, between
+and in the middle of its steps, and dies in some. After each turn every payment is compared with the chain's own logs.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from random import Random
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Engine, event
+
+from custody.chain import erc20
+from custody.chain.logs import TRANSFER_TOPIC
+from custody.settings.thresholds import set_threshold
+from custody.store.engine import transaction
+from tests.branching_chain import BranchingChain, MinedBlock
+from tests.conftest import Database
+from tests.counts import Counts, declared
+from tests.integration.chain_fixtures import DECIMALS, Died, Expected, WatchingFleet, chain_world, dying_at, units
+from tests.marketplace import CHAIN_ID
+from tests.sealed_ledger import keys_of, new_key, seal_to_the_end, verified
+from workers.demo.contract_packages import REQUEST_NETWORK_PACKAGE, request_network_contract
+
+THRESHOLD: Final = 5
+DEEPEST: Final = THRESHOLD + 5
+OPEN: Final = 6  # the newest payments, which are still paid
+CHECKED: Final = 18  # what was paid to these may still be replaced: they are compared after each turn
+STATEMENTS: Final = 40  # of a tick, more or less: one of them is where the watcher is found
+TICKS: Final = 10  # until nothing is due any more
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalTransfer:
+    """A Transfer log to one of the checked addresses; ``units`` in the token's smallest."""
+
+    transaction_hash: str
+    log_index: int
+    block_number: int
+    block_hash: str
+    recipient: str
+    units: int
+
+
+@dataclass
+class Fuzz:
+    """The chain, the fleet that watches it, and what was done to them in this turn."""
+
+    fleet: WatchingFleet
+    chain: BranchingChain
+    random: Random
+    payments: list[Expected] = field(default_factory=list[Expected])
+    shared: set[UUID] = field(default_factory=set[UUID])
+    parts: dict[str, list[tuple[UUID, int]]] = field(default_factory=dict[str, list[tuple[UUID, int]]])
+    """Whom each transaction pays how many units, as the buyer meant it."""
+    entries: dict[UUID, list[tuple[UUID, bytes]]] = field(default_factory=dict[UUID, list[tuple[UUID, bytes]]])
+    since: dict[UUID, int] = field(default_factory=dict[UUID, int])
+    story: list[str] = field(default_factory=list[str])
+    done: dict[str, int] = field(default_factory=dict[str, int])
+
+    # One turn -------------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        self.story.clear()
+        self._new_payments()
+        self._pay_and_mine(self.random.randint(1, 3))
+        self._perhaps_watch()
+        for _ in range(self.random.choice([1, 1, 1, 2, 3])):
+            self._bend(self._perhaps_watch)
+            self._perhaps_watch()
+        if self.random.random() < 0.5:
+            self._pay_and_mine(1)
+        self._settle()
+        self.check(self.payments[-CHECKED:])
+
+    def _new_payments(self) -> None:
+        at = self.chain.tip()
+        for _ in range(self.random.randint(1, 2)):
+            if self.payments and self.random.random() < 0.1:
+                first = self.payments[-1]
+                new = self.fleet.another_on(first, self.random.randint(1, 50))
+                self.shared |= {first.payment, new.payment}  # only the reference tells them apart
+            else:
+                new = self.fleet.payment(self.random.randint(1, 50))
+            self.payments.append(new)
+            self.since[new.payment] = at
+
+    def _pay_and_mine(self, blocks: int) -> None:
+        nonces = self.chain.nonces()
+        made = [[self._transaction(nonces) for _ in range(self.random.choice([0, 1, 1, 2, 3]))] for _ in range(blocks)]
+        self.chain.mine(*made)
+        self._say(f"mined {[len(each) for each in made]}")
+
+    def _transaction(self, nonces: dict[str, int]) -> str:
+        """A new transaction, or one that a reorganisation has thrown out and whose buyer sent nothing since."""
+        targets = self.payments[-OPEN:]
+        open_ids = {each.payment for each in targets}
+        lost = [
+            each
+            for each in list(self.chain.signed.values())[-60:]
+            if nonces[each.buyer] == each.nonce and all(payment in open_ids for payment, _ in self.parts[each.hash])
+        ]
+        if lost and self.random.random() < 0.4:
+            again = self.random.choice(lost)
+            nonces[again.buyer] += 1
+            return again.hash
+        buyer = self.random.choice(list(nonces))
+        to = self.random.sample(targets, min(len(targets), self.random.choice([1, 1, 1, 2, 3])))
+        paid = [(each, units(Decimal(each.amount) / self.random.choice([1, 1, 2, 4]))) for each in to]
+        sent = self.chain.sign(buyer, nonces[buyer], *self._call(paid))
+        nonces[buyer] += 1
+        self.parts[sent] = [(each.payment, amount) for each, amount in paid]
+        return sent
+
+    def _call(self, paid: list[tuple[Expected, int]]) -> tuple[str, bytes]:
+        world, token = self.fleet.world, self.fleet.token
+        [(to, amount), *more] = paid
+        if more:
+            build = request_network_contract(world.packages[REQUEST_NETWORK_PACKAGE], "BatchPayments")
+            return world.batch, build.calldata(
+                "batchERC20PaymentsWithReference",
+                token,
+                [each.destination for each, _ in paid],
+                [amount for _, amount in paid],
+                [each.reference for each, _ in paid],
+                [0 for _ in paid],
+                world.deployer.address,
+            )
+        if to.payment not in self.shared and self.random.random() < 0.25:
+            return token, erc20.encode_transfer(to.destination, amount)
+        return world.contracts.fee_proxy, erc20.encode_transfer_from_with_reference_and_fee(
+            token=token,
+            recipient=to.destination,
+            amount=amount,
+            reference=to.reference,
+            fee_amount=0,
+            fee_address="0x" + "00" * 20,
+        )
+
+    # What becomes of the chain --------------------------------------------------------------------------------------
+
+    def _bend(self, between: Callable[[], None]) -> None:
+        """One reorganisation, of any depth down to none; ``between``: what may happen while it is under way."""
+        depth = min(self.random.randint(0, DEEPEST), self.chain.tip() - self.chain.floor)
+        before = self.chain.newest(depth) if depth else []
+        how = self.random.choice([self._replace, self._replace, self._shorten, self._flip])
+        self._say(f"{how.__name__[1:]} {depth}")
+        self._count("reorganisations")
+        if before:
+            how(before, between)
+        else:
+            self.chain.mine([])
+
+    def _replace(self, before: Sequence[MinedBlock], _between: Callable[[], None]) -> None:
+        self.chain.replace(len(before), self.chain.rearranged(before))
+
+    def _shorten(self, before: Sequence[MinedBlock], between: Callable[[], None]) -> None:
+        kept = self.chain.rearranged(before)
+        self.chain.shorten(len(before))
+        for place in range(len(before) + self.random.randint(0, 2)):
+            if self.random.random() < 0.2:
+                between()  # the node is behind what it has shown before
+            self.chain.mine([each for each, at in kept if at == place])
+
+    def _flip(self, before: Sequence[MinedBlock], between: Callable[[], None]) -> None:
+        self.chain.replace(len(before), self.chain.rearranged(before))
+        between()
+        self._count("reorganisations")
+        self.chain.shorten(len(before))
+        self.chain.mine_again(before)
+        self._count("branches that came back hash by hash")
+
+    # What the fleet does --------------------------------------------------------------------------------------------
+
+    def _perhaps_watch(self) -> None:
+        if self.random.random() < 0.5:
+            how = self.random.random()
+            if how < 0.1:
+                self._die_in_a_tick()
+            elif how < 0.3:
+                self._bend_in_a_tick()
+            else:
+                self.tick()
+        if self.random.random() < 0.4:
+            self.hold()
+
+    def tick(self) -> None:
+        """One pass of the watcher, which stops the chain exactly when what it had scanned is replaced too deep (L14)."""
+        was_paused, depth = self.paused(), self._replaced_depth()
+        self._say("tick")
+        self.fleet.block_watch.tick(100)
+        assert (self.paused() is not None) == (was_paused is not None or depth > THRESHOLD), self.told(depth)
+        if was_paused is None and depth > THRESHOLD:
+            self._count("pauses")
+
+    def _die_in_a_tick(self) -> None:
+        number = self.random.randint(1, STATEMENTS)
+        self._say(f"dies at statement {number}")
+        try:
+            with dying_at(self.fleet.watcher, number):
+                self.fleet.block_watch.tick(100)
+        except Died:
+            self._count("deaths of the watcher")
+            self.fleet.watch_of = None  # the next one takes the chain
+
+    def _bend_in_a_tick(self) -> None:
+        number = self.random.randint(1, STATEMENTS)
+        self._say(f"at statement {number}:")
+        with meanwhile(self.fleet.watcher, number, lambda: self._bend(lambda: None)) as sent:
+            self.fleet.block_watch.tick(100)
+        if sent[0] >= number:
+            self._count("reorganisations in the middle of a tick")
+
+    def hold(self) -> None:
+        """Judge what is deep; nothing while the chain is paused."""
+        paused = self.paused()
+        self._say("hold" if paused is None else "hold while paused")
+        holds = self._holds() if paused is not None else []
+        judged = self.fleet.hold()
+        if paused is not None:
+            assert judged == 0, self.told(judged)
+            assert self._holds() == holds, self.told(holds)
+            self._count("holds that a pause kept back")
+
+    def _settle(self) -> None:
+        for _ in range(TICKS):
+            self.tick()
+            if not self._due_looks():
+                break
+        else:
+            pytest.fail(self.told(f"looks are still due after {TICKS} ticks"))
+        if self.paused() is not None:
+            self.hold()
+            if self.random.random() < 0.3:
+                return  # people take their time
+            go_on(self.fleet)
+        while self.fleet.hold():
+            self._count("rounds of holding")
+        deepest = self.chain.tip() - THRESHOLD + 1
+        [row] = self.fleet.market.execute(
+            "SELECT count(*) AS n FROM fleet.chain_facts WHERE live AND judged_at IS NULL AND block_number <= :deepest",
+            deepest=deepest,
+        )
+        assert row.n == 0, self.told(f"{row.n} deep transfers are not judged")
+
+    def paused(self) -> str | None:
+        rows = self.fleet.market.execute("SELECT paused_reason FROM fleet.chain_cursors")
+        return rows[0].paused_reason if rows else None
+
+    def _replaced_depth(self) -> int:
+        """How many of the blocks that the watcher has scanned are no longer there; 0 while the chain is shorter."""
+        rows = self.fleet.market.execute(
+            "SELECT number, hash FROM fleet.chain_blocks ORDER BY number DESC LIMIT :limit", limit=4 * DEEPEST
+        )
+        there = {each.number: each.hash for each in self.chain.newest(6 * DEEPEST)}
+        if not rows or rows[0].number not in there:
+            return 0
+        return next((place for place, row in enumerate(rows) if there.get(row.number) == row.hash), len(rows))
+
+    def _due_looks(self) -> int:
+        return self.fleet.market.execute(
+            "SELECT count(*) AS n FROM fleet.chain_looks WHERE state = 'due' AND run_after <= clock_timestamp()"
+        )[0].n
+
+    def _holds(self) -> list[Any]:
+        return self.fleet.market.execute(
+            "SELECT idempotency_key FROM public.funds_ledger_entries WHERE entry_type = 'hold' AND book_id = ANY(:ids) "
+            "ORDER BY idempotency_key",
+            ids=[each.payment for each in self.payments[-CHECKED:]],
+        )
+
+    # What must be true ----------------------------------------------------------------------------------------------
+
+    def check(self, payments: Sequence[Expected]) -> None:
+        """Facts, books and states of the payments against the chain's own logs and balances."""
+        canonical = self._canonical(payments)
+        assert self._facts(payments) == canonical, self.told("live facts are not the canonical logs")
+        there = {each.transaction_hash for each in canonical}
+        owed = dict.fromkeys((each.payment for each in payments), 0)
+        for transaction_hash in there:
+            for payment, amount in self.parts[transaction_hash]:
+                owed[payment] += amount
+        booked = self._booked(payments)
+        for each in payments:
+            row = booked[each.payment]
+            held, seen = row.held or 0, sum(filter(None, (row.detected, row.held, row.suspense)))
+            assert units(seen) == owed[each.payment], self.told(f"{each}: booked {seen}")
+            assert (row.destination or 0) == seen, self.told(f"{each}: {row}")
+            assert units(row.detected or 0) == row.unjudged, self.told(f"{each}: {row}")
+            state = None if not held else "funded" if held >= each.amount else "partial"
+            assert row.escrow_state == state, self.told(f"{each}: {row}")
+        self._check_balances(payments, booked)
+        self._check_appended(payments)
+        self._count("payments compared with the chain", len(payments))
+
+    def _canonical(self, payments: Sequence[Expected]) -> set[CanonicalTransfer]:
+        addresses = sorted({"0x" + each.destination[2:].lower().rjust(64, "0") for each in payments})
+        query = {
+            "fromBlock": hex(min(self.since[each.payment] for each in payments)),
+            "toBlock": "latest",
+            "address": self.fleet.token,
+            "topics": [TRANSFER_TOPIC, None, addresses],
+        }
+        return {
+            CanonicalTransfer(
+                raw["transactionHash"],
+                int(raw["logIndex"], 16),
+                int(raw["blockNumber"], 16),
+                raw["blockHash"],
+                "0x" + raw["topics"][2][-40:],
+                int(raw["data"], 16),
+            )
+            for raw in self.fleet.world.rpc("eth_getLogs", query)
+        }
+
+    def _facts(self, payments: Sequence[Expected]) -> set[CanonicalTransfer]:
+        rows = self.fleet.market.execute(
+            "SELECT transaction_hash, log_index, block_number, block_hash, lower(recipient), amount_units "
+            "FROM fleet.chain_facts WHERE live AND direction = 'inbound' AND recipient = ANY(:addresses)",
+            addresses=[each.destination for each in payments],
+        )
+        return {CanonicalTransfer(*row[:-1], int(row[-1])) for row in rows}
+
+    def _booked(self, payments: Sequence[Expected]) -> dict[UUID, Any]:
+        rows = self.fleet.market.execute(
+            """
+            SELECT p.id, p.escrow_state::text, b.destination, b.detected, b.held, b.suspense,
+                (SELECT coalesce(sum(f.amount_units), 0) FROM fleet.chain_facts f
+                 WHERE f.payment_id = p.id AND f.live AND f.judged_at IS NULL) AS unjudged
+            FROM public.payments p LEFT JOIN fleet.ledger_balances b ON b.book_id = p.id
+            WHERE p.id = ANY(:ids)
+            """,
+            ids=[each.payment for each in payments],
+        )
+        assert len(rows) == len(payments)
+        return {row.id: row for row in rows}
+
+    def _check_balances(self, payments: Sequence[Expected], booked: dict[UUID, Any]) -> None:
+        at: dict[str, Decimal] = {}
+        for each in payments:
+            at[each.destination] = at.get(each.destination, Decimal(0)) + (booked[each.payment].destination or 0)
+        calls: list[tuple[str, list[object]]] = [
+            ("eth_call", [{"to": self.fleet.token, "data": "0x" + erc20.encode_balance_of(each).hex()}, "latest"])
+            for each in at
+        ]
+        for address, raw in zip(at, self.chain.ask(*calls), strict=True):
+            assert units(at[address]) == int(raw, 16), self.told(f"{address}: booked {at[address]}")
+
+    def _check_appended(self, payments: Sequence[Expected]) -> None:
+        """L1: what was written stays as it was; what has changed since stands behind it."""
+        now: dict[UUID, list[tuple[UUID, bytes]]] = {each.payment: [] for each in payments}
+        for row in self.fleet.market.execute(
+            "SELECT book_id, id, entry_hash FROM public.funds_ledger_entries WHERE book_id = ANY(:ids) "
+            "ORDER BY book_id, book_seq",
+            ids=list(now),
+        ):
+            now[row.book_id].append((row.id, bytes(row.entry_hash)))
+        for payment, entries in now.items():
+            before = self.entries.get(payment, [])
+            assert entries[: len(before)] == before, self.told(f"{payment}: earlier entries are not what they were")
+            self.entries[payment] = entries
+
+    def told(self, what: object) -> str:
+        return f"{what}; {' | '.join(self.story)}"
+
+    def _say(self, what: str) -> None:
+        self.story.append(what)
+
+    def _count(self, what: str, number: int = 1) -> None:
+        self.done[what] = self.done.get(what, 0) + number
+
+
+@contextmanager
+def meanwhile(engine: Engine, statement_number: int, action: Callable[[], None]) -> Generator[list[int]]:
+    """Do something just before the engine's n-th SQL statement. Yields a list with the count."""
+    sent = [0]
+
+    def before(*_arguments: object) -> None:
+        sent[0] += 1
+        if sent[0] == statement_number:
+            action()
+
+    event.listen(engine, "before_cursor_execute", before)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", before)
+
+
+def go_on(fleet: WatchingFleet) -> None:
+    """What people do after they have seen what became of the payments (R10)."""
+    fleet.market.execute("UPDATE fleet.chain_cursors SET paused_reason = NULL, paused_at = NULL")
+
+
+@pytest.fixture(scope="module")
+def fuzz(module_database: Database) -> Iterator[Fuzz]:
+    with chain_world() as world:
+        fleet = WatchingFleet(world, module_database, world.contracts.usdt)
+        with transaction(module_database.engine("fleet_operator")) as connection:
+            set_threshold(connection, CHAIN_ID, THRESHOLD, floor_blocks=1, by="a person", reason="reorganisations")
+        random = Random(20_140_909)  # any: what fails is told, and fails again
+        yield Fuzz(fleet, BranchingChain(world, fleet.token, random), random)
+        if fleet.watch_of is not None:
+            fleet.watch_of.panel.close()
+
+
+def test_the_books_are_the_canonical_chain_whatever_is_replaced(fuzz: Fuzz, counts: Counts) -> None:
+    """L1, L2, L12, L14, and L7's holds: see ``Fuzz.check`` for what is compared."""
+    assert DECIMALS == 6
+    enough = declared(10_000, 100)
+    while fuzz.done.get("reorganisations", 0) < enough:
+        fuzz.turn()
+    fuzz.check(fuzz.payments)
+    assert fuzz.fleet.books_equal_chain()
+    key = new_key()
+    database = fuzz.fleet.database
+    seal_to_the_end(database, key)
+    assert verified(database, keys_of(key)).problems == []
+    for what, number in sorted(fuzz.done.items()):
+        counts(what, number)
+    counts("mismatches between books and chain", 0)
