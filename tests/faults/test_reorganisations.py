@@ -63,6 +63,8 @@ class Fuzz:
     since: dict[UUID, int] = field(default_factory=dict[UUID, int])
     story: list[str] = field(default_factory=list[str])
     done: dict[str, int] = field(default_factory=dict[str, int])
+    bending: bool = False
+    """A reorganisation is under way: another one on top would reach deeper than DEEPEST."""
 
     # One turn -------------------------------------------------------------------------------------------------------
 
@@ -77,19 +79,17 @@ class Fuzz:
         if self.random.random() < 0.5:
             self._pay_and_mine(1)
         self._settle()
-        self.check(self.payments[-CHECKED:])
+        addresses = {each.destination for each in self.payments[-CHECKED:]}
+        self.check([each for each in self.payments[-2 * CHECKED :] if each.destination in addresses])
 
     def _new_payments(self) -> None:
-        at = self.chain.tip()
-        for _ in range(self.random.randint(1, 2)):
-            if self.payments and self.random.random() < 0.1:
-                first = self.payments[-1]
-                new = self.fleet.another_on(first, self.random.randint(1, 50))
-                self.shared |= {first.payment, new.payment}  # only the reference tells them apart
-            else:
-                new = self.fleet.payment(self.random.randint(1, 50))
-            self.payments.append(new)
-            self.since[new.payment] = at
+        at = self.chain.tip() - DEEPEST  # a reorganisation may bring what is paid below where the chain is now
+        new = [self.fleet.payment(self.random.randint(1, 50)) for _ in range(self.random.randint(1, 2))]
+        if self.random.random() < 0.2:
+            new.append(self.fleet.another_on(new[-1], self.random.randint(1, 50)))
+            self.shared |= {each.payment for each in new[-2:]}  # only the reference tells them apart
+        self.payments += new
+        self.since |= dict.fromkeys((each.payment for each in new), at)
 
     def _pay_and_mine(self, blocks: int) -> None:
         nonces = self.chain.nonces()
@@ -152,10 +152,12 @@ class Fuzz:
         how = self.random.choice([self._replace, self._replace, self._shorten, self._flip])
         self._say(f"{how.__name__[1:]} {depth}")
         self._count("reorganisations")
+        self.bending = True
         if before:
             how(before, between)
         else:
             self.chain.mine([])
+        self.bending = False
 
     def _replace(self, before: Sequence[MinedBlock], _between: Callable[[], None]) -> None:
         self.chain.replace(len(before), self.chain.rearranged(before))
@@ -183,7 +185,7 @@ class Fuzz:
             how = self.random.random()
             if how < 0.1:
                 self._die_in_a_tick()
-            elif how < 0.3:
+            elif how < 0.3 and not self.bending:
                 self._bend_in_a_tick()
             else:
                 self.tick()
@@ -285,7 +287,7 @@ class Fuzz:
         owed = dict.fromkeys((each.payment for each in payments), 0)
         for transaction_hash in there:
             for payment, amount in self.parts[transaction_hash]:
-                owed[payment] += amount
+                owed[payment] = owed.get(payment, 0) + amount
         booked = self._booked(payments)
         for each in payments:
             row = booked[each.payment]
