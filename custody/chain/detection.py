@@ -203,9 +203,9 @@ def answer_looks(
     """
     with transaction(engine) as connection:
         due = looks.due_looks(connection, chain.id, limit)
+        if not due:
+            return 0
         heights = facts.block_numbers_of(connection, chain.id, [look.transaction_hash for look in due])
-    if not due:
-        return 0
     forbid_inside_transaction("reading receipts")
     if anchor is not None and not _is_anchored(reader, anchor):
         log.warning(
