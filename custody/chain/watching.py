@@ -73,8 +73,9 @@ class BlockWatch:
         agreement, position = self._scan()
         if not agreement.nodes:
             return 0
-        # Below a quorum nobody takes back what a quorum has seen: who answers must at least know that block.
-        anchor = None if agreement.is_agreed or position is None else position.agreed
+        # Who answers must stand on what was scanned: below a quorum nobody takes back what a quorum has seen, and no
+        # branch is believed that came and may go between two scans.
+        anchor = None if position is None else position.head
         reader = self.panel.agreeing_reader(agreement.nodes)
         return answer_looks(self.engine, reader, self.chain, self.fence, limit, anchor=anchor)
 
@@ -103,6 +104,8 @@ class BlockWatch:
                 position = self._position()
                 continue
             if not agreement.blocks:
+                if agreement.head.number < base.number:
+                    doubt = f"behind: the nodes' newest block is {agreement.head.number}, {base.number} was scanned"
                 break
             position = self._take(position, agreement)
             if position.head.number >= agreement.head.number:

@@ -185,8 +185,10 @@ class Fuzz:
             how = self.random.random()
             if how < 0.1:
                 self._die_in_a_tick()
-            elif how < 0.3 and not self.bending:
+            elif how < 0.25 and not self.bending:
                 self._bend_in_a_tick()
+            elif how < 0.4 and not self.bending:
+                self._flip_around_a_tick()
             else:
                 self.tick()
         if self.random.random() < 0.4:
@@ -218,6 +220,21 @@ class Fuzz:
             self.fleet.block_watch.tick(100)
         if sent[0] >= number:
             self._count("reorganisations in the middle of a tick")
+
+    def _flip_around_a_tick(self) -> None:
+        """The watcher scans one branch, finds another one where it looks for a transaction, and then the first one again."""
+        number = self.random.randint(1, STATEMENTS)
+        depth = min(self.random.randint(1, DEEPEST), self.chain.tip() - self.chain.floor)
+        before = self.chain.newest(depth) if depth else []
+        self._say(f"flip {depth} from statement {number} to the end")
+        with meanwhile(self.fleet.watcher, number, lambda: self._replace(before, lambda: None)) as sent:
+            self.fleet.block_watch.tick(100)
+        if sent[0] >= number:
+            self._count("reorganisations", 2)
+            self._count("reorganisations in the middle of a tick")
+            self.chain.shorten(depth)
+            self.chain.mine_again(before)
+            self._count("branches that came back hash by hash")
 
     def hold(self) -> None:
         """Judge what is deep; nothing while the chain is paused."""
@@ -427,3 +444,24 @@ def test_the_books_are_the_canonical_chain_whatever_is_replaced(fuzz: Fuzz, coun
     for what, number in sorted(fuzz.done.items()):
         counts(what, number)
     counts("mismatches between books and chain", 0)
+
+
+def test_a_branch_that_comes_and_goes_between_two_scans_leaves_nothing_behind(fuzz: Fuzz) -> None:
+    """L1, L12: whichever statement of the watcher it meets. What was scanned is what a look is answered from."""
+    fuzz.payments.append(fuzz.fleet.payment(100))
+    fuzz.since[fuzz.payments[-1].payment] = fuzz.chain.tip()
+    [buyer, *_], nonces = fuzz.chain.buyers, fuzz.chain.nonces()
+    sent = fuzz.chain.sign(buyer, nonces[buyer], *fuzz._call([(fuzz.payments[-1], units(100))]))
+    fuzz.parts[sent] = [(fuzz.payments[-1].payment, units(100))]
+    fuzz.chain.mine([sent], [])
+    fuzz.tick()
+    before = fuzz.chain.newest(2)
+    for number in range(1, STATEMENTS):
+        fuzz.fleet.ask(sent)
+        with meanwhile(fuzz.fleet.watcher, number, lambda: fuzz.chain.replace(2, [(sent, 1)])):
+            fuzz.fleet.block_watch.tick(100)
+        fuzz.chain.shorten(2)
+        fuzz.chain.mine_again(before)
+        fuzz.tick()
+        fuzz.story[:] = [f"at statement {number}"]
+        fuzz.check(fuzz.payments[-1:])
