@@ -98,9 +98,7 @@ def _scan(chain: BenchmarkChain, watched: list[_Measured]) -> None:
         each.calls.append(taken.all_calls / BLOCKS)
 
 
-def _requests(
-    chain: BenchmarkChain, watched: dict[tuple[int, int], _Measured], progress: Progress
-) -> Iterable[Row]:
+def _requests(chain: BenchmarkChain, watched: dict[tuple[int, int], _Measured], progress: Progress) -> Iterable[Row]:
     """What one node is asked for one block, by its own count."""
     for (pending, issued), found in watched.items():
         said = f"{pending:,} pending, {issued:,} issued"

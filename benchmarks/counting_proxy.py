@@ -64,7 +64,7 @@ def counting_proxy(node_url: str) -> Generator[tuple[str, Counts]]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_arguments: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

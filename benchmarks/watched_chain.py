@@ -79,7 +79,7 @@ class JsonRpc:
     def close(self) -> None:
         self._http.close()
 
-    def rpc(self, method: str, *parameters: object) -> Any:
+    def rpc(self, method: str, parameters: Sequence[object] = ()) -> Any:
         return self.batch([(method, list(parameters))])[0]
 
     def batch(self, calls: Sequence[tuple[str, list[object]]]) -> list[Any]:
@@ -108,10 +108,10 @@ class BenchmarkChain(JsonRpc):
         development = DevelopmentChain(url)
         self._account = development.new_account(10**24)
         development.close()
-        self.rpc("evm_setAutomine", True)
+        self.rpc("evm_setAutomine", [True])
         self.contracts: DeployedContracts = deploy_contracts(url, packages, self._account)
-        self.rpc("evm_setAutomine", False)
-        self._nonce = int(self.rpc("eth_getTransactionCount", self._account.address, "latest"), 16)
+        self.rpc("evm_setAutomine", [False])
+        self._nonce = int(self.rpc("eth_getTransactionCount", [self._account.address, "latest"]), 16)
         self.treasury = Account.create().address
 
     def signed(self, recipients: Iterable[str]) -> list[str]:
@@ -133,10 +133,10 @@ class BenchmarkChain(JsonRpc):
 
     def mine(self, blocks: int = 1) -> None:
         """Mine what was sent, and empty blocks after it."""
-        self.rpc("anvil_mine", hex(blocks))
+        self.rpc("anvil_mine", [hex(blocks)])
 
     def tip(self) -> BlockHeader:
-        raw = self.rpc("eth_getBlockByNumber", "latest", False)
+        raw = self.rpc("eth_getBlockByNumber", ["latest", False])
         return BlockHeader(int(raw["number"], 16), raw["hash"], raw["parentHash"], int(raw["timestamp"], 16))
 
     def chains(self, *urls: str) -> Chains:
@@ -145,7 +145,7 @@ class BenchmarkChain(JsonRpc):
         chain = {
             "id": CHAIN_ID,
             "name": "anvil",
-            "genesis_hash": self.rpc("eth_getBlockByNumber", "0x0", False)["hash"],
+            "genesis_hash": self.rpc("eth_getBlockByNumber", ["0x0", False])["hash"],
             "rpc_urls": list(urls or (self.url,)),
             "treasury": self.treasury,
             "fee_proxy": self.contracts.fee_proxy,

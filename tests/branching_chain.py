@@ -73,7 +73,7 @@ class BranchingChain:
         self.world.chain.set_automine(enabled=False)
         self.floor = self.tip()
 
-    def ask(self, *calls: tuple[str, list[object]]) -> list[Any]:
+    def ask(self, *calls: tuple[str, list[Any]]) -> list[Any]:
         """The answers of several calls; none may fail."""
         answers: list[Any] = []
         for start in range(0, len(calls), CALLS_AT_ONCE):
@@ -177,8 +177,6 @@ class BranchingChain:
         return [(of_buyer[buyer].pop(0), place) for buyer, place in zip(turns, places, strict=True)]
 
     def _send(self, transactions: Iterable[str]) -> None:
-        calls: list[tuple[str, list[object]]] = [
-            ("eth_sendRawTransaction", [self.signed[each].raw]) for each in transactions
-        ]
+        calls = [("eth_sendRawTransaction", [self.signed[each].raw]) for each in transactions]
         if calls:
             self.ask(*calls)

@@ -17,13 +17,13 @@ import pytest
 from sqlalchemy import Engine, event
 
 from custody.chain import erc20
-from custody.chain.logs import TRANSFER_TOPIC
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.branching_chain import BranchingChain, MinedBlock
+from tests.canonical_books import CanonicalBooks
 from tests.conftest import Database
 from tests.counts import Counts, declared
-from tests.integration.chain_fixtures import DECIMALS, Died, Expected, WatchingFleet, chain_world, dying_at, units
+from tests.integration.chain_fixtures import Died, Expected, WatchingFleet, chain_world, dying_at, units
 from tests.marketplace import CHAIN_ID
 from tests.sealed_ledger import keys_of, new_key, seal_to_the_end, verified
 from workers.demo.contract_packages import REQUEST_NETWORK_PACKAGE, request_network_contract
@@ -36,18 +36,6 @@ STATEMENTS: Final = 40  # of a tick, more or less: one of them is where the watc
 TICKS: Final = 10  # until nothing is due any more
 
 
-@dataclass(frozen=True, slots=True)
-class CanonicalTransfer:
-    """A Transfer log to one of the checked addresses; ``units`` in the token's smallest."""
-
-    transaction_hash: str
-    log_index: int
-    block_number: int
-    block_hash: str
-    recipient: str
-    units: int
-
-
 @dataclass
 class Fuzz:
     """The chain, the fleet that watches it, and what was done to them in this turn."""
@@ -55,12 +43,9 @@ class Fuzz:
     fleet: WatchingFleet
     chain: BranchingChain
     random: Random
+    books: CanonicalBooks
     payments: list[Expected] = field(default_factory=list[Expected])
     shared: set[UUID] = field(default_factory=set[UUID])
-    parts: dict[str, list[tuple[UUID, int]]] = field(default_factory=dict[str, list[tuple[UUID, int]]])
-    """Whom each transaction pays how many units, as the buyer meant it."""
-    entries: dict[UUID, list[tuple[UUID, bytes]]] = field(default_factory=dict[UUID, list[tuple[UUID, bytes]]])
-    since: dict[UUID, int] = field(default_factory=dict[UUID, int])
     story: list[str] = field(default_factory=list[str])
     done: dict[str, int] = field(default_factory=dict[str, int])
     bending: bool = False
@@ -89,7 +74,7 @@ class Fuzz:
             new.append(self.fleet.another_on(new[-1], self.random.randint(1, 50)))
             self.shared |= {each.payment for each in new[-2:]}  # only the reference tells them apart
         self.payments += new
-        self.since |= dict.fromkeys((each.payment for each in new), at)
+        self.books.since |= dict.fromkeys((each.payment for each in new), at)
 
     def _pay_and_mine(self, blocks: int) -> None:
         nonces = self.chain.nonces()
@@ -104,7 +89,8 @@ class Fuzz:
         lost = [
             each
             for each in list(self.chain.signed.values())[-60:]
-            if nonces[each.buyer] == each.nonce and all(payment in open_ids for payment, _ in self.parts[each.hash])
+            if nonces[each.buyer] == each.nonce
+            and all(payment in open_ids for payment, _ in self.books.parts[each.hash])
         ]
         if lost and self.random.random() < 0.4:
             again = self.random.choice(lost)
@@ -115,7 +101,7 @@ class Fuzz:
         paid = [(each, units(Decimal(each.amount) / self.random.choice([1, 1, 2, 4]))) for each in to]
         sent = self.chain.sign(buyer, nonces[buyer], *self._call(paid))
         nonces[buyer] += 1
-        self.parts[sent] = [(each.payment, amount) for each, amount in paid]
+        self.books.parts[sent] = [(each.payment, amount) for each, amount in paid]
         return sent
 
     def _call(self, paid: list[tuple[Expected, int]]) -> tuple[str, bytes]:
@@ -294,96 +280,10 @@ class Fuzz:
             ids=[each.payment for each in self.payments[-CHECKED:]],
         )
 
-    # What must be true ----------------------------------------------------------------------------------------------
-
     def check(self, payments: Sequence[Expected]) -> None:
-        """Facts, books and states of the payments against the chain's own logs and balances."""
-        canonical = self._canonical(payments)
-        assert self._facts(payments) == canonical, self.told("live facts are not the canonical logs")
-        there = {each.transaction_hash for each in canonical}
-        owed = dict.fromkeys((each.payment for each in payments), 0)
-        for transaction_hash in there:
-            for payment, amount in self.parts[transaction_hash]:
-                owed[payment] = owed.get(payment, 0) + amount
-        booked = self._booked(payments)
-        for each in payments:
-            row = booked[each.payment]
-            held, seen = row.held or 0, sum(filter(None, (row.detected, row.held, row.suspense)))
-            assert units(seen) == owed[each.payment], self.told(f"{each}: booked {seen}")
-            assert (row.destination or 0) == seen, self.told(f"{each}: {row}")
-            assert units(row.detected or 0) == row.unjudged, self.told(f"{each}: {row}")
-            state = None if not held else "funded" if held >= each.amount else "partial"
-            assert row.escrow_state == state, self.told(f"{each}: {row}")
-        self._check_balances(payments, booked)
-        self._check_appended(payments)
+        """See ``CanonicalBooks.check`` for what must be true."""
+        self.books.check(payments, self.told)
         self._count("payments compared with the chain", len(payments))
-
-    def _canonical(self, payments: Sequence[Expected]) -> set[CanonicalTransfer]:
-        addresses = sorted({"0x" + each.destination[2:].lower().rjust(64, "0") for each in payments})
-        query = {
-            "fromBlock": hex(min(self.since[each.payment] for each in payments)),
-            "toBlock": "latest",
-            "address": self.fleet.token,
-            "topics": [TRANSFER_TOPIC, None, addresses],
-        }
-        return {
-            CanonicalTransfer(
-                raw["transactionHash"],
-                int(raw["logIndex"], 16),
-                int(raw["blockNumber"], 16),
-                raw["blockHash"],
-                "0x" + raw["topics"][2][-40:],
-                int(raw["data"], 16),
-            )
-            for raw in self.fleet.world.rpc("eth_getLogs", query)
-        }
-
-    def _facts(self, payments: Sequence[Expected]) -> set[CanonicalTransfer]:
-        rows = self.fleet.market.execute(
-            "SELECT transaction_hash, log_index, block_number, block_hash, lower(recipient), amount_units "
-            "FROM fleet.chain_facts WHERE live AND direction = 'inbound' AND recipient = ANY(:addresses)",
-            addresses=[each.destination for each in payments],
-        )
-        return {CanonicalTransfer(*row[:-1], int(row[-1])) for row in rows}
-
-    def _booked(self, payments: Sequence[Expected]) -> dict[UUID, Any]:
-        rows = self.fleet.market.execute(
-            """
-            SELECT p.id, p.escrow_state::text, b.destination, b.detected, b.held, b.suspense,
-                (SELECT coalesce(sum(f.amount_units), 0) FROM fleet.chain_facts f
-                 WHERE f.payment_id = p.id AND f.live AND f.judged_at IS NULL) AS unjudged
-            FROM public.payments p LEFT JOIN fleet.ledger_balances b ON b.book_id = p.id
-            WHERE p.id = ANY(:ids)
-            """,
-            ids=[each.payment for each in payments],
-        )
-        assert len(rows) == len(payments)
-        return {row.id: row for row in rows}
-
-    def _check_balances(self, payments: Sequence[Expected], booked: dict[UUID, Any]) -> None:
-        at: dict[str, Decimal] = {}
-        for each in payments:
-            at[each.destination] = at.get(each.destination, Decimal(0)) + (booked[each.payment].destination or 0)
-        calls: list[tuple[str, list[object]]] = [
-            ("eth_call", [{"to": self.fleet.token, "data": "0x" + erc20.encode_balance_of(each).hex()}, "latest"])
-            for each in at
-        ]
-        for address, raw in zip(at, self.chain.ask(*calls), strict=True):
-            assert units(at[address]) == int(raw, 16), self.told(f"{address}: booked {at[address]}")
-
-    def _check_appended(self, payments: Sequence[Expected]) -> None:
-        """L1: what was written stays as it was; what has changed since stands behind it."""
-        now: dict[UUID, list[tuple[UUID, bytes]]] = {each.payment: [] for each in payments}
-        for row in self.fleet.market.execute(
-            "SELECT book_id, id, entry_hash FROM public.funds_ledger_entries WHERE book_id = ANY(:ids) "
-            "ORDER BY book_id, book_seq",
-            ids=list(now),
-        ):
-            now[row.book_id].append((row.id, bytes(row.entry_hash)))
-        for payment, entries in now.items():
-            before = self.entries.get(payment, [])
-            assert entries[: len(before)] == before, self.told(f"{payment}: earlier entries are not what they were")
-            self.entries[payment] = entries
 
     def told(self, what: object) -> str:
         return f"{what}; {' | '.join(self.story)}"
@@ -424,14 +324,14 @@ def fuzz(module_database: Database) -> Iterator[Fuzz]:
         with transaction(module_database.engine("fleet_operator")) as connection:
             set_threshold(connection, CHAIN_ID, THRESHOLD, floor_blocks=1, by="a person", reason="reorganisations")
         random = Random(20_140_909)  # any: what fails is told, and fails again
-        yield Fuzz(fleet, BranchingChain(world, fleet.token, random), random)
+        chain = BranchingChain(world, fleet.token, random)
+        yield Fuzz(fleet, chain, random, CanonicalBooks(fleet, chain))
         if fleet.watch_of is not None:
             fleet.watch_of.panel.close()
 
 
 def test_the_books_are_the_canonical_chain_whatever_is_replaced(fuzz: Fuzz, counts: Counts) -> None:
-    """L1, L2, L12, L14, and L7's holds: see ``Fuzz.check`` for what is compared."""
-    assert DECIMALS == 6
+    """L1, L2, L12, L14, and L7's holds: see ``CanonicalBooks.check`` for what is compared."""
     enough = declared(10_000, 100)
     while fuzz.done.get("reorganisations", 0) < enough:
         fuzz.turn()
@@ -449,10 +349,10 @@ def test_the_books_are_the_canonical_chain_whatever_is_replaced(fuzz: Fuzz, coun
 def test_a_branch_that_comes_and_goes_between_two_scans_leaves_nothing_behind(fuzz: Fuzz) -> None:
     """L1, L12: whichever statement of the watcher it meets. What was scanned is what a look is answered from."""
     fuzz.payments.append(fuzz.fleet.payment(100))
-    fuzz.since[fuzz.payments[-1].payment] = fuzz.chain.tip()
+    fuzz.books.since[fuzz.payments[-1].payment] = fuzz.chain.tip()
     [buyer, *_], nonces = fuzz.chain.buyers, fuzz.chain.nonces()
     sent = fuzz.chain.sign(buyer, nonces[buyer], *fuzz._call([(fuzz.payments[-1], units(100))]))
-    fuzz.parts[sent] = [(fuzz.payments[-1].payment, units(100))]
+    fuzz.books.parts[sent] = [(fuzz.payments[-1].payment, units(100))]
     fuzz.chain.mine([sent], [])
     fuzz.tick()
     before = fuzz.chain.newest(2)
