@@ -1,20 +1,28 @@
-"""A real PostgreSQL for benchmarks, with a database of their own, dropped at the end."""
+"""A real PostgreSQL for benchmarks, with a database of their own, dropped at the end; and a chain node of their own."""
 
+import os
 import secrets
+import socket
+import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from sqlalchemy import create_engine, text
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from custody.store.engine import open_engine, sqlalchemy_url
 from custody.store.roles import read_role_password
 from custody.store.upgrade import upgrade_database
-from workers.embedded import services
+from workers.embedded import anvil, services
 from workers.embedded.role_passwords import ensure_role_passwords
+from workers.embedded.server import Health
+from workers.embedded.state_folder import StateFolder
 
 STATE_DIR = Path(".fleet/benchmarks")
+NODE_SECONDS: Final = 30
 
 
 class BenchmarkDatabase:
@@ -54,3 +62,28 @@ def benchmark_database(*, keep_running: bool = False) -> Generator[BenchmarkData
         maintenance.dispose()
         if not keep_running:
             services.down(STATE_DIR)
+
+
+@contextmanager
+def benchmark_node() -> Generator[str]:
+    """An Anvil that mines when it is told to, and keeps nothing; yields its URL."""
+    folder = StateFolder.open(STATE_DIR)
+    anvil.prepare(folder, 0, os.environ)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    url = f"http://127.0.0.1:{port}"
+    binary = str(anvil.binary(folder, os.environ))
+    arguments = [binary, "--quiet", "--port", port, "--accounts", "0", "--no-mining", "--gas-limit", "60000000"]
+    node = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        waiting = Retrying(stop=stop_after_delay(NODE_SECONDS), wait=wait_fixed(0.05), retry=retry_if_result(_is_ill))
+        waiting(anvil.probe, url)
+        yield url
+    finally:
+        node.kill()
+        node.wait()
+
+
+def _is_ill(health: Health) -> bool:
+    return not health.ok

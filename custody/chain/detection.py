@@ -49,6 +49,10 @@ class NodeContradicts(Exception):
     """A node's answers do not fit each other or what stands: it is behind, or lying. Nothing was changed."""
 
 
+class OtherBranch(Exception):
+    """What was read is not of the branch that was scanned: the next scan sees to it. Nothing was changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """What a node said about one transaction; ``headers`` has the blocks of receipt and standing facts."""
@@ -218,22 +222,25 @@ def answer_looks(
     fence: Fence,
     limit: int,
     *,
+    anchor: ScannedHash | None = None,
     agreed: ScannedHash | None = None,
     voices: int = 1,
     is_quorum: bool = True,
 ) -> int:
     """Answer up to ``limit`` due looks; return how many moved on.
 
+    ``anchor``: the block up to which the chain was scanned. The reader must still have it when everything else is read, or
+    nothing it says counts: what it shows is of a branch that no scan has seen, and would miss if it went again.
     ``agreed``: the newest block that a quorum agreed on; ``voices``: how many nodes the reader needs to say the same.
     Where ``is_quorum`` is False these are fewer than a quorum: they must have that block, or nothing they say counts.
-    Two batched requests: head and receipts, then the headers of their blocks; none when nothing is due. Raises
+    Three batched requests: head and receipts, the headers of their blocks, the anchor's; none when nothing is due. Raises
     ChainUnavailable, Fenced.
     """
     with transaction(engine) as connection:
         due = looks.due_looks(connection, chain.id, limit)
+        if not due:
+            return 0
         heights = facts.block_numbers_of(connection, chain.id, [look.transaction_hash for look in due])
-    if not due:
-        return 0
     forbid_inside_transaction("reading receipts")
     if not is_quorum and agreed is not None and not _is_anchored(reader, agreed):
         log.warning(
@@ -247,7 +254,11 @@ def answer_looks(
             with fence.transaction(engine) as connection:
                 looks.give_up(connection, look, "this is no transaction hash: expected 0x and 64 hex digits")
             moved += 1
-    sightings = _read(engine, reader, fence, askable, heights) if askable else {}
+    try:
+        sightings = _read(engine, reader, fence, askable, heights, anchor) if askable else {}
+    except OtherBranch as error:
+        log.warning("looks_wait", chain_id=chain.id, reason=str(error))
+        return moved
     for look in askable:
         if look.transaction_hash in sightings:
             sighting = replace(
@@ -267,29 +278,38 @@ def _is_anchored(reader: Reader, anchor: ScannedHash) -> bool:
     return header is not None and header.hash == anchor.hash
 
 
-def _read(engine: Engine, reader: Reader, fence: Fence, due: list[Look], heights: set[int]) -> dict[str, Sighting]:
+def _read(
+    engine: Engine, reader: Reader, fence: Fence, due: list[Look], heights: set[int], anchor: ScannedHash | None
+) -> dict[str, Sighting]:
     """Everything the chain says about the due transactions; one that chokes it does not stop the others."""
     try:
-        return _read_batch(reader, [look.transaction_hash for look in due], heights)
+        return _read_batch(reader, [look.transaction_hash for look in due], heights, anchor)
     except ChainUnavailable:
         if len(due) == 1:
             with _look_failed(engine, fence, due[0]):
                 raise
             return {}
     found: dict[str, Sighting] = {}
-    _read_batch(reader, [], heights)  # raises if the nodes are away altogether
+    _read_batch(reader, [], heights, anchor)  # raises if the nodes are away altogether
     for look in due:
         with _look_failed(engine, fence, look):
-            found |= _read_batch(reader, [look.transaction_hash], heights)
+            found |= _read_batch(reader, [look.transaction_hash], heights, anchor)
     return found
 
 
-def _read_batch(reader: Reader, hashes: list[str], heights: set[int]) -> dict[str, Sighting]:
+def _read_batch(
+    reader: Reader, hashes: list[str], heights: set[int], anchor: ScannedHash | None
+) -> dict[str, Sighting]:
     found = reader.receipts_and_headers(hashes)
     headers = dict(found.headers)  # the head is one node's word
     missing = heights - headers.keys()
+    if anchor is not None:
+        missing.add(anchor.number)  # last, also where its height was read before
     if missing:
-        headers |= reader.headers(missing)
+        shown = reader.headers(missing)
+        if anchor is not None and (anchor.number not in shown or shown[anchor.number].hash != anchor.hash):
+            raise OtherBranch(f"the chain that shows them does not have block {anchor.number} {anchor.hash}")
+        headers |= shown
     return {one: Sighting(one, found.canonical(one), found.head, headers) for one in hashes}
 
 

@@ -68,20 +68,23 @@ def _known_references(connection: Connection, topics: Sequence[str]) -> list[str
 
 
 def misplaced(connection: Connection, chain_id: int, blocks: Sequence[ScannedBlock]) -> list[str]:
-    """Transactions with a fact that waits for depth at one of these heights, in another block than stands there."""
+    """Transactions with a fact that waits for depth at one of these heights, in another block than stands there.
+
+    ``blocks`` follow each other. Their heights are a range, so that of all that waits only what is there is read.
+    """
     return list(
         connection.execute(
             text(
                 """
-                SELECT DISTINCT f.transaction_hash
-                FROM unnest(CAST(:numbers AS bigint[]), CAST(:hashes AS text[])) AS b (number, hash)
-                JOIN fleet.chain_facts f ON f.chain_id = :id AND f.block_number = b.number AND f.block_hash <> b.hash
-                WHERE f.live AND f.judged_at IS NULL AND f.direction = 'inbound'
+                SELECT DISTINCT transaction_hash FROM fleet.chain_facts
+                WHERE chain_id = :id AND block_number BETWEEN :first AND :last AND block_hash <> ALL(:hashes)
+                    AND live AND judged_at IS NULL AND direction = 'inbound'
                 """
             ),
             {
                 "id": chain_id,
-                "numbers": [block.header.number for block in blocks],
+                "first": blocks[0].header.number,
+                "last": blocks[-1].header.number,
                 "hashes": [block.header.hash for block in blocks],
             },
         ).scalars()

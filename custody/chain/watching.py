@@ -78,6 +78,8 @@ class BlockWatch:
         agreement, position = self._scan()
         if not agreement.nodes:
             return 0
+        # Who answers must stand on what was scanned: no branch is believed that came and may go between two scans.
+        anchor = None if position is None else position.head
         reader = self.panel.agreeing_reader(agreement.nodes)
         if agreement.is_agreed and not self._is_reviewed and reader.needed > 1:
             self._review()
@@ -88,6 +90,7 @@ class BlockWatch:
             self.chain,
             self.fence,
             limit,
+            anchor=anchor,
             agreed=None if position is None else position.agreed,
             voices=reader.needed,
             is_quorum=agreement.is_agreed,
@@ -135,6 +138,8 @@ class BlockWatch:
                 position = self._position()
                 continue
             if not agreement.blocks:
+                if agreement.head.number < base.number:
+                    doubt = f"behind: the nodes' newest block is {agreement.head.number}, {base.number} was scanned"
                 break
             position = self._take(position, agreement)
             if position.head.number >= agreement.head.number:

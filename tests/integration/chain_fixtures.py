@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 from eth_account import Account
 from sqlalchemy import Engine, event, text
 
@@ -58,7 +57,7 @@ class ChainWorld:
 
     def rpc(self, method: str, *params: object) -> Any:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        answer = httpx.post(self.chain.rpc_url, json=body, trust_env=False, timeout=30).raise_for_status().json()
+        answer = self.chain._http.post(self.chain.rpc_url, json=body).raise_for_status().json()
         assert "error" not in answer, answer
         return answer["result"]
 
