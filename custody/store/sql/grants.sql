@@ -128,6 +128,7 @@ GRANT UPDATE (next_index, state) ON fleet.deposit_accounts TO fleet_operator;
 GRANT UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_operator;
 GRANT INSERT ON fleet.house_accounts, fleet.address_book, fleet.nonce_lanes, fleet.outbox, fleet.chain_looks TO fleet_operator;
 GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
+GRANT UPDATE (state, reason, attempts, run_after) ON fleet.webhook_deliveries TO fleet_operator;
 GRANT UPDATE (paused_reason, paused_at) ON fleet.chain_cursors TO fleet_operator;
 -- A draft and no more: what is reserved, handed out and paid is the releases worker's to say.
 GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch)
