@@ -10,11 +10,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from custody.providers.request_network import PAYMENTS, reconciliation
+from custody.providers.request_network import PAYMENTS, PAYMENTS_SCHEDULE, reconciliation
 from custody.providers.request_network.payments_api import KINDS, Pace, PaymentsApi
-from custody.providers.request_network.reconciliation import OVERLAP, RECENT, WINDOW_MAXIMUM, reconcile
+from custody.providers.request_network.reconciliation import FIRST_WINDOW, OVERLAP, RECENT, WINDOW_MAXIMUM, reconcile
 from custody.providers.verification import run_once
+from custody.settings import environment
 from custody.settings.environment import SettingsError, load_settings
+from tasks import doors, housekeeping
+from tasks.doors import Door
 from tasks.housekeeping import build_reconciliation
 from tests.conftest import Database
 from tests.marketplace import CHAIN_ID, Marketplace
@@ -34,6 +37,14 @@ class Reconciler:
         self.now = NOW
         self.client = PaymentsApi(api.url, KEY, Pace(0), retry_seconds=0)
         self._number = 0
+        self.begin(NOW - timedelta(hours=2))
+
+    def begin(self, at: datetime) -> None:
+        """Let everything up to then have been read."""
+        self.market.execute("DELETE FROM fleet.reconciliation_cursors")
+        self.market.execute(
+            "INSERT INTO fleet.reconciliation_cursors (source, reconciled_to) VALUES (:s, :t)", s=PAYMENTS, t=at
+        )
 
     def lists(self, payment: UUID | None, *, transaction_hash: str | None = HASH, **fields: Any) -> dict[str, Any]:
         """Let the API list a payment, an hour ago."""
@@ -141,21 +152,20 @@ def test_only_what_decides_makes_it_news(reconciler: Reconciler) -> None:
 def test_every_page_of_every_kind_is_read(reconciler: Reconciler) -> None:
     for n in range(205):
         reconciler.lists(None, transaction_hash=f"0x{n:064x}", type=KINDS[n % 2])
-    assert reconciler.run() > 0
+    assert reconciler.run() == len(KINDS) + 2
     assert len(reconciler.deliveries()) == 205
-    # Seven windows of a day, the last with two kinds of two pages.
-    assert [asked["offset"] for asked in reconciler.api.asked].count("100") == 2
     assert reconciler.cursor().reconciled_to == NOW
+
+
+def test_the_first_run_looks_a_week_back(reconciler: Reconciler) -> None:
+    reconciler.market.execute("DELETE FROM fleet.reconciliation_cursors")
+    assert reconciler.step() == 1
+    assert reconciler.cursor().window_from == NOW - FIRST_WINDOW - OVERLAP
 
 
 def test_a_stop_goes_on_at_the_page_it_stood_at(reconciler: Reconciler) -> None:
     for n in range(250):
         reconciler.lists(None, transaction_hash=f"0x{n:064x}")
-    reconciler.market.execute(
-        "INSERT INTO fleet.reconciliation_cursors (source, reconciled_to) VALUES (:s, :t)",
-        s=PAYMENTS,
-        t=NOW - timedelta(hours=2),
-    )
     assert [reconciler.step(), reconciler.step()] == [1, 1]
     assert len(reconciler.deliveries()) == 200
     reconciler.now += timedelta(hours=5)  # stopped meanwhile; the window stays the one it was
@@ -171,11 +181,6 @@ def test_a_stop_goes_on_at_the_page_it_stood_at(reconciler: Reconciler) -> None:
     ids=["429", "500", "garbage", "cut"],
 )
 def test_an_api_that_is_away_loses_nothing_and_is_said(reconciler: Reconciler, trouble: Any) -> None:
-    reconciler.market.execute(
-        "INSERT INTO fleet.reconciliation_cursors (source, reconciled_to) VALUES (:s, :t)",
-        s=PAYMENTS,
-        t=NOW - timedelta(hours=2),
-    )
     payment = reconciler.market.payment()
     reconciler.lists(payment)
     reconciler.api.next = [trouble, trouble]
@@ -222,11 +227,6 @@ def test_each_listed_payment_ends_in_its_own_state(reconciler: Reconciler) -> No
 def test_two_workers_journal_a_page_once(reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second finds the cursor moved on, and what it read is journalled already."""
     reconciler.lists(None)
-    reconciler.market.execute(
-        "INSERT INTO fleet.reconciliation_cursors (source, reconciled_to) VALUES (:s, :t)",
-        s=PAYMENTS,
-        t=NOW - timedelta(hours=2),
-    )
     read = reconciler.client.page
     inner: list[int] = []
 
@@ -248,9 +248,7 @@ def test_a_window_after_a_long_stop_is_a_day_at_most_and_the_youngest_minute_is_
     reconciler: Reconciler,
 ) -> None:
     begun = NOW - timedelta(days=2, hours=3)
-    reconciler.market.execute(
-        "INSERT INTO fleet.reconciliation_cursors (source, reconciled_to) VALUES (:s, :t)", s=PAYMENTS, t=begun
-    )
+    reconciler.begin(begun)
     reconciler.run()
     windows = sorted({(asked["fromDate"], asked["toDate"]) for asked in reconciler.api.asked})
     read = [tuple(datetime.fromisoformat(end) for end in window) for window in windows]
@@ -279,7 +277,7 @@ def test_it_is_off_without_key_and_address_and_half_a_setting_is_refused(
 ) -> None:
     engine = reconciler.market.database.engine("fleet_housekeeping")
     assert build_reconciliation(engine, load_settings())() == 0
-    assert reconciler.market.execute("SELECT 1 FROM fleet.reconciliation_cursors") == []
+    assert reconciler.cursor().version == 0
     key = write_secrets(tmp_path / "key", KEY)
     with pytest.raises(SettingsError, match="REQUEST_NETWORK_API_URL is not set"):
         build_reconciliation(engine, load_settings(request_network_api_key_file=key))
@@ -295,6 +293,31 @@ def test_it_is_off_without_key_and_address_and_half_a_setting_is_refused(
     )
     assert step() == 1
     assert reconciler.api.asked[0]["type"] == KINDS[0]
+
+
+def test_its_own_schedule_rings_it_and_no_other_ring_does(
+    reconciler: Reconciler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconciler.begin(datetime.now(UTC) - timedelta(hours=1))
+    for name, value in (
+        ("DATABASE_URL", reconciler.market.database.url("fleet_housekeeping")),
+        ("REQUEST_NETWORK_API_URL", reconciler.api.url),
+        ("REQUEST_NETWORK_API_KEY_FILE", str(write_secrets(tmp_path / "key", KEY))),
+        ("REQUEST_NETWORK_API_INTERVAL_SECONDS", "0.2"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(housekeeping, "_door", Door("housekeeping", housekeeping.build))
+    monkeypatch.setattr(housekeeping, "_reconciliation", Door("housekeeping", build_reconciliation))
+    environment.settings.cache_clear()
+    try:
+        housekeeping.tidy_up()
+        housekeeping.tidy_up("housekeeping", 60)
+        assert reconciler.api.asked == []
+        assert housekeeping.tidy_up(PAYMENTS_SCHEDULE, 120) == len(KINDS)
+        assert [asked["type"] for asked in reconciler.api.asked] == list(KINDS)
+    finally:
+        doors.close_engines()
+        environment.settings.cache_clear()
 
 
 def test_housekeeping_may_journal_hints_and_nothing_more(reconciler: Reconciler) -> None:

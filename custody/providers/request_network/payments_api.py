@@ -91,6 +91,13 @@ class PaymentsApi:
         self._url = f"{url.rstrip('/')}/v2/payments"
         self._headers = {"x-api-key": key, "accept": "application/json", "accept-encoding": "identity"}
         self._pace = pace
+        # No redirect: the key goes to nobody else. No connection kept: minutes lie between two passes.
+        self._client = httpx.Client(
+            trust_env=False,
+            timeout=timeout_seconds,
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=0),
+        )
         self._timeout_seconds = timeout_seconds
         self._retry_seconds = retry_seconds
 
@@ -116,11 +123,7 @@ class PaymentsApi:
         self._pace.wait()
         ends = time.monotonic() + self._timeout_seconds
         try:
-            # A client a request: minutes lie between two of them. No redirect: the key goes to nobody else.
-            with (
-                httpx.Client(trust_env=False, timeout=self._timeout_seconds, follow_redirects=False) as client,
-                client.stream("GET", self._url, params=asked, headers=self._headers) as answer,
-            ):
+            with self._client.stream("GET", self._url, params=asked, headers=self._headers) as answer:
                 if answer.status_code != 200:
                     raise _refusal(answer.status_code)
                 return _read_body(answer, ends)
