@@ -173,7 +173,7 @@ def test_requests_are_kept_apart() -> None:
         waits.append(seconds)
         clock[0] += seconds
 
-    pace = Pace(2.0, now=lambda: clock[0], sleep=sleep)
+    pace = Pace(2.0, now_seconds=lambda: clock[0], sleep_seconds=sleep)
     pace.wait()
     pace.wait()
     clock[0] += 0.5

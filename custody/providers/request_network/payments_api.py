@@ -57,19 +57,19 @@ class Pace:
         self,
         interval_seconds: float,
         *,
-        now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        now_seconds: Callable[[], float] = time.monotonic,
+        sleep_seconds: Callable[[float], None] = time.sleep,
     ) -> None:
         self._interval_seconds = interval_seconds
-        self._now = now
-        self._sleep = sleep
-        self._next: float | None = None
+        self._now_seconds = now_seconds
+        self._sleep_seconds = sleep_seconds
+        self._next_seconds: float | None = None
 
     def wait(self) -> None:
         """Return once a request may be made."""
-        if self._next is not None and (rest := self._next - self._now()) > 0:
-            self._sleep(rest)
-        self._next = self._now() + self._interval_seconds
+        if self._next_seconds is not None and (rest := self._next_seconds - self._now_seconds()) > 0:
+            self._sleep_seconds(rest)
+        self._next_seconds = self._now_seconds() + self._interval_seconds
 
 
 class PaymentsApi:
@@ -121,12 +121,12 @@ class PaymentsApi:
 
     def _ask(self, asked: dict[str, str]) -> bytes:
         self._pace.wait()
-        ends = time.monotonic() + self._timeout_seconds
+        deadline_seconds = time.monotonic() + self._timeout_seconds
         try:
             with self._client.stream("GET", self._url, params=asked, headers=self._headers) as answer:
                 if answer.status_code != 200:
                     raise _refusal(answer.status_code)
-                return _read_body(answer, ends)
+                return _read_body(answer, deadline_seconds)
         except httpx.TimeoutException:
             raise ApiAway(f"no answer within {self._timeout_seconds:g} s", may_pass=True) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -138,14 +138,14 @@ def read_api_key(path: Path) -> str:
     return read_secret_file(path, what="REQUEST_NETWORK_API_KEY_FILE")
 
 
-def _read_body(answer: httpx.Response, ends: float) -> bytes:
+def _read_body(answer: httpx.Response, deadline_seconds: float) -> bytes:
     body = bytearray()
     for chunk in answer.iter_raw():
         body += chunk
         if len(body) > BODY_LIMIT_BYTES:
             raise ApiAway(f"it answered more than {BODY_LIMIT_BYTES} bytes", may_pass=False)
         # The library's time limit is for each read alone: who sends a byte a second would never be late.
-        if time.monotonic() > ends:
+        if time.monotonic() > deadline_seconds:
             raise ApiAway("its answer did not come to an end in time", may_pass=True)
     return bytes(body)
 
