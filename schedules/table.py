@@ -7,6 +7,7 @@ run twice: the first door to claim a (name, slot) in fleet.schedule_runs answers
 from dataclasses import dataclass
 from typing import Any, Final
 
+from custody.providers.request_network import PAYMENTS_SCHEDULE
 from custody.store.outbox import Queue
 
 EXPIRY_PERIODS: Final = 3
@@ -73,6 +74,13 @@ SCHEDULES: Final = (
         "housekeeping",
         60,
         "Slots of schedules are kept for an hour only.",
+    ),
+    Schedule(
+        PAYMENTS_SCHEDULE,
+        "housekeeping.tidy",
+        "housekeeping",
+        120,
+        "Request Network drops a webhook after about 21 s; its API still lists the payment. Off without its key.",
     ),
 )
 

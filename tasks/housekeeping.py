@@ -1,4 +1,5 @@
-"""Queue housekeeping: what is kept only for a while goes, and what has waited too long is said aloud."""
+"""Queue housekeeping: what is kept only for a while goes, what has waited too long is said aloud, and Request Network
+is asked for payments whose webhook was lost: an API that hangs holds up nobody here."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -9,6 +10,7 @@ from celery import shared_task
 from sqlalchemy import Engine, text
 
 from custody.ledger.seal_lag import seal_lag
+from custody.providers.request_network import PAYMENTS_SCHEDULE
 from custody.settings.environment import FleetSettings
 from custody.store.engine import transaction
 from custody.store.schedule_runs import purge
@@ -48,10 +50,27 @@ def build(engine: Engine, _settings: FleetSettings) -> Step:
     return lambda: tidy(engine, datetime.now(UTC))
 
 
+def build_reconciliation(engine: Engine, settings: FleetSettings) -> Step:
+    """One step: a page of Request Network's payments. Nothing at all unless its key and its address are set."""
+    if settings.request_network_api_key_file is None and settings.request_network_api_url is None:
+        return lambda: 0
+    from custody.providers.request_network.payments_api import Pace, PaymentsApi, read_api_key
+    from custody.providers.request_network.reconciliation import reconcile
+
+    settings.require("request_network_api_key_file", "request_network_api_url")
+    api = PaymentsApi(
+        settings.request_network_api_url or "",
+        read_api_key(settings.path("request_network_api_key_file")),
+        Pace(settings.request_network_api_interval_seconds),
+    )
+    return lambda: reconcile(engine, api, lambda: datetime.now(UTC))
+
+
 _door = Door("housekeeping", build)
+_reconciliation = Door("housekeeping", build_reconciliation)
 
 
 @shared_task(name="housekeeping.tidy")
 def tidy_up(schedule: str | None = None, period: int = 0) -> int:
     """One ring. The arguments are a beat's (its entry's name and period in seconds); a doorbell has none."""
-    return _door.answer(schedule, period)
+    return (_reconciliation if schedule == PAYMENTS_SCHEDULE else _door).answer(schedule, period)

@@ -9,7 +9,7 @@ from tasks.doors import Door, Step
 
 def build(engine: Engine, settings: FleetSettings) -> Step:
     """Verification only: it needs no node and imports no web3."""
-    from custody.providers.request_network.verification import run_once
+    from custody.providers.verification import run_once
 
     return lambda: run_once(engine, settings.claim_limit, attempts_limit=settings.work_attempts_limit)
 

@@ -21,7 +21,7 @@ GUARDED_SETTINGS: Final = frozenset(
         "database_url", "database_admin_url", "database_role_passwords_dir", "broker_url", "mongo_url", "chains_file",
         "chain_rpc_url",
         "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "signer_api_token_file",
-        "flower_basic_auth_file", "ledger_seal_key_file",
+        "flower_basic_auth_file", "ledger_seal_key_file", "shkeeper_api_keys_file", "request_network_api_key_file",
     }
 )  # fmt: skip
 """Settings that hold or lead to a secret: a process gets those it names. All others go to every process."""
@@ -36,6 +36,7 @@ _PRIORITY: Final = 500  # after the servers
 class Process:
     """One process. ``arguments`` follow the interpreter; ``needs`` names guarded settings beside DATABASE_URL.
 
+    ``may_have``: guarded settings that it is given where they are set; without them it does less.
     ``role`` is its database role (None: no database). ``health`` is a path on its HTTP port, or None: then it is
     ``python -m workers.health NAME``.
     """
@@ -48,10 +49,11 @@ class Process:
     stop_seconds: int = STOP_SECONDS
     health: str | None = None
     port_setting: str | None = None
+    may_have: tuple[str, ...] = ()
 
     def settings(self) -> tuple[str, ...]:
         """Every guarded setting of this process."""
-        return (("database_url",) if self.role else ()) + self.needs
+        return (("database_url",) if self.role else ()) + self.needs + self.may_have
 
 
 _WORKER_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -60,6 +62,7 @@ _WORKER_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "releases": ("chains_file", "mongo_url"),
     "mirror": ("mongo_url",),
 }
+_WORKER_MAY_HAVE: Final[Mapping[str, tuple[str, ...]]] = {"housekeeping": ("request_network_api_key_file",)}
 
 
 def worker_arguments(spec: QueueSpec) -> tuple[str, ...]:
@@ -80,6 +83,7 @@ PROCESSES: Final = (
         "Takes webhooks, checks their signature and journals them before it answers.",
         health="/healthz",
         port_setting="ingress_port",
+        may_have=("shkeeper_api_keys_file",),
     ),
     Process(
         "signer-api",
@@ -119,6 +123,7 @@ PROCESSES: Final = (
             ("broker_url", *_WORKER_NEEDS.get(spec.name, ())),
             spec.does,
             stop_seconds=WORKER_STOP_SECONDS,
+            may_have=_WORKER_MAY_HAVE.get(spec.name, ()),
         )
         for spec in QUEUES
     ),
@@ -176,6 +181,7 @@ def process_environment(
     if missing:
         raise SettingsError(f"{chosen.name} needs {', '.join(missing)}: set it, or give it to `fleet up`")
     environment |= {name.upper(): offered[name.upper()] for name in chosen.needs}
+    environment |= {name.upper(): offered[name.upper()] for name in chosen.may_have if name.upper() in offered}
     if chosen.role is not None:
         environment["DATABASE_URL"] = context.database_url(chosen.role)
     return environment | {"FLEET_STATE_DIR": str(context.state_dir)}

@@ -52,6 +52,16 @@ class FleetSettings(BaseSettings):
     request_network_webhook_secrets_file: Path | None = Field(
         None, description="one webhook secret a line, newest first; two lines while rotating"
     )
+    shkeeper_api_keys_file: Path | None = Field(None, description="one SHKeeper API key a line, newest first")
+
+    # Request Network's API, asked for payments whose webhook was lost; off without the key
+    request_network_api_key_file: Path | None = Field(None, description="Request Network's API key, mode 0600")
+    request_network_api_url: str | None = Field(
+        None,
+        pattern=r"^(https://[^/\s?#@]+|http://(127\.0\.0\.1|localhost)(:[0-9]+)?)/?$",  # the key is sent there
+        description="https://HOST of Request Network's API",
+    )
+    request_network_api_interval_seconds: Annotated[float, Field(ge=0.2, le=60)] = 1.0
 
     # Keys: read by the sweeps worker alone
     deposit_seed_file: Path | None = Field(None, description="BIP-39 phrase of the deposit account, mode 0600")

@@ -1,12 +1,15 @@
-"""What waits for an operator: paused chains, work that was given up, quarantined addresses, failed releases (rule 7)."""
+"""What waits for an operator: paused chains, work that was given up, quarantined addresses, failed releases, and what
+providers say of money that the chain does not show (rule 7)."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection, text
 
 LIMIT: Final = 200  # lines a person reads; the oldest come first
+UNSEEN_PATIENCE: Final = timedelta(minutes=10)
+"""How long a provider's word may be ahead of the chain: a block and its look take seconds, a repeat hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,36 @@ _FIND = text(
     FROM fleet.release_instructions i WHERE i.state IN ('failed', 'expired', 'cancelled') AND NOT EXISTS (
         SELECT FROM fleet.release_instructions later
         WHERE later.payment_id = i.payment_id AND later.created_at > i.created_at)
+    UNION ALL
+    -- A provider names a transaction: is it on chain, and does it pay that payment? (A look given up is dead work.)
+    SELECT min(w.received_at), w.provider || ' delivery ' || min(w.id::text) || ': payment ' || w.payment_id
+            || ' is said to be paid by ' || l.transaction_hash,
+        'on chain ' || l.chain_id || ' it pays nothing to that payment: '
+            || coalesce(l.outcome, l.last_error, 'no look at it was answered'),
+        'name the right transaction: fleet look ' || l.chain_id || ' HASH; or end it: fleet delivery '
+            || min(w.id::text) || ' --close REASON'
+    FROM fleet.webhook_deliveries w JOIN fleet.chain_looks l ON l.id = w.look_id
+    WHERE w.state = 'linked' AND w.received_at <= now() - :patience AND l.state <> 'missing' AND NOT EXISTS (
+        SELECT FROM fleet.chain_facts f WHERE f.chain_id = l.chain_id AND f.transaction_hash = l.transaction_hash
+            AND f.payment_id = w.payment_id AND f.live)
+    GROUP BY w.provider, w.payment_id, l.id
+    UNION ALL
+    SELECT w.received_at, w.provider || ' delivery ' || w.id || ' is ' || w.state
+            || coalesce(', of payment ' || w.payment_id, ''),
+        coalesce(w.reason, w.last_error, 'no worker has read it'),
+        CASE w.state WHEN 'received' THEN 'see whether the webhooks worker runs, and what it says'
+            WHEN 'unknown_request' THEN 'issue its route, then: fleet delivery ' || w.id || ' --again'
+            WHEN 'no_transaction' THEN 'once its transaction is known: fleet look CHAIN HASH'
+            ELSE 'compare it with what the provider says, then: fleet delivery ' || w.id || ' --again' END
+            || CASE w.state WHEN 'received' THEN '' ELSE '; or end it: fleet delivery ' || w.id || ' --close REASON' END
+    FROM fleet.webhook_deliveries w
+    WHERE NOT w.is_test AND w.received_at <= now() - :patience
+        AND w.state IN ('received', 'unknown_request', 'no_transaction', 'malformed', 'mismatched') AND NOT EXISTS (
+            SELECT FROM fleet.chain_facts f WHERE f.payment_id = w.payment_id AND f.direction = 'inbound' AND f.live)
+    UNION ALL
+    SELECT failing_since, 'the payments of ' || source || ' are not read', last_error,
+        'settle what it says; its key and address are settings of the housekeeping worker'
+    FROM fleet.reconciliation_cursors WHERE failing_since <= now() - :patience
     ORDER BY since LIMIT :limit
     """
 )
@@ -44,4 +77,4 @@ _FIND = text(
 
 def needs_attention(connection: Connection) -> list[Attention]:
     """At most LIMIT things, the oldest first."""
-    return [Attention(*row) for row in connection.execute(_FIND, {"limit": LIMIT})]
+    return [Attention(*row) for row in connection.execute(_FIND, {"limit": LIMIT, "patience": UNSEEN_PATIENCE})]

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from custody.providers.request_network import PROVIDER
-from custody.providers.request_network.verification import run_once
+from custody.providers.verification import run_once
 from tests.conftest import Database
 from tests.marketplace import CHAIN_ID, Marketplace
 from tests.webhooks import body_of, paying_event

@@ -26,7 +26,18 @@ app = typer.Typer(
 _MAKE_IT: Final = (["up"], ["demo"])
 """The commands that write that file: from it, their own servers would look like servers that somebody gave them."""
 
-_GROUPS: Final = ("system", "database", "payments", "ledger", "settings", "chain", "processes", "demo", "signer")
+_GROUPS: Final = (
+    "system",
+    "database",
+    "payments",
+    "intents",
+    "ledger",
+    "settings",
+    "chain",
+    "processes",
+    "demo",
+    "signer",
+)
 
 
 def _register() -> None:

@@ -1,6 +1,7 @@
-"""``fleet stuck`` and ``fleet look``."""
+"""``fleet stuck``, ``fleet look`` and ``fleet delivery``."""
 
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -50,6 +51,30 @@ def look(
     typer.echo("asked; the watcher reads it at its next pass")
 
 
+def delivery(
+    delivery_id: Annotated[UUID, typer.Argument(help="the delivery's id, as fleet stuck shows it")],
+    again: Annotated[bool, typer.Option("--again", help="have it read again")] = False,
+    close: Annotated[str, typer.Option(help="end it, and say why")] = "",
+) -> None:
+    """Have a provider's delivery read again, or end it; with the others that named the same transaction."""
+    from custody.providers.settling import DeliveryUnknown, settle
+
+    if again == bool(close):
+        typer.secho("expected one of --again and --close REASON", fg="red", err=True)
+        raise typer.Exit(1)
+    engine = open_engine(settings().secret("database_url"), application="fleet-delivery", pool_size=1)
+    try:
+        with transaction(engine) as connection:
+            done = settle(connection, delivery_id, "again" if again else "close", close)
+    except (DeliveryUnknown, ValueError) as error:
+        typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        engine.dispose()
+    typer.echo(f"{done} {'are read again' if again else 'ended'}")
+
+
 def register(app: typer.Typer) -> None:
+    app.command()(delivery)
     app.command()(stuck)
     app.command()(look)

@@ -18,7 +18,7 @@ from workers.embedded.errors import EmbeddedServiceError
 from workers.embedded.services import ServiceStatus
 from workers.embedded.state_folder import write_private
 from workers.fleet_status import fleet_status
-from workers.processes import PORTS, ProcessContext, programs
+from workers.processes import PORTS, PROCESSES, ProcessContext, programs
 
 OPERATOR_ENVIRONMENT: Final = "operator.env"
 _HEALTH_SECONDS: Final = 120.0  # thirteen processes import at once: about 6 s on two idle cores
@@ -66,6 +66,13 @@ def _given_servers() -> dict[str, str]:
     return {name.upper(): value for name, value in given.items()}
 
 
+def _given_secrets() -> dict[str, str]:
+    """The secrets that a process may have or lack, where they are set."""
+    found = load_settings()
+    names = {name for process in PROCESSES for name in process.may_have}
+    return {name.upper(): str(value) for name in names if (value := getattr(found, name)) is not None}
+
+
 def start(state_dir: Path, progress: Progress = lambda _: None) -> DevelopmentFleet:
     """Bring everything up and wait until every process is well. Raises EmbeddedServiceError, with what to do."""
     running, made = start_services(state_dir, progress)
@@ -90,7 +97,8 @@ def start(state_dir: Path, progress: Progress = lambda _: None) -> DevelopmentFl
             "SIGNER_API_TOKEN_FILE": str(made.secrets.signer_api_token),
             "FLOWER_BASIC_AUTH_FILE": str(made.secrets.flower),
             "LEDGER_SEAL_KEY_FILE": str(made.secrets.ledger_seal_key),
-        },
+        }
+        | _given_secrets(),
         database_url=lambda role: role_url(running.database_admin_url, made.role_passwords, role),
     )
     _write_operator_environment(

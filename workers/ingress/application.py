@@ -1,13 +1,14 @@
-"""The ASGI application: ``POST /webhooks/request-network`` and ``GET /healthz``.
+"""The ASGI application: one ``POST /webhooks/...`` a provider, and ``GET /healthz``.
 
 Answers carry a status and nothing else, so that they tell a stranger nothing. Anything but 2xx makes the
-sender try again (four times in about 21 s): a delivery that cannot be written is never answered with 200, and
+sender try again (Request Network four times in about 21 s): a delivery that cannot be written is never accepted, and
 one whose signature is right is never refused for what its body says.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.applications import Starlette
@@ -15,14 +16,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from custody.providers.request_network.delivery import SIGNATURE_HEADER, header, read_delivery
-from custody.providers.request_network.signature import is_authentic
+from custody.providers.interface import Door
 from workers.ingress.health import DatabaseHealth
 from workers.ingress.journal import Journal, JournalFull, NotJournalled
 from workers.ingress.refusals import Refusals
-from workers.ingress.rotation import WebhookSecrets
+from workers.ingress.rotation import Secrets, SecretsAway
 
-WEBHOOK_PATH: Final = "/webhooks/request-network"
 HEALTH_PATH: Final = "/healthz"
 REQUEST_DEADLINE_SECONDS: Final = 4.0  # the sender gives 5 s; the rest is the network's
 RETRY_AFTER_SECONDS: Final = 1  # the sender's own first delay
@@ -33,15 +32,25 @@ class BodyTooLarge(Exception):
     """The body is over the limit; nothing more of it is read."""
 
 
-class Webhooks:
-    """Takes one delivery: limits, signature, journal, answer."""
+@dataclass(frozen=True)
+class OpenDoor:
+    """A provider's door, and the secrets that its senders prove themselves with."""
 
-    def __init__(self, journal: Journal, secrets: WebhookSecrets, body_limit: int) -> None:
+    provider: str
+    door: Door
+    secrets: Secrets
+
+
+class Webhooks:
+    """Takes one delivery of one provider: limits, signature, journal, answer."""
+
+    def __init__(self, journal: Journal, opened: OpenDoor, body_limit: int) -> None:
         """``body_limit`` in bytes."""
         self._journal = journal
-        self._secrets = secrets
+        self._door = opened.door
+        self._secrets = opened.secrets
         self._body_limit = body_limit
-        self._refusals = Refusals()
+        self._refusals = Refusals(opened.provider)
 
     async def __call__(self, request: Request) -> Response:
         try:
@@ -54,8 +63,8 @@ class Webhooks:
             return Response(status_code=400)  # nobody reads it
         except JournalFull:
             self._refusals.note("journal_full")
-        except NotJournalled:
-            pass  # the journal has told why, once a batch
+        except (NotJournalled, SecretsAway):
+            pass  # the journal and the secrets have told why
         except TimeoutError:
             self._refusals.note("delivery_late")
             # Whatever of the body is still to come is not read.
@@ -65,11 +74,11 @@ class Webhooks:
     async def _take(self, request: Request) -> Response:
         headers = request.headers.raw
         body = await read_body(request, self._body_limit)
-        if not is_authentic(body, header(headers, SIGNATURE_HEADER), self._secrets.current()):
+        if not self._door.is_authentic(headers, body, await self._secrets.of(headers, body)):
             self._refusals.note("signature_refused")
             return Response(status_code=401)
-        await self._journal.write(read_delivery(headers, body))
-        return Response(status_code=200)
+        await self._journal.write(self._door.read_delivery(headers, body))
+        return Response(status_code=self._door.accepted)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -85,7 +94,9 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def build_application(journal: Journal, secrets: WebhookSecrets, health: DatabaseHealth, body_limit: int) -> Starlette:
+def build_application(
+    journal: Journal, doors: Sequence[OpenDoor], health: DatabaseHealth, body_limit: int
+) -> Starlette:
     """The application; ``body_limit`` in bytes. The journal runs while the application does."""
 
     @asynccontextmanager
@@ -96,11 +107,8 @@ def build_application(journal: Journal, secrets: WebhookSecrets, health: Databas
         finally:
             await journal.stop()
             await health.close()
-
-    webhooks = Webhooks(journal, secrets, body_limit)
-
-    async def take(request: Request) -> Response:
-        return await webhooks(request)
+            for opened in doors:
+                await opened.secrets.close()
 
     async def healthz(_: Request) -> Response:
         there = await health.is_there()
@@ -108,10 +116,19 @@ def build_application(journal: Journal, secrets: WebhookSecrets, health: Databas
 
     application = Starlette(
         routes=[
-            Route(WEBHOOK_PATH, take, methods=["POST"]),
+            *(Route(opened.door.path, _taker(journal, opened, body_limit), methods=["POST"]) for opened in doors),
             Route(HEALTH_PATH, healthz, methods=["GET"]),
         ],
         lifespan=lifespan,
     )
     application.router.redirect_slashes = False
     return application
+
+
+def _taker(journal: Journal, opened: OpenDoor, body_limit: int) -> Callable[[Request], Awaitable[Response]]:
+    webhooks = Webhooks(journal, opened, body_limit)
+
+    async def take(request: Request) -> Response:
+        return await webhooks(request)
+
+    return take

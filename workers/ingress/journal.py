@@ -13,8 +13,7 @@ from typing import Final
 import psycopg
 import structlog
 
-from custody.providers.request_network import PROVIDER
-from custody.providers.request_network.delivery import Delivery
+from custody.providers.delivery import Delivery
 from custody.store.engine import OUTBOX_CHANNEL
 from workers.ingress.connection import LastingConnection
 
@@ -32,9 +31,10 @@ _DEADLOCK: Final = "40P01"
 _INSERT: Final = """
     WITH journalled AS (
         INSERT INTO fleet.webhook_deliveries (provider, delivery_key, body_sha256, headers, body, is_test)
-        SELECT %(provider)s, delivery_key, body_sha256, headers::jsonb, body, is_test
-        FROM unnest(%(keys)s::text[], %(digests)s::bytea[], %(headers)s::text[], %(bodies)s::bytea[],
-            %(tests)s::boolean[]) AS given (delivery_key, body_sha256, headers, body, is_test)
+        SELECT provider, delivery_key, body_sha256, headers::jsonb, body, is_test
+        FROM unnest(%(providers)s::text[], %(keys)s::text[], %(digests)s::bytea[], %(headers)s::text[],
+            %(bodies)s::bytea[], %(tests)s::boolean[])
+            AS given (provider, delivery_key, body_sha256, headers, body, is_test)
         ON CONFLICT DO NOTHING
         RETURNING 1
     )
@@ -120,7 +120,7 @@ class Journal:
             batch.append(self._queue.get_nowait())
             size += len(batch[-1].delivery.body)
         # Two flushers that write the same keys in the same order wait for each other but cannot deadlock.
-        batch.sort(key=lambda entry: (entry.delivery.key, entry.delivery.body_sha256))
+        batch.sort(key=lambda entry: (entry.delivery.provider, entry.delivery.key, entry.delivery.body_sha256))
         return batch
 
     async def _flush(self, connection: LastingConnection, batch: Sequence[_Entry]) -> None:
@@ -146,7 +146,7 @@ class Journal:
             cursor = await (await connection.get()).execute(
                 _INSERT,
                 {
-                    "provider": PROVIDER,
+                    "providers": [delivery.provider for delivery in deliveries],
                     "keys": [delivery.key for delivery in deliveries],
                     "digests": [delivery.body_sha256 for delivery in deliveries],
                     "headers": [delivery.headers for delivery in deliveries],

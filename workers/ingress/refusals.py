@@ -11,9 +11,10 @@ TOLD_EVERY_SECONDS: Final = 1.0
 
 
 class Refusals:
-    """One counter a kind of refusal."""
+    """One counter a kind of refusal, for the deliveries of one provider."""
 
-    def __init__(self) -> None:
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
         self._count: dict[str, int] = {}
         self._told_at: dict[str, float] = {}
 
@@ -22,5 +23,5 @@ class Refusals:
         self._count[kind] = self._count.get(kind, 0) + 1
         now = time.monotonic()
         if now - self._told_at.get(kind, -TOLD_EVERY_SECONDS) >= TOLD_EVERY_SECONDS:
-            log.warning(kind, count=self._count.pop(kind))
+            log.warning(kind, provider=self._provider, count=self._count.pop(kind))
             self._told_at[kind] = now

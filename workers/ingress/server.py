@@ -5,11 +5,13 @@ from typing import Final
 import structlog
 import uvicorn
 
+from custody.providers.interface import SecretsInFile
+from custody.providers.table import PROVIDERS
 from custody.settings.environment import FleetSettings
-from workers.ingress.application import build_application
+from workers.ingress.application import OpenDoor, build_application
 from workers.ingress.health import DatabaseHealth
 from workers.ingress.journal import Journal
-from workers.ingress.rotation import WebhookSecrets
+from workers.ingress.rotation import open_secrets
 
 log = structlog.get_logger(__name__)
 
@@ -21,11 +23,16 @@ CONNECTIONS_MINIMUM: Final = 256  # open connections that are served even with a
 
 def configure(settings: FleetSettings) -> uvicorn.Config:
     """The server's configuration. Raises SettingsError naming what is missing or wrong."""
-    settings.require("database_url", "request_network_webhook_secrets_file")
+    required = [
+        provider.door.secrets.setting
+        for provider in PROVIDERS
+        if provider.door and isinstance(provider.door.secrets, SecretsInFile) and provider.door.secrets.required
+    ]
+    settings.require("database_url", *required)
     url = settings.secret("database_url")
     application = build_application(
         Journal(url, queue_limit=settings.ingress_queue_limit, batch_limit=settings.ingress_batch_limit),
-        WebhookSecrets(settings.path("request_network_webhook_secrets_file")),
+        _open_doors(settings, url),
         DatabaseHealth(url),
         settings.ingress_body_limit_bytes,
     )
@@ -45,6 +52,19 @@ def configure(settings: FleetSettings) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
     )
+
+
+def _open_doors(settings: FleetSettings, url: str) -> list[OpenDoor]:
+    """A door a provider, but for those whose secrets nobody set."""
+    return [
+        OpenDoor(provider.name, provider.door, open_secrets(provider.door.secrets, url, settings.path))
+        for provider in PROVIDERS
+        if provider.door
+        and not (
+            isinstance(provider.door.secrets, SecretsInFile)
+            and getattr(settings, provider.door.secrets.setting) is None
+        )
+    ]
 
 
 def serve(settings: FleetSettings) -> None:

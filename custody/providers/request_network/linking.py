@@ -1,10 +1,16 @@
 """Which payment an event means, and what becomes of its delivery. No amount in an event decides."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
+from sqlalchemy import Connection, text
+
 from custody.providers.request_network.events import Event, PayingEvent, UnknownEvent
+from custody.providers.verdict import Look, Verdict
+
+__all__ = ["Look", "PaymentRoute", "Routes", "Verdict", "judge", "link"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +31,18 @@ class Routes:
     by_reference: Mapping[str, PaymentRoute]
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A transaction that the watcher is asked to look at."""
+_ROUTES: Final = text(
+    """
+    SELECT payment_id, chain_id, request_id, payment_reference FROM fleet.payment_routes
+    WHERE request_id = ANY(:request_ids) OR payment_reference = ANY(:references)
+    """
+)
 
-    chain_id: int
-    transaction_hash: str
-    payment_id: UUID
 
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What becomes of one delivery: the state of ``fleet.webhook_deliveries``, and why."""
-
-    state: str
-    reason: str
-    event: str | None = None
-    payment_id: UUID | None = None
-    look: Look | None = None
+def link(connection: Connection, events: Sequence[Event]) -> list[Verdict]:
+    """One verdict an event, in their order. None of them is a test."""
+    routes = _find_routes(connection, events)
+    return [judge(event, routes) for event in events]
 
 
 def judge(event: Event, routes: Routes) -> Verdict:
@@ -104,3 +104,20 @@ def _find(event: Event, routes: Routes) -> tuple[PaymentRoute | None, str | None
         if said is not None and ours is not None and said != ours:
             return None, f"{name} is {said}, that of payment {route.payment_id} is {ours}"
     return route, None
+
+
+def _find_routes(connection: Connection, events: Sequence[Event]) -> Routes:
+    request_ids = _distinct(event.request_id for event in events)
+    references = _distinct(event.payment_reference for event in events)
+    if not request_ids and not references:
+        return Routes({}, {})
+    rows = connection.execute(_ROUTES, {"request_ids": request_ids, "references": references})
+    routes = [PaymentRoute(*row) for row in rows]
+    return Routes(
+        {route.request_id: route for route in routes if route.request_id is not None},
+        {route.payment_reference: route for route in routes if route.payment_reference is not None},
+    )
+
+
+def _distinct(values: Iterable[str | None]) -> list[str]:
+    return sorted({value for value in values if value is not None})

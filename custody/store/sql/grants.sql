@@ -18,10 +18,13 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA fleet FROM PUBLIC;
 -- The ingress journals; it can read nothing back but the key it just wrote.
 GRANT INSERT ON fleet.webhook_deliveries TO fleet_ingress;
 GRANT INSERT ON fleet.outbox TO fleet_ingress;
+GRANT EXECUTE ON FUNCTION fleet.scanner_callback_secret TO fleet_ingress;
 
 -- Verification links a delivery and asks for a look; it posts nothing (L20).
 GRANT SELECT, UPDATE (state, reason, event, payment_id, attempts, run_after, last_error, processed_at)
     ON fleet.webhook_deliveries TO fleet_webhooks;
+GRANT UPDATE (look_id) ON fleet.webhook_deliveries TO fleet_webhooks;
+GRANT SELECT (intent_id, payment_id) ON fleet.scanner_intents TO fleet_webhooks;
 GRANT SELECT ON public.payments, fleet.payment_routes, fleet.tokens, public.derived_destinations TO fleet_webhooks;
 GRANT SELECT, INSERT, UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_webhooks;
 GRANT INSERT ON fleet.outbox TO fleet_webhooks;
@@ -100,11 +103,18 @@ GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_sealer;
 GRANT SELECT, INSERT, DELETE ON fleet.schedule_runs TO fleet_webhooks, fleet_watcher, fleet_confirmations, fleet_sweeps,
     fleet_releases, fleet_mirror, fleet_housekeeping;
 GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_housekeeping;
+REVOKE SELECT ON fleet.scanner_intents FROM fleet_housekeeping;
+-- What an API says of payments becomes deliveries: hints, as webhooks are.
+GRANT INSERT ON fleet.webhook_deliveries, fleet.outbox TO fleet_housekeeping;
+GRANT INSERT, UPDATE ON fleet.reconciliation_cursors TO fleet_housekeeping;
 GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_housekeeping;
 GRANT SELECT (created_at, tx_id) ON public.funds_ledger_entries TO fleet_housekeeping;
 
 -- The operator reads everything but credentials and key material, and changes settings.
 GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_operator;
+REVOKE SELECT ON fleet.scanner_intents FROM fleet_operator;
+GRANT SELECT (intent_id, payment_id, created_at), INSERT (intent_id, payment_id, callback_secret)
+    ON fleet.scanner_intents TO fleet_operator;
 GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_destinations, public.derived_destination_sweeps,
     public.purchase_requests, public.seller_offers, public.disputes, public.config_settings, public.config_setting_history,
     public.pg_dualwrite_gaps, public.id_map, public.payment_quotes, public.trezor_accounts, public.trezor_derived_addresses
@@ -119,6 +129,7 @@ GRANT UPDATE (next_index, state) ON fleet.deposit_accounts TO fleet_operator;
 GRANT UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_operator;
 GRANT INSERT ON fleet.house_accounts, fleet.address_book, fleet.nonce_lanes, fleet.outbox, fleet.chain_looks TO fleet_operator;
 GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
+GRANT UPDATE (state, reason, attempts, run_after) ON fleet.webhook_deliveries TO fleet_operator;
 -- A draft and no more: what is reserved, handed out and paid is the releases worker's to say.
 GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch)
     ON fleet.release_instructions TO fleet_operator;

@@ -1,10 +1,10 @@
 """Verification: journalled deliveries are linked to payments, and looks at transactions asked for (L20).
 
 Nothing is posted here: the watcher's ``detect()`` credits what the chain holds. Each delivery ends in a state
-of its own with a reason an operator can read, whatever its body was.
+of its own with a reason an operator can read, whoever sent it and whatever its body was.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,9 +12,10 @@ import structlog
 from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from custody.providers.request_network import PROVIDER
-from custody.providers.request_network.events import Event, MalformedEvent, parse_event
-from custody.providers.request_network.linking import PaymentRoute, Routes, Verdict, judge
+from custody.providers.events import MalformedEvent
+from custody.providers.interface import Named
+from custody.providers.table import BY_NAME
+from custody.providers.verdict import Verdict
 from custody.store.engine import attempts, is_retryable, transaction
 from custody.store.work import backoff_seconds, bury
 
@@ -36,15 +37,9 @@ _ROW_ERRORS: Final = (
 
 _CLAIM: Final = text(
     """
-    SELECT id, body, is_test, attempts FROM fleet.webhook_deliveries
-    WHERE state = 'received' AND run_after <= clock_timestamp() AND provider = :provider
+    SELECT id, provider, body, is_test, attempts FROM fleet.webhook_deliveries
+    WHERE state = 'received' AND run_after <= clock_timestamp()
     ORDER BY run_after, id LIMIT :limit FOR UPDATE SKIP LOCKED
-    """
-)
-_ROUTES: Final = text(
-    """
-    SELECT payment_id, chain_id, request_id, payment_reference FROM fleet.payment_routes
-    WHERE request_id = ANY(:request_ids) OR payment_reference = ANY(:references)
     """
 )
 # A look that found nothing is worth another try once its transaction is named again; one that is done, or
@@ -63,6 +58,7 @@ _SETTLE: Final = text(
     """
     UPDATE fleet.webhook_deliveries
     SET state = :state, reason = :reason, event = :event, payment_id = :payment_id, last_error = NULL,
+        look_id = (SELECT id FROM fleet.chain_looks WHERE chain_id = :chain_id AND transaction_hash = :transaction_hash),
         processed_at = clock_timestamp()
     WHERE id = :id
     """
@@ -103,10 +99,10 @@ def run_once(engine: Engine, limit: int, *, attempts_limit: int = WORK_ATTEMPTS_
 
 
 def _run_batch(connection: Connection, limit: int, attempts_limit: int) -> int:
-    claimed = connection.execute(_CLAIM, {"provider": PROVIDER, "limit": limit}).all()
+    claimed = connection.execute(_CLAIM, {"limit": limit}).all()
     verdicts: list[tuple[Row[Any], Verdict]] = []
     failed: list[tuple[Row[Any], Exception]] = []
-    events: list[tuple[Row[Any], Event]] = []
+    events: defaultdict[str, list[tuple[Row[Any], Named]]] = defaultdict(list)
     for row in claimed:
         try:
             event = _read(row)
@@ -116,9 +112,10 @@ def _run_batch(connection: Connection, limit: int, attempts_limit: int) -> int:
         if isinstance(event, Verdict):
             verdicts.append((row, event))
         else:
-            events.append((row, event))
-    routes = _find_routes(connection, [event for _, event in events])
-    verdicts.extend((row, judge(event, routes)) for row, event in events)
+            events[row.provider].append((row, event))
+    for name, read in events.items():
+        found = BY_NAME[name].link(connection, [event for _, event in read])
+        verdicts.extend((row, verdict) for (row, _), verdict in zip(read, found, strict=True))
     # Two batches that ask for the same looks in the same order cannot deadlock.
     verdicts.sort(key=_lock_order)
     for row, verdict in verdicts:
@@ -138,10 +135,13 @@ def _run_batch(connection: Connection, limit: int, attempts_limit: int) -> int:
     return len(claimed)
 
 
-def _read(row: Row[Any]) -> Event | Verdict:
+def _read(row: Row[Any]) -> Named | Verdict:
     """The event in a delivery, or what becomes of the delivery without one."""
+    provider = BY_NAME.get(row.provider)
+    if provider is None:
+        raise LookupError(f"no provider is called {row.provider}: expected one of {', '.join(BY_NAME)}")
     try:
-        event = parse_event(row.body)
+        event = provider.parse(row.body)
     except MalformedEvent as error:
         return Verdict("test" if row.is_test else "malformed", str(error))
     return Verdict("test", "a test delivery: moves no money", event.event) if row.is_test else event
@@ -167,37 +167,18 @@ def _lock_order(item: tuple[Row[Any], Verdict]) -> tuple[int, str]:
     return (look.chain_id, look.transaction_hash) if look is not None else (0, "")
 
 
-def _find_routes(connection: Connection, events: Sequence[Event]) -> Routes:
-    request_ids = _distinct(event.request_id for event in events)
-    references = _distinct(event.payment_reference for event in events)
-    rows: Iterable[Row[Any]] = ()
-    if request_ids or references:
-        rows = connection.execute(_ROUTES, {"request_ids": request_ids, "references": references}).all()
-    routes = [PaymentRoute(*row) for row in rows]
-    return Routes(
-        {route.request_id: route for route in routes if route.request_id is not None},
-        {route.payment_reference: route for route in routes if route.payment_reference is not None},
-    )
-
-
-def _distinct(values: Iterable[str | None]) -> list[str]:
-    return sorted({value for value in values if value is not None})
-
-
 def _settle(connection: Connection, delivery_id: UUID, verdict: Verdict) -> None:
     look = verdict.look
+    named = {
+        "chain_id": look.chain_id if look else None,
+        "transaction_hash": look.transaction_hash if look else None,
+    }
     if look is not None:
-        connection.execute(
-            _LOOK,
-            {
-                "chain_id": look.chain_id,
-                "transaction_hash": look.transaction_hash,
-                "payment_id": look.payment_id,
-            },
-        )
+        connection.execute(_LOOK, named | {"payment_id": look.payment_id})
     connection.execute(
         _SETTLE,
-        {
+        named
+        | {
             "id": delivery_id,
             "state": verdict.state,
             "reason": verdict.reason,
