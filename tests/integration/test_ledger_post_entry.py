@@ -305,16 +305,14 @@ def test_the_database_itself_refuses_an_amount_that_is_none(marketplace: Marketp
 
 def test_an_evidence_of_null_is_refused(marketplace: Marketplace) -> None:
     payment = marketplace.payment()
-    fact = marketplace.fact(payment)
-    with marketplace.database.engine("fleet_watcher").connect() as connection:
-        with pytest.raises(DBAPIError, match="evidence is NULL") as caught:
-            connection.execute(
-                text(
-                    "SELECT fleet.post_entry('payment', :p, :c, :t, 'payment_detected', 'seen', 'destination', 'detected', "
-                    "1, 'k', 'address', NULL, :f, NULL, NULL, NULL)"
-                ),
-                {"p": payment, "c": CHAIN_ID, "t": TOKEN, "f": fact},
-            )
+    statement = text(
+        "SELECT fleet.post_entry('payment', :p, :c, :t, 'payment_detected', 'seen', 'destination', 'detected', "
+        "1, 'k', 'address', NULL, :f, NULL, NULL, NULL)"
+    )
+    values = {"p": payment, "c": CHAIN_ID, "t": TOKEN, "f": marketplace.fact(payment)}
+    engine = marketplace.database.engine("fleet_watcher")
+    with pytest.raises(DBAPIError, match="evidence is NULL") as caught, engine.connect() as connection:
+        connection.execute(statement, values)
     assert sqlstate(caught.value) == "FL004"
 
 
