@@ -1,10 +1,14 @@
 """fleet.post_entry against a real PostgreSQL: every refusal, and what a repeat does (ledger-rules L1, L3, L4, L20)."""
 
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from custody.ledger import (
@@ -14,6 +18,7 @@ from custody.ledger import (
     EntryMalformed,
     KeyUsedForOtherContent,
     MovementNotAllowed,
+    Posted,
     post,
 )
 from custody.store.engine import sqlstate, transaction
@@ -57,6 +62,22 @@ def held(payment: UUID, fact: UUID, amount: str = "100", credit: str = "held") -
         fact_id=fact,
         key=f"fact:{fact}:{credit}",
     )
+
+
+@contextmanager
+def posting(marketplace: Marketplace, role: str, entry: Entry, behind: Connection) -> Generator[Future[Posted]]:
+    """``entry`` posted in a transaction that waits for ``behind``, which the caller ends inside the block."""
+
+    def run() -> Posted:
+        with transaction(marketplace.database.engine(role)) as connection:
+            return post(connection, entry)
+
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(run)
+        while not behind.execute(waiting).scalar_one():
+            assert not future.done(), future.result()
+        yield future
 
 
 def test_an_entry_moves_both_accounts_and_is_written_once(marketplace: Marketplace) -> None:
@@ -221,6 +242,78 @@ def test_each_entry_links_to_the_one_before(marketplace: Marketplace) -> None:
     assert all(row.recomputed == row.entry_hash for row in rows)
     assert rows[1].prev_hash == rows[0].entry_hash
     assert rows[1].head_hash == rows[1].entry_hash
+
+
+def test_what_waited_for_the_book_is_judged_by_what_it_finds(marketplace: Marketplace) -> None:
+    """L1, L2: the fact died in the transaction that held the book; what was seen of it before counts no more."""
+    payment = marketplace.payment()
+    dying, other = marketplace.fact(payment), marketplace.fact(payment)
+    watcher = marketplace.database.engine("fleet_watcher")
+    with transaction(watcher) as connection:
+        post(connection, detected(payment, dying))
+    with watcher.connect() as connection:
+        post(connection, detected(payment, other))
+        connection.execute(text("UPDATE fleet.chain_facts SET live = false WHERE id = :id"), {"id": dying})
+        with posting(marketplace, "fleet_confirmations", held(payment, dying), connection) as late:
+            connection.commit()
+            with pytest.raises(MovementNotAllowed, match="live chain fact"):
+                late.result(30)
+    assert marketplace.balance(payment)["held"] == 0
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_two_writers_of_one_key_write_it_once(marketplace: Marketplace, is_first: bool) -> None:
+    """L1: whoever waited for the other answers what stands; another content under the key is refused (L20)."""
+    payment = marketplace.payment()
+    fact, before = marketplace.fact(payment), marketplace.fact(payment)
+    watcher = marketplace.database.engine("fleet_watcher")
+    if not is_first:  # a book's first entry also makes its row
+        with transaction(watcher) as connection:
+            post(connection, detected(payment, before))
+    with watcher.connect() as connection:
+        stood = post(connection, detected(payment, fact))
+        with posting(marketplace, "fleet_watcher", detected(payment, fact), connection) as late:
+            connection.commit()
+            assert late.result(30) == (stood.entry_id, False)
+        third = marketplace.fact(payment)
+        post(connection, detected(payment, third))
+        with posting(
+            marketplace, "fleet_watcher", replace(detected(payment, third), debit_address="0x" + "22" * 20), connection
+        ) as late:
+            connection.commit()
+            with pytest.raises(KeyUsedForOtherContent):
+                late.result(30)
+    assert marketplace.balance(payment)["seq"] == (2 if is_first else 3)
+
+
+@pytest.mark.parametrize("amount", ["NaN", "Infinity", "-Infinity", "0", "-1", "0.0000001", "1e21"])
+def test_the_database_itself_refuses_an_amount_that_is_none(marketplace: Marketplace, amount: str) -> None:
+    payment = marketplace.payment()
+    fact = marketplace.fact(payment)
+    with marketplace.database.engine("fleet_watcher").connect() as connection:
+        post(connection, detected(payment, marketplace.fact(payment)))
+        with pytest.raises(DBAPIError) as caught:
+            connection.execute(
+                text(
+                    "SELECT fleet.post_entry('payment', :p, :c, :t, 'payment_detected', 'seen', 'destination', 'detected', "
+                    "CAST(:a AS numeric), 'k', 'address', NULL, :f)"
+                ),
+                {"p": payment, "c": CHAIN_ID, "t": TOKEN, "a": amount, "f": fact},
+            )
+    assert sqlstate(caught.value) == ("22003" if amount == "1e21" else "FL004")
+
+
+def test_an_evidence_of_null_is_refused(marketplace: Marketplace) -> None:
+    payment = marketplace.payment()
+    statement = text(
+        "SELECT fleet.post_entry('payment', :p, :c, :t, 'payment_detected', 'seen', 'destination', 'detected', "
+        "1, 'k', 'address', NULL, :f, NULL, NULL, NULL)"
+    )
+    values = {"p": payment, "c": CHAIN_ID, "t": TOKEN, "f": marketplace.fact(payment)}
+    engine = marketplace.database.engine("fleet_watcher")
+    with pytest.raises(DBAPIError, match="evidence is NULL") as caught, engine.connect() as connection:
+        connection.execute(statement, values)
+    assert sqlstate(caught.value) == "FL004"
 
 
 @pytest.mark.parametrize("column", ["purchase_request", "seller_offer", "seller"])

@@ -9,6 +9,12 @@ BEGIN
         WHERE i.id = p_instruction_id AND i.payment_id = p_book_id AND i.chain_id = p_chain_id AND i.token = p_token);
 END $$;
 
+CREATE OR REPLACE FUNCTION fleet.is_releasable(p_payment_id uuid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM public.payments p
+                   WHERE p.id = p_payment_id AND p.status = 'confirmed' AND p.escrow_state = 'releasable');
+END $$;
+
 -- The exact reverse of an entry that is no reversal and not reversed yet.
 CREATE OR REPLACE FUNCTION fleet.reversal_fits(
     p_reverses_entry_id uuid, p_book_id uuid, p_chain_id bigint, p_token text, p_debit text, p_credit text,
