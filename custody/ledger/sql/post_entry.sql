@@ -3,8 +3,8 @@
 --
 -- An entry between a payment's own accounts takes three statements: look, judge and move the balance in one, append the
 -- entry, ask for its mirror. What they do not take (a house book, fees, a reversal, an open dispute, a book's first
--- entry, a repeat, a refusal) goes to post_entries(), which says why not. Kept small on purpose: PostgreSQL prepares each
--- expression again for every execution, and fourteen columns more would cost a fifth of a whole entry.
+-- entry, lost coins, a repeat, a refusal) goes to post_entries(), which says why not. Kept small on purpose: PostgreSQL
+-- prepares each expression again for every execution, and fourteen columns more would cost a fifth of a whole entry.
 --
 -- Errors (SQLSTATE): FL001 the key was used for another content; FL002 this role may not post this movement;
 -- FL003 a dispute is open (L4); FL004 an argument is missing or wrong; 23514 an account would go below zero or
@@ -57,7 +57,7 @@ BEGIN
                        WHERE looked.book_id = p_book_id AND looked.chain_id = p_chain_id AND looked.token = p_token)
           AND p_debit IN ('destination', 'treasury', 'detected', 'held', 'disputed', 'releasing', 'refunding', 'suspense')
           AND p_credit IN ('destination', 'treasury', 'detected', 'held', 'disputed', 'releasing', 'refunding', 'suspense')
-          AND p_book_kind = 'payment' AND p_reverses_entry_id IS NULL AND b.dispute_open = 0
+          AND p_book_kind = 'payment' AND p_reverses_entry_id IS NULL AND b.dispute_open = 0 AND b.overdraft = 0
           -- What is_to_be_written() asks of such an entry, in its order.
           AND p_idempotency_key IS NOT NULL AND p_evidence IS NOT NULL
           AND t.chain_id = p_chain_id AND t.token = p_token

@@ -4,9 +4,9 @@ from alembic import op
 
 from custody.store.sql_files import run_sql
 
-revision = "0010"
-down_revision = "0005"
+revision = "0008"
+down_revision = "0007"
 
 
 def upgrade() -> None:
-    run_sql(op.get_bind(), "custody.store.migrations.sql", "0010_posting_cost.sql")
+    run_sql(op.get_bind(), "custody.store.migrations.sql", "0008_posting_cost.sql")
