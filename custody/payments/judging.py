@@ -13,15 +13,15 @@ from custody.chain.assets import to_amount
 from custody.chain.blocks import BlockHeader
 from custody.chain.cursor import read_cursor
 from custody.chain.depth import confirmations, effective_threshold
+from custody.chain.facts import lock_destinations
 from custody.ledger import Entry, post
+from custody.payments.late_money import CLOSED_STATUSES, quarantine_late
 from custody.payments.standing import OPEN_STATUSES, Route, held_ever, route_of
 from custody.payments.transitions import PaymentState, lock_payment, move_payment
 from custody.settings.thresholds import newest_threshold
 from custody.store.outbox import mirror, ring
 
 log = structlog.get_logger(__name__)
-
-_CLOSED: Final = frozenset({"failed", "cancelled", "refunded", "completed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class DeepFact:
     block_number: int
     block_hash: str
     log_index: int
+    destination_id: UUID | None
     amount: Decimal
     is_guess: bool
     """Attributed to the newest payment of its address, because nothing better was known (L11)."""
@@ -58,7 +59,7 @@ class DeepFact:
 
 _WAITING: Final = """
 SELECT f.id, f.payment_id, f.chain_id, f.token, f.transaction_hash, f.block_number, f.block_hash, f.log_index,
-    f.amount_units, t.decimals, e.metadata ->> 'attribution' AS basis
+    f.destination_id, f.amount_units, t.decimals, e.metadata ->> 'attribution' AS basis
 FROM fleet.chain_facts f
 JOIN fleet.tokens t ON t.chain_id = f.chain_id AND t.token = f.token
 JOIN public.funds_ledger_entries e ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
@@ -78,6 +79,7 @@ def waiting_facts(connection: Connection, condition: str, **parameters: object) 
             block_number=row.block_number,
             block_hash=row.block_hash,
             log_index=row.log_index,
+            destination_id=row.destination_id,
             amount=to_amount(int(row.amount_units), row.decimals),
             is_guess=row.basis == "newest",
         )
@@ -94,11 +96,12 @@ def judge(connection: Connection, chain_id: int, payment_id: UUID, fact_ids: Seq
     facts = waiting_facts(
         connection,
         "AND f.payment_id = :payment_id AND f.chain_id = :chain_id AND f.id = ANY(:ids) "
-        "ORDER BY f.block_number, f.log_index FOR UPDATE OF f",
+        "ORDER BY f.block_number, f.log_index, f.id FOR UPDATE OF f",
         payment_id=payment_id,
         chain_id=chain_id,
         ids=list(fact_ids),
     )
+    lock_destinations(connection, {fact.destination_id for fact in facts if fact.destination_id is not None})
     state = lock_payment(connection, payment_id)
     cursor = read_cursor(connection, chain_id)
     if cursor is None or cursor.paused_reason is not None:
@@ -145,7 +148,7 @@ class _Judgement:
         """Why what is not held goes to suspense."""
         if (self.fact.chain_id, self.fact.token) != (self.route.chain_id, self.route.token):
             return "wrong_token"
-        return "late" if self.state.status in _CLOSED else "surplus"
+        return "late" if self.state.status in CLOSED_STATUSES else "surplus"
 
     @property
     def evidence(self) -> dict[str, object]:
@@ -168,7 +171,7 @@ def _counts(fact: DeepFact, route: Route, state: PaymentState) -> bool:
     """Whether a transfer may pay what is due: the expected asset, an open payment, surely its own (L11)."""
     return (
         (fact.chain_id, fact.token) == (route.chain_id, route.token)
-        and state.status not in _CLOSED
+        and state.status not in CLOSED_STATUSES
         and not fact.is_guess
     )
 
@@ -181,6 +184,15 @@ def _split(connection: Connection, judgement: _Judgement) -> None:
         _post(connection, judgement, ("hold", "deep", "disputed" if disputed else "held"), share)
     if rest > 0:
         _post(connection, judgement, ("adjustment", judgement.rest_reason, "suspense"), rest)
+        if judgement.rest_reason == "late":
+            quarantine_late(
+                connection,
+                judgement.route,
+                fact.destination_id,
+                token=fact.token,
+                amount=rest,
+                status=judgement.state.status,
+            )
     log.info(
         "transfer_judged",
         payment_id=str(fact.payment_id),

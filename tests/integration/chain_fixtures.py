@@ -16,6 +16,7 @@ from sqlalchemy import Engine, event, text
 from custody.chain import ChainClient, Receipt, erc20, to_units
 from custody.chain.detection import run_once as watch_once
 from custody.chain.looks import request_look
+from custody.ledger.accounts import ACCOUNTS
 from custody.ledger.positions import asset_positions
 from custody.payments.holding import run_once as hold_once
 from custody.settings.chains import Chain, Chains
@@ -72,6 +73,14 @@ class ChainWorld:
         build = request_network_contract(self.packages[REQUEST_NETWORK_PACKAGE], "ERC20True", "TestERC20.sol")
         address, sent = self.deployer.deploy(build.initcode())
         self.deployer.wait(sent)
+        return address
+
+    def lookalike(self) -> str:
+        """A token that calls itself USDC and is not: the buyer holds it and lets the proxy move it."""
+        build = tether_token(self.packages[REQUEST_NETWORK_PACKAGE])
+        address, sent = self.deployer.deploy(build.initcode(MILLION, "USD Coin", "USDC", DECIMALS))
+        given = self.deployer.send(address, erc20.encode_transfer(self.buyer.address, MILLION))
+        self.deployer.wait_all([sent, given, approve(self.buyer, address, self.contracts.fee_proxy, MILLION)])
         return address
 
     def pay_batch(self, token: str, parts: list[tuple[str, int, bytes]]) -> Receipt:
@@ -260,6 +269,22 @@ class WatchingFleet:
             "SELECT * FROM fleet.chain_facts WHERE transaction_hash = :hash ORDER BY created_at, tx_ordinal",
             hash=transaction_hash,
         )
+
+    def books(self, payment: UUID) -> dict[str, dict[str, Decimal]]:
+        """Every account of the payment that is not zero, by the symbol of its token."""
+        rows = self.market.execute(
+            "SELECT t.symbol, b.* FROM fleet.ledger_balances b JOIN fleet.tokens t USING (chain_id, token) "
+            "WHERE b.book_id = :id",
+            id=payment,
+        )
+        return {row.symbol: {name: row._mapping[name] for name in ACCOUNTS if row._mapping[name]} for row in rows}
+
+    def standing_of(self, destination: str) -> tuple[str, str | None]:
+        """(status, quarantine reason) of an address."""
+        [row] = self.market.execute(
+            "SELECT status::text, quarantine_reason FROM public.derived_destinations WHERE address = :a", a=destination
+        )
+        return row.status, row.quarantine_reason
 
     def count(self, table: str) -> int:
         return self.market.execute(f"SELECT count(*) AS n FROM {table}")[0].n
