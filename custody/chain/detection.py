@@ -15,13 +15,14 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from custody.chain import cursor as cursors
-from custody.chain import facts, looks
+from custody.chain import facts, looks, native_proof
 from custody.chain.blocks import BlockHeader
 from custody.chain.depth import confirmations, floor
 from custody.chain.errors import ChainUnavailable
 from custody.chain.facts import Arrival, StandingFact
 from custody.chain.logs import MalformedLog
 from custody.chain.looks import Look
+from custody.chain.native import Unproved
 from custody.chain.receipts import Receipt
 from custody.chain.rpc import ChainClient
 from custody.chain.unwinding import CannotUnwind, stop_for_move, stop_for_people, unwind
@@ -39,7 +40,7 @@ log = structlog.get_logger(__name__)
 _Suspect = tuple[str, UUID | None]  # a transaction's hash, and the payment it was for
 
 # What may be wrong with one look alone; anything else stops the batch and is said loudly.
-_LOOK_FAILURES: Final = (MalformedLog, LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
+_LOOK_FAILURES: Final = (MalformedLog, Unproved, LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
 
 
 class NodeContradicts(Exception):
@@ -55,6 +56,8 @@ class Sighting:
     """Only of a block that is canonical on that node."""
     head: BlockHeader
     headers: Mapping[int, BlockHeader]
+    rises: native_proof.Rises = field(default_factory=dict[str, int])
+    """What proves the native proxy's events of the receipt (L8), see native_proof."""
 
 
 @dataclass(slots=True)
@@ -74,8 +77,8 @@ class Detected:
 def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected:
     """Reconcile the live facts of one transaction with the canonical chain, in the caller's transaction.
 
-    A fact is a Transfer log of an allow-listed token to any address ever issued, amount > 0; native coin is a
-    later step's (L8). Raises NodeContradicts, MalformedLog, LedgerRefusal: roll the transaction back then.
+    A fact is a Transfer log of an allow-listed token to any address ever issued, amount > 0, or native coin (L8).
+    Raises NodeContradicts, Unproved, MalformedLog, LedgerRefusal: roll the transaction back then.
     """
     standing = facts.lock_standing_facts(connection, chain.id, sighting.transaction_hash)
     found = {} if sighting.receipt is None else _by_ordinal(facts.arrivals(connection, chain, sighting.receipt))
@@ -86,6 +89,9 @@ def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected
         for ordinal, arrival in found.items()
         if ordinal not in kept or kept[ordinal].payment_id is None
     ]
+    if sighting.receipt is not None:
+        new = [one.arrival for one in plan if one.fact is None]
+        native_proof.require_proof(connection, chain, sighting.receipt, new, found.values(), sighting.rises)
     result = Detected(standing=len(kept))
     result.destinations = {fact.destination_id for fact in gone} | {one.arrival.destination.id for one in plan}
     result.payments = {fact.payment_id for fact in gone if fact.payment_id is not None}
@@ -168,7 +174,7 @@ def _apply(connection: Connection, chain_id: int, one: _Plan, result: Detected) 
             queue=looks.QUEUE,
             subject_kind="chain_fact",
             subject_id=fact_id,
-            reason=f"{transfer.amount} units of {transfer.token} came to {transfer.recipient}: no payment is there",
+            reason=f"{transfer.amount} units of {one.arrival.token} came to {transfer.recipient}: no payment is there",
             unblocks="give the address a payment, then ask for a look at the transaction again",
             attempts=1,
         )
@@ -180,7 +186,7 @@ def _apply(connection: Connection, chain_id: int, one: _Plan, result: Detected) 
         payment_id=str(one.payment_id),
         fact_id=str(fact_id),
         transaction_hash=transfer.transaction_hash,
-        token=transfer.token,
+        token=one.arrival.token,
         amount_units=str(transfer.amount),
         attribution=one.basis,
     )
@@ -206,7 +212,7 @@ def run_once(engine: Engine, client: ChainClient, chain: Chain, limit: int) -> i
             with transaction(engine) as connection:
                 looks.give_up(connection, look, "this is no transaction hash: expected 0x and 64 hex digits")
             moved += 1
-    view = _read(engine, client, askable, heights)
+    view = _read(engine, client, chain, askable, heights)
     for look in askable:
         if look.transaction_hash in view.sightings:
             moved += _answer(engine, chain, look, view.sightings[look.transaction_hash])
@@ -226,28 +232,30 @@ class _View:
     sightings: dict[str, Sighting]
 
 
-def _read(engine: Engine, client: ChainClient, due: list[Look], heights: set[int]) -> _View:
+def _read(engine: Engine, client: ChainClient, chain: Chain, due: list[Look], heights: set[int]) -> _View:
     """Everything a node says about the due transactions; one it chokes on does not stop the others."""
     hashes = [look.transaction_hash for look in due]
     try:
-        return _read_batch(client, hashes, heights)
+        return _read_batch(engine, client, chain, hashes, heights)
     except ChainUnavailable:
         if not hashes:
             raise
-    view = _read_batch(client, [], heights)  # raises if the node is away altogether
+    view = _read_batch(engine, client, chain, [], heights)  # raises if the node is away altogether
     for look in due:
         with _look_failed(engine, look):
-            view.sightings.update(_read_batch(client, [look.transaction_hash], heights).sightings)
+            view.sightings.update(_read_batch(engine, client, chain, [look.transaction_hash], heights).sightings)
     return view
 
 
-def _read_batch(client: ChainClient, hashes: list[str], heights: set[int]) -> _View:
-    found = client.receipts_and_headers(hashes)
+def _read_batch(engine: Engine, client: ChainClient, chain: Chain, hashes: list[str], heights: set[int]) -> _View:
+    found = client.receipts_and_headers(hashes, values=True)
     headers = {**found.headers, found.head.number: found.head}
     missing = heights - headers.keys()
     if missing:
         headers |= client.headers(missing)
-    sightings = {one: Sighting(one, found.canonical(one), found.head, headers) for one in hashes}
+    receipts = {one: found.canonical(one) for one in hashes}
+    rises = native_proof.read_rises(engine, client, chain, filter(None, receipts.values()), headers)
+    sightings = {one: Sighting(one, receipts[one], found.head, headers, rises.get(one, {})) for one in hashes}
     return _View(found.head, headers, sightings)
 
 

@@ -1,9 +1,9 @@
-"""Chain facts: Transfer logs of allow-listed tokens to addresses that the fleet issued (L1, L2, L12).
+"""Chain facts: Transfer logs of allow-listed tokens, and native coin, to addresses that the fleet issued (L1, L2, L12).
 
-The chain's own coin has no Transfer log; it is a later step's (L8), and nothing here books it.
+The chain's own coin has no Transfer log: what its facts are, `native` says (L8).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
@@ -12,7 +12,8 @@ from eth_utils.address import to_checksum_address
 from sqlalchemy import Connection, text
 
 from custody.chain.assets import NATIVE, to_amount
-from custody.chain.logs import TRANSFER_TOPIC
+from custody.chain.logs import TRANSFER_TOPIC, MalformedLog
+from custody.chain.native import NativeInbound, native_transfers, proxy_events
 from custody.chain.receipts import InboundTransfer, Receipt, inbound_transfers
 from custody.ledger import Entry, post
 from custody.payments.standing import OPEN_STATUSES
@@ -47,12 +48,12 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What the canonical chain says came in: one Transfer log to one issued address.
+    """What the canonical chain says came in: one Transfer log, or native coin, to one issued address.
 
     ``token`` as fleet.tokens stores it; ``transfer.amount`` in its smallest unit.
     """
 
-    inbound: InboundTransfer
+    inbound: InboundTransfer | NativeInbound
     destination: Destination
     token: str
     decimals: int
@@ -113,9 +114,10 @@ def arrivals(connection: Connection, chain: Chain, receipt: Receipt) -> list[Arr
     """What the transaction brought to any address ever issued, for any chain (L10, L12), in log order.
 
     Addresses are matched in this transaction, after the block's data arrived, so that none issued meanwhile
-    is missed. Raises MalformedLog when an allow-listed token's event has an impossible shape.
+    is missed. Raises MalformedLog when an allow-listed token's or a proxy's event has an impossible shape, Unproved
+    when the transaction's own value is not known. What a native proxy's event says is not proved here.
     """
-    destinations = _issued(connection, chain.id, _recipients(receipt))
+    destinations = _issued(connection, chain.id, _recipients(chain, receipt))
     if not destinations:
         return []
     tokens = {
@@ -125,7 +127,7 @@ def arrivals(connection: Connection, chain: Chain, receipt: Receipt) -> list[Arr
             {"id": chain.id, "native": NATIVE},
         )
     }
-    return [
+    return _native_arrivals(connection, chain, receipt, destinations) + [
         Arrival(inbound, destinations[inbound.transfer.recipient], *tokens[inbound.transfer.token])
         for inbound in inbound_transfers(
             receipt,
@@ -136,12 +138,54 @@ def arrivals(connection: Connection, chain: Chain, receipt: Receipt) -> list[Arr
     ]
 
 
-def _recipients(receipt: Receipt) -> set[str]:
-    return {
+def _native_arrivals(
+    connection: Connection, chain: Chain, receipt: Receipt, destinations: Mapping[str, Destination]
+) -> list[Arrival]:
+    inbound = native_transfers(receipt, watched=destinations.keys(), fee_proxies=native_proxies(chain))
+    if not inbound:
+        return []
+    row = connection.execute(
+        text(
+            """
+            SELECT t.decimals, EXISTS (SELECT FROM fleet.house_accounts h
+                WHERE h.chain_id = t.chain_id AND h.address = :sender) AS is_ours
+            FROM fleet.tokens t WHERE t.chain_id = :id AND t.token = :native
+            """
+        ),
+        {"id": chain.id, "native": NATIVE, "sender": receipt.sender},
+    ).one_or_none()
+    # What the house sends to an address is gas for its sweep, in the house's books, and pays nobody's debt (L6).
+    if row is None or row.is_ours:
+        return []
+    return [Arrival(one, destinations[one.transfer.recipient], NATIVE, row.decimals) for one in inbound]
+
+
+def native_proxies(chain: Chain) -> set[str]:
+    """The contracts whose native payment events are heard."""
+    return set() if chain.native_fee_proxy is None else {to_checksum_address(chain.native_fee_proxy)}
+
+
+def native_events_to(chain: Chain, receipt: Receipt) -> set[str]:
+    """The recipients that a transaction's native proxy events name; none when one of them is malformed."""
+    try:
+        return {event.recipient for _, event in proxy_events(receipt, native_proxies(chain))}
+    except MalformedLog:
+        return set()
+
+
+def issued_of(connection: Connection, chain_id: int, addresses: Iterable[str]) -> set[str]:
+    """Which of the addresses (checksummed) were ever issued."""
+    return set(_issued(connection, chain_id, addresses))
+
+
+def _recipients(chain: Chain, receipt: Receipt) -> set[str]:
+    named: set[str] = {
         to_checksum_address("0x" + log.topics[2][-40:])
         for log in receipt.logs
         if log.event == TRANSFER_TOPIC and len(log.topics) == 3 and len(log.topics[2]) == _WORD_HEX
     }
+    named |= {event.recipient for _, event in proxy_events(receipt, native_proxies(chain))}
+    return named if receipt.to is None else named | {receipt.to}
 
 
 def _issued(connection: Connection, chain_id: int, addresses: Iterable[str]) -> dict[str, Destination]:

@@ -5,7 +5,7 @@ may run inside a database transaction (L15).
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 import structlog
@@ -123,9 +123,10 @@ class ChainClient:
         """Return a transaction's receipt, None while no block of the node's chain holds it."""
         return self._read("eth_getTransactionReceipt", [transaction_hash], self._receipt_of(transaction_hash))
 
-    def receipts_and_headers(self, transaction_hashes: Collection[str]) -> ReceiptsAndHeaders:
+    def receipts_and_headers(self, transaction_hashes: Collection[str], *, values: bool = False) -> ReceiptsAndHeaders:
         """Return head and receipts by one batched request, then their blocks' headers by a second one.
 
+        `values`: the first one asks for the transactions as well, whose value no receipt has (L8).
         Requests are split at the connection's `max_batch` calls.
         """
         wanted = list(dict.fromkeys(transaction_hashes))
@@ -133,11 +134,17 @@ class ChainClient:
             ("eth_getBlockByNumber", ["latest", False]),
             read_header,
         )
+        value_calls: list[tuple[Call, Callable[[object], object]]] = [
+            (("eth_getTransactionByHash", [tx]), _value_of(tx)) for tx in wanted if values
+        ]
         first = self._read_batch(
-            [head_call, *((("eth_getTransactionReceipt", [tx]), self._receipt_of(tx)) for tx in wanted)]
+            [head_call, *((("eth_getTransactionReceipt", [tx]), self._receipt_of(tx)) for tx in wanted), *value_calls]
         )
-        head = cast(BlockHeader, first[0])
-        receipts = {tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, first[1:], strict=True) if receipt}
+        head, end = cast(BlockHeader, first[0]), 1 + len(wanted)
+        receipts = {tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, first[1:end], strict=True) if receipt}
+        for tx, value in zip(wanted, first[end:], strict=False):
+            if tx in receipts:
+                receipts[tx] = replace(receipts[tx], value=cast(int | None, value))
         numbers = sorted({receipt.block_number for receipt in receipts.values()})
         second = self._read_batch(
             [(("eth_getBlockByNumber", [hex(number), False]), header_at(number)) for number in numbers]
@@ -173,15 +180,25 @@ class ChainClient:
 
         Raises ChainUnavailable also for a block that the node no longer has.
         """
-        wanted = list(dict.fromkeys(addresses))
-        pinned = {"blockHash": block_hash, "requireCanonical": True}
+        found = self.balances_at([(address, block_hash) for address in addresses])
+        return {address: wei for (address, _), wei in found.items()}
+
+    def balances_at(self, places: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """Return the native coin, wei, of each (address, block hash) after that block (EIP-1898), by one request.
+
+        Raises ChainUnavailable also for a block that the node no longer has, or no longer keeps the state of.
+        """
+        wanted = list(dict.fromkeys(places))
         found = self._read_batch(
             [
-                (("eth_getBalance", [address, pinned]), lambda value: wire.quantity(value, "balance"))
-                for address in wanted
+                (
+                    ("eth_getBalance", [address, {"blockHash": block_hash, "requireCanonical": True}]),
+                    lambda value: wire.quantity(value, "balance"),
+                )
+                for address, block_hash in wanted
             ]
         )
-        return {address: cast(int, wei) for address, wei in zip(wanted, found, strict=True)}
+        return {place: cast(int, wei) for place, wei in zip(wanted, found, strict=True)}
 
     def token_balance(self, token: str, address: str, block: int | None = None) -> int:
         """Return a token balance in its smallest unit, after `block` (the newest when None)."""
@@ -377,6 +394,18 @@ class ChainClient:
 
     def _wrong_chain(self, reason: str) -> WrongChain:
         return WrongChain(self.chain.chain_id, self.chain.masked_url, reason)
+
+
+def _value_of(transaction_hash: str) -> Callable[[object], int | None]:
+    def read(value: object) -> int | None:
+        if value is None:
+            return None
+        raw = wire.member(value, "transaction")
+        if wire.hash32(raw.get("hash"), "hash") != transaction_hash.lower():
+            raise wire.MalformedAnswer(f"transaction: asked for {transaction_hash}, got another one")
+        return wire.quantity(raw.get("value"), "value")
+
+    return read
 
 
 def _at(block: int | None) -> str:

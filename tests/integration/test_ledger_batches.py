@@ -268,7 +268,9 @@ def test_a_batch_that_loses_a_deadlock_is_posted_all_the_same(market: Marketplac
         other.execute(text("SET LOCAL deadlock_timeout = '1h'"))
         other.execute(touch, {"b": second.payment})
         batch = pool.submit(post_batch, engine, [seen(first, 1), seen(second, 1)])
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
+        waiting = text(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        )
         while not other.execute(waiting).scalar_one():
             assert not batch.done()
         other.execute(touch, {"b": first.payment})
