@@ -22,6 +22,7 @@ from custody.chain import ChainClient, ChainError, connections
 from custody.chain.detection import run_once
 from custody.chain.house_funding import book_funding
 from custody.chain.looks import due_looks
+from custody.chain.native_reconciliation import reconcile_native
 from custody.settings.chains import Chain, load_chains
 from custody.settings.environment import FleetSettings, SettingsError, load_settings
 from custody.store.engine import (
@@ -145,7 +146,9 @@ class ChainWatch:
                 self._head_at = now  # more may be due
         if now >= self._house_at:
             self._house_at = now + HOUSE_SECONDS
-            book_funding(self._engine, client, self.chain, client.head())
+            head = client.head()
+            book_funding(self._engine, client, self.chain, head)
+            reconcile_native(self._engine, client, self.chain, head)
         return True
 
     def _has_due_looks(self) -> bool:

@@ -110,6 +110,7 @@ def watched_blocks(connection: Connection, chain_id: int, head_number: int) -> l
                 array_agg(payment_id ORDER BY id) AS payments
             FROM fleet.chain_facts
             WHERE chain_id = :id AND direction = 'inbound' AND live
+                AND log_index <> -2  -- these have no transaction to look at (native_reconciliation)
                 AND (block_number > :lowest OR judged_at IS NULL)
             GROUP BY block_number, block_hash
             """

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from custody.chain import cursor as cursors
 from custody.chain import facts, looks, native_proof
+from custody.chain.assets import NATIVE
 from custody.chain.blocks import BlockHeader
 from custody.chain.depth import confirmations, floor
 from custody.chain.errors import ChainUnavailable
@@ -89,12 +90,18 @@ def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected
         for ordinal, arrival in found.items()
         if ordinal not in kept or kept[ordinal].payment_id is None
     ]
+    counted: list[StandingFact] = []
     if sighting.receipt is not None:
         new = [one.arrival for one in plan if one.fact is None]
         native_proof.require_proof(connection, chain, sighting.receipt, new, found.values(), sighting.rises)
+        natively = {arrival.destination.id for arrival in new if arrival.token == NATIVE}
+        counted = facts.lock_reconciled(connection, chain.id, natively, sighting.receipt.block_number)
+        # The same coins stay the same payment's, though it may be funded by them meanwhile (as in L1).
+        owners = {fact.destination_id: facts.attribution_of(connection, fact.id) for fact in counted}
+        plan = [_owned(one, owners.get(one.arrival.destination.id)) for one in plan]
     result = Detected(standing=len(kept))
     result.destinations = {fact.destination_id for fact in gone} | {one.arrival.destination.id for one in plan}
-    result.payments = {fact.payment_id for fact in gone if fact.payment_id is not None}
+    result.payments = {fact.payment_id for fact in [*gone, *counted] if fact.payment_id is not None}
     result.payments |= {one.payment_id for one in plan if one.payment_id is not None}
     _lock(connection, result)
     if gone:
@@ -104,6 +111,8 @@ def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected
             stop_for_people(connection, chain.id, sighting.head, gone, str(error))
             return Detected(stuck=str(error))
         result.reversed_facts = len(gone)
+    if counted:
+        _supersede(connection, chain.id, counted)
     for one in plan:
         _apply(connection, chain.id, one, result)
     for payment_id in sorted(result.payments):
@@ -115,6 +124,14 @@ def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected
     return result
 
 
+def _supersede(connection: Connection, chain_id: int, counted: list[StandingFact]) -> None:
+    """A transaction tells what a balance had told before (L8): never both. What else the balance had is found again."""
+    try:
+        unwind(connection, chain_id, counted, None)
+    except CannotUnwind as error:
+        raise Unproved(f"the coins were booked by their address' balance already: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     arrival: Arrival
@@ -122,6 +139,11 @@ class _Plan:
     """A standing fact that had no payment yet; None for a new one."""
     payment_id: UUID | None
     basis: facts.Basis
+
+
+def _owned(one: _Plan, owner: tuple[UUID, facts.Basis] | None) -> _Plan:
+    is_told = one.fact is not None or one.basis == "reference" or one.arrival.token != NATIVE
+    return one if is_told or owner is None else _Plan(one.arrival, one.fact, *owner)
 
 
 def _by_ordinal(found: list[Arrival]) -> dict[int, Arrival]:

@@ -80,18 +80,28 @@ def lock_standing_facts(connection: Connection, chain_id: int, transaction_hash:
         ),
         {"chain_id": chain_id, "hash": transaction_hash},
     )
-    return [
-        StandingFact(
-            row.id,
-            row.block_number,
-            row.block_hash,
-            row.log_index,
-            row.tx_ordinal,
-            row.payment_id,
-            row.destination_id,
-        )
-        for row in rows
-    ]
+    return [StandingFact(*row) for row in rows]
+
+
+def lock_reconciled(
+    connection: Connection, chain_id: int, destination_ids: Iterable[UUID], block_number: int
+) -> list[StandingFact]:
+    """The reconciled facts that counted native coins of this block already: the first ones since, locked (L8)."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT id, block_number, block_hash, log_index, tx_ordinal, payment_id, destination_id
+            FROM fleet.chain_facts WHERE live AND id IN (
+                SELECT DISTINCT ON (destination_id) id FROM fleet.chain_facts
+                WHERE chain_id = :chain_id AND live AND log_index = -2 AND block_number >= :number
+                    AND destination_id = ANY(:ids)
+                ORDER BY destination_id, block_number)
+            ORDER BY id FOR UPDATE
+            """
+        ),
+        {"chain_id": chain_id, "ids": list(destination_ids), "number": block_number},
+    )
+    return [StandingFact(*row) for row in rows]
 
 
 def block_numbers_of(connection: Connection, chain_id: int, transaction_hashes: Sequence[str]) -> set[int]:
@@ -262,6 +272,18 @@ def earlier_attribution(connection: Connection, chain_id: int, arrival: Arrival)
     return None if row is None else (row.payment_id, row.basis)
 
 
+def attribution_of(connection: Connection, fact_id: UUID) -> tuple[UUID, Basis] | None:
+    """Whose a fact was booked as, and why; None while it is nobody's."""
+    row = connection.execute(
+        text(
+            "SELECT payment_id, metadata ->> 'attribution' AS basis FROM public.funds_ledger_entries "
+            "WHERE fact_id = :id AND entry_type = 'payment_detected'"
+        ),
+        {"id": fact_id},
+    ).one_or_none()
+    return None if row is None else (row.payment_id, row.basis)
+
+
 def insert_fact(connection: Connection, chain_id: int, arrival: Arrival, payment_id: UUID | None) -> UUID:
     """Write a new fact; a log seen before, in this block or another, is one incarnation more (L1)."""
     transfer = arrival.inbound.transfer
@@ -305,8 +327,16 @@ def set_payment(connection: Connection, fact_id: UUID, payment_id: UUID) -> None
     )
 
 
-def post_detected(connection: Connection, fact_id: UUID, arrival: Arrival, *, payment_id: UUID, basis: Basis) -> None:
-    """Book the whole transfer (L7): what of it is due is decided at depth."""
+def post_detected(
+    connection: Connection,
+    fact_id: UUID,
+    arrival: Arrival,
+    *,
+    payment_id: UUID,
+    basis: Basis,
+    evidence: Mapping[str, str] | None = None,
+) -> None:
+    """Book the whole transfer (L7): what of it is due is decided at depth. ``evidence`` is kept beside its place."""
     transfer = arrival.inbound.transfer
     post(
         connection,
@@ -329,6 +359,7 @@ def post_detected(connection: Connection, fact_id: UUID, arrival: Arrival, *, pa
                 "log_index": transfer.log_index,
                 "block_number": transfer.block_number,
                 "block_hash": transfer.block_hash,
+                **(evidence or {}),
             },
         ),
     )

@@ -19,6 +19,7 @@ from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
 from custody.chain.cursor import read_cursor
 from custody.chain.errors import ChainUnavailable
 from custody.chain.looks import request_look
+from custody.chain.native import BALANCE
 from custody.chain.rpc import ChainClient
 from custody.ledger import DisputeOpen, LedgerRefusal
 from custody.payments.judging import DeepFact, binding_threshold, judge, waiting_facts
@@ -75,7 +76,9 @@ def _judge_chain(engine: Engine, chain: Chain, client: ChainClient, limit: int) 
         return 0
     forbid_inside_transaction("reading receipts")
     try:
-        found = client.receipts_and_headers([fact.transaction_hash for fact in deep])
+        found = client.receipts_and_headers([fact.transaction_hash for fact in deep if fact.log_index != BALANCE])
+        reconciled = {fact.block_number for fact in deep if fact.log_index == BALANCE}
+        headers = client.headers(reconciled) if reconciled else {}
     except ChainUnavailable as error:
         log.warning("holds_wait", chain_id=chain.id, reason=str(error))
         return 0
@@ -83,7 +86,7 @@ def _judge_chain(engine: Engine, chain: Chain, client: ChainClient, limit: int) 
     if stale is not None:
         log.warning("holds_wait", chain_id=chain.id, reason=stale)
         return 0
-    standing = [fact for fact in deep if _still_stands(fact, found)]
+    standing = [fact for fact in deep if _still_stands(fact, found, headers)]
     _look_again(engine, chain, [fact for fact in deep if fact not in standing])
     standing.sort(key=lambda fact: (fact.payment_id, fact.block_number, fact.log_index))
     return sum(
@@ -107,7 +110,10 @@ def why_stale(chain: Chain, head: BlockHeader, now: int) -> str | None:
     return None
 
 
-def _still_stands(fact: DeepFact, found: ReceiptsAndHeaders) -> bool:
+def _still_stands(fact: DeepFact, found: ReceiptsAndHeaders, headers: Mapping[int, BlockHeader]) -> bool:
+    if fact.log_index == BALANCE:  # L8: a block's balance told of it, no transaction
+        header = headers.get(fact.block_number)
+        return header is not None and header.hash == fact.block_hash
     receipt = found.canonical(fact.transaction_hash)
     return receipt is not None and receipt.block_hash == fact.block_hash
 
@@ -125,6 +131,8 @@ def _look_again(engine: Engine, chain: Chain, vanished: Sequence[DeepFact]) -> N
                 transaction_hash=fact.transaction_hash,
                 block_hash=fact.block_hash,
             )
+            if fact.log_index == BALANCE:
+                continue  # there is nothing to look at; the watcher's reconciliation takes it back
             request_look(
                 connection,
                 chain.id,
