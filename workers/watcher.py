@@ -24,6 +24,7 @@ from custody.chain import ChainClient, ChainError, connections
 from custody.chain.fence import Fence, Fenced
 from custody.chain.house_funding import book_funding
 from custody.chain.looks import due_looks
+from custody.chain.native_reconciliation import reconcile_native
 from custody.chain.node_panel import NodePanel
 from custody.chain.outflows import watch_treasury
 from custody.chain.watching import BlockWatch
@@ -152,7 +153,9 @@ class ChainWatch:
             self._house_at = now + HOUSE_SECONDS
             reader = watch.quorum_reader()
             if reader is not None:
-                book_funding(self._engine, reader, self.chain, watch.fence, reader.head())
+                head = reader.head()
+                book_funding(self._engine, reader, self.chain, watch.fence, head)
+                reconcile_native(self._engine, reader, self.chain, watch.fence, head)
         return True
 
     def _has_due_looks(self) -> bool:

@@ -28,7 +28,7 @@ class AgreeingReader:
     nodes: tuple["Node", ...]
     needed: int
 
-    def receipts_and_headers(self, transaction_hashes: Sequence[str]) -> ReceiptsAndHeaders:
+    def receipts_and_headers(self, transaction_hashes: Sequence[str], *, values: bool = False) -> ReceiptsAndHeaders:
         """The receipts that enough nodes have alike, each in a block that is canonical on them, with those blocks.
 
         One that some have and others, whose chain has not that block, do not, nobody has yet.
@@ -37,7 +37,7 @@ class AgreeingReader:
         def is_settled(answers: Mapping["Node", ReceiptsAndHeaders]) -> bool:
             return all(len({answer.canonical(one) for answer in answers.values()}) == 1 for one in transaction_hashes)
 
-        answers = self._ask(lambda client: client.receipts_and_headers(transaction_hashes), is_settled)
+        answers = self._ask(lambda client: client.receipts_and_headers(transaction_hashes, values=values), is_settled)
         receipts: dict[str, Receipt] = {}
         standing = _Standing(self, answers, transaction_hashes)
         for one in transaction_hashes:
@@ -75,17 +75,22 @@ class AgreeingReader:
 
     def balances(self, addresses: Collection[str], block_hash: str) -> dict[str, int]:
         """Accounts' native coins, wei, after the block of that hash, as enough nodes say."""
-        wanted = list(dict.fromkeys(addresses))
+        found = self.balances_at([(address, block_hash) for address in addresses])
+        return {address: wei for (address, _), wei in found.items()}
+
+    def balances_at(self, places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """The native coin, wei, of each (address, block hash), as enough nodes say."""
+        wanted = list(dict.fromkeys(places))
         answers = self._ask(
-            lambda client: client.balances(wanted, block_hash),
+            lambda client: client.balances_at(wanted),
             lambda found: all(len({answer[one] for answer in found.values()}) == 1 for one in wanted),
         )
-        balances: dict[str, int] = {}
+        balances: dict[tuple[str, str], int] = {}
         for one in wanted:
             said = [answer[one] for answer in answers.values()]
             enough = {wei for wei in said if said.count(wei) >= self.needed}
             if len(enough) != 1:
-                raise self._contradiction(len(answers), f"the balance of {one}")
+                raise self._contradiction(len(answers), f"the balance of {one[0]}")
             balances[one] = enough.pop()
         return balances
 

@@ -57,6 +57,24 @@ def weigh(
     return Agreed(receipt, min(heads, key=lambda head: head.number), len(heads))
 
 
+def weigh_block(
+    answers: Sequence[ReceiptsAndHeaders], quorum: int, block: tuple[int, str], highest: int
+) -> tuple[BlockHeader, int] | Disagreement:
+    """The same for a fact that no transaction told of: whether its block stands, under which head, and by how many."""
+    voices: dict[bool, list[BlockHeader]] = {}
+    number, block_hash = block
+    for answer in answers:
+        header = _header(answer, number)
+        head = answer.head if answer.head.number <= highest else answer.headers.get(highest)
+        if header is not None and head is not None and head.number >= number:
+            voices.setdefault(header.hash == block_hash, []).append(head)
+    sizes = sorted((len(heads) for heads in voices.values()), reverse=True)
+    if not sizes or sizes[0] < quorum or sizes[1:2] == sizes[:1]:
+        return Disagreement.QUORUM
+    stands, heads = max(voices.items(), key=lambda voice: len(voice[1]))
+    return (min(heads, key=lambda head: head.number), len(heads)) if stands else Disagreement.GONE
+
+
 def _header(answer: ReceiptsAndHeaders, number: int) -> BlockHeader | None:
     return answer.head if answer.head.number == number else answer.headers.get(number)
 

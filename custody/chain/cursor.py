@@ -124,6 +124,7 @@ def facts_above(
             """
             SELECT DISTINCT ON (transaction_hash) transaction_hash, payment_id FROM fleet.chain_facts
             WHERE chain_id = :id AND direction = 'inbound' AND live AND block_number > :number
+                AND log_index <> -2  -- these have no transaction to look at (native_reconciliation)
                 AND (judged_at IS NULL OR :judged)
             ORDER BY transaction_hash, tx_ordinal
             """

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from custody.chain import facts, looks
+from custody.chain import facts, looks, native_proof
 from custody.chain.assets import NATIVE
 from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
 from custody.chain.depth import confirmations, floor
@@ -23,11 +23,12 @@ from custody.chain.facts import Arrival, StandingFact
 from custody.chain.fence import Fence
 from custody.chain.logs import MalformedLog
 from custody.chain.looks import Look
+from custody.chain.native import Unproved
 from custody.chain.receipts import Receipt
 from custody.chain.scanned_blocks import ScannedHash
-from custody.chain.unwinding import lost_of, recover, unwind
+from custody.chain.unwinding import lost_of, recover, reverse, unwind
 from custody.destinations.balance import show_balance
-from custody.ledger import LedgerRefusal
+from custody.ledger import BookTooSmall, LedgerRefusal
 from custody.payments.standing import settle_state
 from custody.payments.transitions import TransitionRefused, lock_payment
 from custody.settings.chains import Chain
@@ -42,7 +43,7 @@ FAR_BLOCKS: Final = (
 )
 
 # What may be wrong with one look alone; anything else stops the batch and is said loudly.
-_LOOK_FAILURES: Final = (MalformedLog, LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
+_LOOK_FAILURES: Final = (MalformedLog, Unproved, LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
 
 
 class NodeContradicts(Exception):
@@ -67,6 +68,8 @@ class Sighting:
     agreed: int | None = None
     """The newest block that a quorum has agreed on, where several nodes make one."""
     is_quorum: bool = True
+    rises: native_proof.Rises = field(default_factory=dict[str, int])
+    """What proves the native proxy's events of the receipt (L8), see native_proof."""
 
 
 @dataclass(slots=True)
@@ -84,8 +87,8 @@ class Detected:
 def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected:
     """Reconcile the live facts of one transaction with the canonical chain, in the caller's transaction.
 
-    A fact is a Transfer log of an allow-listed token to any address ever issued, amount > 0; native coin is a
-    later step's (L8). Raises NodeContradicts, MalformedLog, LedgerRefusal: roll the transaction back then.
+    A fact is a Transfer log of an allow-listed token to any address ever issued, amount > 0, or native coin (L8).
+    Raises NodeContradicts, Unproved, MalformedLog, LedgerRefusal: roll the transaction back then.
     """
     standing = facts.lock_standing_facts(connection, chain.id, sighting.transaction_hash)
     found = {} if sighting.receipt is None else _by_ordinal(facts.arrivals(connection, chain, sighting.receipt))
@@ -96,14 +99,25 @@ def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected
         for ordinal, arrival in found.items()
         if ordinal not in kept or kept[ordinal].payment_id is None
     ]
+    counted: list[StandingFact] = []
+    if sighting.receipt is not None:
+        new = [one.arrival for one in plan if one.fact is None]
+        native_proof.require_proof(connection, chain, sighting.receipt, new, found.values(), sighting.rises)
+        natively = {arrival.destination.id for arrival in new if arrival.token == NATIVE}
+        counted = facts.lock_reconciled(connection, chain.id, natively, sighting.receipt.block_number)
+        # The same coins stay the same payment's, though it may be funded by them meanwhile (as in L1).
+        owners = {fact.destination_id: facts.attribution_of(connection, fact.id) for fact in counted}
+        plan = [_owned(one, owners.get(one.arrival.destination.id)) for one in plan]
     result = Detected(standing=len(kept))
     result.destinations = {fact.destination_id for fact in gone} | {one.arrival.destination.id for one in plan}
-    result.payments = {fact.payment_id for fact in gone if fact.payment_id is not None}
+    result.payments = {fact.payment_id for fact in [*gone, *counted] if fact.payment_id is not None}
     result.payments |= {one.payment_id for one in plan if one.payment_id is not None}
     _lock(connection, result)
     if gone:
         unwind(connection, chain.id, sighting.head, gone, sighting.headers.get(gone[0].block_number))
         result.reversed_facts = len(gone)
+    if counted:
+        _supersede(connection, counted)
     for one in plan:
         _apply(connection, chain.id, one, result)
     for payment_id in sorted(result.payments):
@@ -115,6 +129,15 @@ def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected
     return result
 
 
+def _supersede(connection: Connection, counted: list[StandingFact]) -> None:
+    """A transaction tells what a balance had told before (L8): never both. What else the balance had is found again."""
+    try:
+        for fact in counted:
+            reverse(connection, fact)
+    except BookTooSmall as error:
+        raise Unproved(f"the coins were booked by their address' balance already: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     arrival: Arrival
@@ -122,6 +145,11 @@ class _Plan:
     """A standing fact that had no payment yet; None for a new one."""
     payment_id: UUID | None
     basis: facts.Basis
+
+
+def _owned(one: _Plan, owner: tuple[UUID, facts.Basis] | None) -> _Plan:
+    is_told = one.fact is not None or one.basis == "reference" or one.arrival.token != NATIVE
+    return one if is_told or owner is None else _Plan(one.arrival, one.fact, *owner)
 
 
 def _by_ordinal(found: list[Arrival]) -> dict[int, Arrival]:
@@ -186,7 +214,7 @@ def _apply(connection: Connection, chain_id: int, one: _Plan, result: Detected) 
             queue=looks.QUEUE,
             subject_kind="chain_fact",
             subject_id=fact_id,
-            reason=f"{transfer.amount} units of {transfer.token} came to {transfer.recipient}: no payment is there",
+            reason=f"{transfer.amount} units of {one.arrival.token} came to {transfer.recipient}: no payment is there",
             unblocks="give the address a payment, then ask for a look at the transaction again",
             attempts=1,
         )
@@ -201,7 +229,7 @@ def _apply(connection: Connection, chain_id: int, one: _Plan, result: Detected) 
         payment_id=str(one.payment_id),
         fact_id=str(fact_id),
         transaction_hash=transfer.transaction_hash,
-        token=transfer.token,
+        token=one.arrival.token,
         amount_units=str(transfer.amount),
         attribution=one.basis,
     )
@@ -210,9 +238,13 @@ def _apply(connection: Connection, chain_id: int, one: _Plan, result: Detected) 
 class Reader(Protocol):
     """Who answers for the chain: one node, or several of which only the common word counts."""
 
-    def receipts_and_headers(self, transaction_hashes: Sequence[str], /) -> ReceiptsAndHeaders: ...
+    def receipts_and_headers(
+        self, transaction_hashes: Sequence[str], /, *, values: bool = False
+    ) -> ReceiptsAndHeaders: ...
 
     def headers(self, numbers: set[int], /) -> dict[int, BlockHeader]: ...
+
+    def balances_at(self, places: Sequence[tuple[str, str]], /) -> dict[tuple[str, str], int]: ...
 
 
 def answer_looks(
@@ -255,7 +287,7 @@ def answer_looks(
                 looks.give_up(connection, look, "this is no transaction hash: expected 0x and 64 hex digits")
             moved += 1
     try:
-        sightings = _read(engine, reader, fence, askable, heights, anchor) if askable else {}
+        sightings = _read(engine, reader, chain, fence, askable, heights, anchor) if askable else {}
     except OtherBranch as error:
         log.warning("looks_wait", chain_id=chain.id, reason=str(error))
         return moved
@@ -279,28 +311,34 @@ def _is_anchored(reader: Reader, anchor: ScannedHash) -> bool:
 
 
 def _read(
-    engine: Engine, reader: Reader, fence: Fence, due: list[Look], heights: set[int], anchor: ScannedHash | None
+    engine: Engine,
+    reader: Reader,
+    chain: Chain,
+    fence: Fence,
+    due: list[Look],
+    heights: set[int],
+    anchor: ScannedHash | None,
 ) -> dict[str, Sighting]:
     """Everything the chain says about the due transactions; one that chokes it does not stop the others."""
     try:
-        return _read_batch(reader, [look.transaction_hash for look in due], heights, anchor)
+        return _read_batch(engine, reader, chain, [look.transaction_hash for look in due], heights, anchor)
     except ChainUnavailable:
         if len(due) == 1:
             with _look_failed(engine, fence, due[0]):
                 raise
             return {}
     found: dict[str, Sighting] = {}
-    _read_batch(reader, [], heights, anchor)  # raises if the nodes are away altogether
+    _read_batch(engine, reader, chain, [], heights, anchor)  # raises if the nodes are away altogether
     for look in due:
         with _look_failed(engine, fence, look):
-            found |= _read_batch(reader, [look.transaction_hash], heights, anchor)
+            found |= _read_batch(engine, reader, chain, [look.transaction_hash], heights, anchor)
     return found
 
 
 def _read_batch(
-    reader: Reader, hashes: list[str], heights: set[int], anchor: ScannedHash | None
+    engine: Engine, reader: Reader, chain: Chain, hashes: list[str], heights: set[int], anchor: ScannedHash | None
 ) -> dict[str, Sighting]:
-    found = reader.receipts_and_headers(hashes)
+    found = reader.receipts_and_headers(hashes, values=True)
     headers = dict(found.headers)  # the head is one node's word
     missing = heights - headers.keys()
     if anchor is not None:
@@ -310,7 +348,9 @@ def _read_batch(
         if anchor is not None and (anchor.number not in shown or shown[anchor.number].hash != anchor.hash):
             raise OtherBranch(f"the chain that shows them does not have block {anchor.number} {anchor.hash}")
         headers |= shown
-    return {one: Sighting(one, found.canonical(one), found.head, headers) for one in hashes}
+    receipts = {one: found.canonical(one) for one in hashes}
+    rises = native_proof.read_rises(engine, reader, chain, filter(None, receipts.values()), headers)
+    return {one: Sighting(one, receipts[one], found.head, headers, rises=rises.get(one, {})) for one in hashes}
 
 
 def _answer(engine: Engine, chain: Chain, fence: Fence, look: Look, sighting: Sighting) -> int:

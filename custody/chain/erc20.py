@@ -1,4 +1,4 @@
-"""Calldata of the few contract calls the fleet makes.
+"""Calldata of the few contract calls that the fleet and its buyers make.
 
 An address or amount that does not fit its ABI type raises ValueError.
 Sources: ERC-20; Request Network ERC20FeeProxy 0.2.0.
@@ -26,6 +26,7 @@ DECIMALS: Final = selector("decimals()")
 TRANSFER_FROM_WITH_REFERENCE_AND_FEE: Final = selector(
     "transferFromWithReferenceAndFee(address,address,uint256,bytes,uint256,address)"
 )
+TRANSFER_WITH_REFERENCE_AND_FEE: Final = selector("transferWithReferenceAndFee(address,bytes,uint256,address)")
 _TRANSFER_CALL_BYTES: Final = 4 + 2 * 32
 _WORD: Final = 32
 
@@ -55,6 +56,15 @@ def encode_transfer_from_with_reference_and_fee(
     return TRANSFER_FROM_WITH_REFERENCE_AND_FEE + _encode(
         ["address", "address", "uint256", "bytes", "uint256", "address"],
         [token, recipient, amount, reference, fee_amount, fee_address],
+    )
+
+
+def encode_transfer_with_reference_and_fee(
+    *, recipient: str, reference: bytes, fee_amount: int, fee_address: str
+) -> bytes:
+    """Return the EthereumFeeProxy's payment call; the transaction's value is amount and fee together, wei."""
+    return TRANSFER_WITH_REFERENCE_AND_FEE + _encode(
+        ["address", "bytes", "uint256", "address"], [recipient, reference, fee_amount, fee_address]
     )
 
 

@@ -1,18 +1,19 @@
-"""Chain facts: Transfer logs of allow-listed tokens to addresses that the fleet issued (L1, L2, L12).
+"""Chain facts: Transfer logs of allow-listed tokens, and native coin, to addresses that the fleet issued (L1, L2, L12).
 
-The chain's own coin has no Transfer log; it is a later step's (L8), and nothing here books it.
+The chain's own coin has no Transfer log: what its facts are, `native` says (L8).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from eth_utils.address import to_checksum_address
 from sqlalchemy import Connection, text
 
 from custody.chain.assets import NATIVE, to_amount
-from custody.chain.logs import TRANSFER_TOPIC
+from custody.chain.logs import TRANSFER_TOPIC, MalformedLog
+from custody.chain.native import NativeInbound, native_transfers, proxy_events
 from custody.chain.receipts import InboundTransfer, Receipt, inbound_transfers
 from custody.ledger import Entry, post
 from custody.payments.standing import OPEN_STATUSES
@@ -51,12 +52,12 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What the canonical chain says came in: one Transfer log to one issued address.
+    """What the canonical chain says came in: one Transfer log, or native coin, to one issued address.
 
     ``token`` as fleet.tokens stores it; ``transfer.amount`` in its smallest unit.
     """
 
-    inbound: InboundTransfer
+    inbound: InboundTransfer | NativeInbound
     destination: Destination
     token: str
     decimals: int
@@ -85,22 +86,45 @@ def lock_standing_facts(connection: Connection, chain_id: int, transaction_hash:
         ),
         {"chain_id": chain_id, "hash": transaction_hash},
     )
-    return [
-        StandingFact(
-            row.id,
-            row.block_number,
-            row.block_hash,
-            row.log_index,
-            row.tx_ordinal,
-            row.payment_id,
-            row.destination_id,
-            row.token,
-            row.recipient,
-            int(row.amount_units),
-            row.judged_at is not None,
-        )
-        for row in rows
-    ]
+    return [_standing(row) for row in rows]
+
+
+def _standing(row: Any) -> StandingFact:
+    return StandingFact(
+        row.id,
+        row.block_number,
+        row.block_hash,
+        row.log_index,
+        row.tx_ordinal,
+        row.payment_id,
+        row.destination_id,
+        row.token,
+        row.recipient,
+        int(row.amount_units),
+        row.judged_at is not None,
+    )
+
+
+def lock_reconciled(
+    connection: Connection, chain_id: int, destination_ids: Iterable[UUID], block_number: int
+) -> list[StandingFact]:
+    """The reconciled facts that counted native coins of this block already: the first ones since, locked (L8)."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT id, block_number, block_hash, log_index, tx_ordinal, payment_id, destination_id, token, recipient,
+                amount_units, judged_at
+            FROM fleet.chain_facts WHERE live AND id IN (
+                SELECT DISTINCT ON (destination_id) id FROM fleet.chain_facts
+                WHERE chain_id = :chain_id AND live AND log_index = -2 AND block_number >= :number
+                    AND destination_id = ANY(:ids)
+                ORDER BY destination_id, block_number)
+            ORDER BY id FOR UPDATE
+            """
+        ),
+        {"chain_id": chain_id, "ids": list(destination_ids), "number": block_number},
+    )
+    return [_standing(row) for row in rows]
 
 
 def block_numbers_of(connection: Connection, chain_id: int, transaction_hashes: Sequence[str]) -> set[int]:
@@ -123,9 +147,10 @@ def arrivals(connection: Connection, chain: Chain, receipt: Receipt) -> list[Arr
     """What the transaction brought to any address ever issued, for any chain (L10, L12), in log order.
 
     Addresses are matched in this transaction, after the block's data arrived, so that none issued meanwhile
-    is missed. Raises MalformedLog when an allow-listed token's event has an impossible shape.
+    is missed. Raises MalformedLog when an allow-listed token's or a proxy's event has an impossible shape, Unproved
+    when the transaction's own value is not known. What a native proxy's event says is not proved here.
     """
-    destinations = _issued(connection, chain.id, _recipients(receipt))
+    destinations = _issued(connection, chain.id, _recipients(chain, receipt))
     if not destinations:
         return []
     tokens = {
@@ -135,7 +160,7 @@ def arrivals(connection: Connection, chain: Chain, receipt: Receipt) -> list[Arr
             {"id": chain.id, "native": NATIVE},
         )
     }
-    return [
+    return _native_arrivals(connection, chain, receipt, destinations) + [
         Arrival(inbound, destinations[inbound.transfer.recipient], *tokens[inbound.transfer.token])
         for inbound in inbound_transfers(
             receipt,
@@ -146,12 +171,54 @@ def arrivals(connection: Connection, chain: Chain, receipt: Receipt) -> list[Arr
     ]
 
 
-def _recipients(receipt: Receipt) -> set[str]:
-    return {
+def _native_arrivals(
+    connection: Connection, chain: Chain, receipt: Receipt, destinations: Mapping[str, Destination]
+) -> list[Arrival]:
+    inbound = native_transfers(receipt, watched=destinations.keys(), fee_proxies=native_proxies(chain))
+    if not inbound:
+        return []
+    row = connection.execute(
+        text(
+            """
+            SELECT t.decimals, EXISTS (SELECT FROM fleet.house_accounts h
+                WHERE h.chain_id = t.chain_id AND h.address = :sender) AS is_ours
+            FROM fleet.tokens t WHERE t.chain_id = :id AND t.token = :native
+            """
+        ),
+        {"id": chain.id, "native": NATIVE, "sender": receipt.sender},
+    ).one_or_none()
+    # What the house sends to an address is gas for its sweep, in the house's books, and pays nobody's debt (L6).
+    if row is None or row.is_ours:
+        return []
+    return [Arrival(one, destinations[one.transfer.recipient], NATIVE, row.decimals) for one in inbound]
+
+
+def native_proxies(chain: Chain) -> set[str]:
+    """The contracts whose native payment events are heard."""
+    return set() if chain.native_fee_proxy is None else {to_checksum_address(chain.native_fee_proxy)}
+
+
+def native_events_to(chain: Chain, receipt: Receipt) -> set[str]:
+    """The recipients that a transaction's native proxy events name; none when one of them is malformed."""
+    try:
+        return {event.recipient for _, event in proxy_events(receipt, native_proxies(chain))}
+    except MalformedLog:
+        return set()
+
+
+def issued_of(connection: Connection, chain_id: int, addresses: Iterable[str]) -> set[str]:
+    """Which of the addresses (checksummed) were ever issued."""
+    return set(_issued(connection, chain_id, addresses))
+
+
+def _recipients(chain: Chain, receipt: Receipt) -> set[str]:
+    named: set[str] = {
         to_checksum_address("0x" + log.topics[2][-40:])
         for log in receipt.logs
         if log.event == TRANSFER_TOPIC and len(log.topics) == 3 and len(log.topics[2]) == _WORD_HEX
     }
+    named |= {event.recipient for _, event in proxy_events(receipt, native_proxies(chain))}
+    return named if receipt.to is None else named | {receipt.to}
 
 
 def _issued(connection: Connection, chain_id: int, addresses: Iterable[str]) -> dict[str, Destination]:
@@ -228,6 +295,18 @@ def earlier_attribution(connection: Connection, chain_id: int, arrival: Arrival)
     return None if row is None else (row.payment_id, row.basis)
 
 
+def attribution_of(connection: Connection, fact_id: UUID) -> tuple[UUID, Basis] | None:
+    """Whose a fact was booked as, and why; None while it is nobody's."""
+    row = connection.execute(
+        text(
+            "SELECT payment_id, metadata ->> 'attribution' AS basis FROM public.funds_ledger_entries "
+            "WHERE fact_id = :id AND entry_type = 'payment_detected'"
+        ),
+        {"id": fact_id},
+    ).one_or_none()
+    return None if row is None else (row.payment_id, row.basis)
+
+
 def insert_fact(connection: Connection, chain_id: int, arrival: Arrival, payment_id: UUID | None) -> UUID:
     """Write a new fact; a log seen before, in this block or another, is one incarnation more (L1)."""
     transfer = arrival.inbound.transfer
@@ -272,11 +351,18 @@ def set_payment(connection: Connection, fact_id: UUID, payment_id: UUID) -> None
 
 
 def post_detected(
-    connection: Connection, fact_id: UUID, arrival: Arrival, units: int, *, payment_id: UUID, basis: Basis
+    connection: Connection,
+    fact_id: UUID,
+    arrival: Arrival,
+    units: int,
+    *,
+    payment_id: UUID,
+    basis: Basis,
+    evidence: Mapping[str, str] | None = None,
 ) -> None:
     """Book the transfer (L7): what of it is due is decided at depth.
 
-    ``units``: all of it, but for what is a loss taken back (L5).
+    ``units``: all of it, but for what is a loss taken back (L5). ``evidence`` is kept beside its place.
     """
     transfer = arrival.inbound.transfer
     post(
@@ -300,6 +386,7 @@ def post_detected(
                 "log_index": transfer.log_index,
                 "block_number": transfer.block_number,
                 "block_hash": transfer.block_hash,
+                **(evidence or {}),
             },
         ),
     )

@@ -1,7 +1,8 @@
-"""Pure decoders for the raw logs of JSON-RPC: ERC-20 Transfer and the ERC20FeeProxy's payment event.
+"""Pure decoders for the raw logs of JSON-RPC: ERC-20 Transfer and the fee proxies' payment events.
 
 A log is decoded only when each byte is where the ABI puts it; anything else is MalformedLog, never a guess.
-Sources: ERC-20; Solidity ABI specification (events); Request Network ERC20FeeProxy 0.2.0.
+Sources: ERC-20; Solidity ABI specification (events); Request Network ERC20FeeProxy and
+EthereumFeeProxy 0.2.0.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,10 @@ TRANSFER_TOPIC: Final = "0x" + keccak(text="Transfer(address,address,uint256)").
 FEE_PROXY_TOPIC: Final = (
     "0x" + keccak(text="TransferWithReferenceAndFee(address,address,uint256,bytes,uint256,address)").hex()
 )
+NATIVE_FEE_PROXY_TOPIC: Final = (
+    "0x" + keccak(text="TransferWithReferenceAndFee(address,uint256,bytes,uint256,address)").hex()
+)
+"""The native proxy's event has the token proxy's name and another shape."""
 PAYMENT_REFERENCE_BYTES: Final = 8
 _WORD: Final = 32
 _ADDRESS_PADDING: Final = bytes(12)
@@ -86,6 +91,27 @@ class FeeProxyLog:
     fee_address: ChecksumAddress
 
 
+@dataclass(frozen=True, slots=True)
+class NativeFeeProxyLog:
+    """EthereumFeeProxy `TransferWithReferenceAndFee`: says that native coin was sent on; proves nothing (L8).
+
+    Amounts in wei, as the proxy says. It names no payer.
+    """
+
+    chain_id: int
+    block_number: int
+    block_hash: str
+    transaction_hash: str
+    transaction_index: int
+    log_index: int
+    proxy: ChecksumAddress
+    recipient: ChecksumAddress
+    amount: int
+    reference_topic: str
+    fee_amount: int
+    fee_address: ChecksumAddress
+
+
 def read_log(raw: Mapping[str, object], chain_id: int) -> Log:
     """Return the checked envelope of a raw JSON-RPC log. Raises MalformedLog."""
     if raw.get("removed", False) is not False:
@@ -147,6 +173,25 @@ def decode_fee_proxy(log: Log) -> FeeProxyLog:
         reference_topic=log.topics[1],
         fee_amount=int.from_bytes(words[3]),
         fee_address=_address(words[4], "feeAddress"),
+    )
+
+
+def decode_native_fee_proxy(log: Log) -> NativeFeeProxyLog:
+    """Return the EthereumFeeProxy's event. Raises MalformedLog. The caller checks `proxy` against its own list."""
+    words = _words(log, "TransferWithReferenceAndFee", NATIVE_FEE_PROXY_TOPIC, topics=2, words=4)
+    return NativeFeeProxyLog(
+        chain_id=log.chain_id,
+        block_number=log.block_number,
+        block_hash=log.block_hash,
+        transaction_hash=log.transaction_hash,
+        transaction_index=log.transaction_index,
+        log_index=log.log_index,
+        proxy=log.address,
+        recipient=_address(words[0], "to"),
+        amount=int.from_bytes(words[1]),
+        reference_topic=log.topics[1],
+        fee_amount=int.from_bytes(words[2]),
+        fee_address=_address(words[3], "feeAddress"),
     )
 
 

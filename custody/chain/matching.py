@@ -78,7 +78,7 @@ def misplaced(connection: Connection, chain_id: int, blocks: Sequence[ScannedBlo
                 """
                 SELECT DISTINCT transaction_hash FROM fleet.chain_facts
                 WHERE chain_id = :id AND block_number BETWEEN :first AND :last AND block_hash <> ALL(:hashes)
-                    AND live AND judged_at IS NULL AND direction = 'inbound'
+                    AND live AND judged_at IS NULL AND direction = 'inbound' AND log_index <> -2
                 """
             ),
             {

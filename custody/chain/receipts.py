@@ -49,6 +49,8 @@ class Receipt:
     effective_gas_price: int
     l1_fee: int
     logs: tuple[Log, ...]
+    value: int | None = None
+    """What the transaction itself carried to `to`, wei; no receipt says it, None where it was not asked for."""
 
     @property
     def succeeded(self) -> bool:

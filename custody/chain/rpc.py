@@ -5,7 +5,7 @@ may run inside a database transaction (L15).
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 import structlog
@@ -128,11 +128,12 @@ class ChainClient:
         return self._read("eth_getTransactionReceipt", [transaction_hash], self._receipt_of(transaction_hash))
 
     def receipts_and_headers(
-        self, transaction_hashes: Collection[str], heights: Collection[int] = ()
+        self, transaction_hashes: Collection[str], heights: Collection[int] = (), *, values: bool = False
     ) -> ReceiptsAndHeaders:
         """Return head, receipts and the headers at `heights` by one batched request, then the headers of the
         receipts' other blocks by a second one.
 
+        `values`: the first one asks for the transactions as well, whose value no receipt has (L8).
         Requests are split at the connection's `max_batch` calls.
         """
         wanted = list(dict.fromkeys(transaction_hashes))
@@ -142,23 +143,30 @@ class ChainClient:
             read_header,
         )
         # Headers come last: a block that was replaced while its receipts were read does not fit them.
+        value_calls: list[tuple[Call, Callable[[object], object]]] = [
+            (("eth_getTransactionByHash", [tx]), _value_of(tx)) for tx in wanted if values
+        ]
         first = self._read_batch(
             [
                 head_call,
                 *((("eth_getTransactionReceipt", [tx]), self._receipt_of(tx)) for tx in wanted),
+                *value_calls,
                 *((("eth_getBlockByNumber", [hex(number), False]), header_at(number)) for number in known),
             ]
         )
-        head = cast(BlockHeader, first[0])
-        found = first[1 : 1 + len(wanted)]
-        receipts = {tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, found, strict=True) if receipt}
+        head, end = cast(BlockHeader, first[0]), 1 + len(wanted)
+        receipts = {tx: cast(Receipt, receipt) for tx, receipt in zip(wanted, first[1:end], strict=True) if receipt}
+        for tx, value in zip(wanted, first[end : end + len(value_calls)], strict=False):
+            if tx in receipts:
+                receipts[tx] = replace(receipts[tx], value=cast(int | None, value))
+        at_heights = first[end + len(value_calls) :]
         numbers = sorted({receipt.block_number for receipt in receipts.values()} - set(known))
         second = self._read_batch(
             [(("eth_getBlockByNumber", [hex(number), False]), header_at(number)) for number in numbers]
         )
         headers = {
             number: cast(BlockHeader, header)
-            for number, header in zip([*known, *numbers], [*first[1 + len(wanted) :], *second], strict=True)
+            for number, header in zip([*known, *numbers], [*at_heights, *second], strict=True)
             if header is not None
         }
         return ReceiptsAndHeaders(head, receipts, headers)
@@ -187,15 +195,25 @@ class ChainClient:
 
         Raises ChainUnavailable also for a block that the node no longer has.
         """
-        wanted = list(dict.fromkeys(addresses))
-        pinned = {"blockHash": block_hash, "requireCanonical": True}
+        found = self.balances_at([(address, block_hash) for address in addresses])
+        return {address: wei for (address, _), wei in found.items()}
+
+    def balances_at(self, places: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """Return the native coin, wei, of each (address, block hash) after that block (EIP-1898), by one request.
+
+        Raises ChainUnavailable also for a block that the node no longer has, or no longer keeps the state of.
+        """
+        wanted = list(dict.fromkeys(places))
         found = self._read_batch(
             [
-                (("eth_getBalance", [address, pinned]), lambda value: wire.quantity(value, "balance"))
-                for address in wanted
+                (
+                    ("eth_getBalance", [address, {"blockHash": block_hash, "requireCanonical": True}]),
+                    lambda value: wire.quantity(value, "balance"),
+                )
+                for address, block_hash in wanted
             ]
         )
-        return {address: cast(int, wei) for address, wei in zip(wanted, found, strict=True)}
+        return {place: cast(int, wei) for place, wei in zip(wanted, found, strict=True)}
 
     def token_balance(self, token: str, address: str, block: int | None = None) -> int:
         """Return a token balance in its smallest unit, after `block` (the newest when None)."""
@@ -392,6 +410,18 @@ class ChainClient:
 
     def _wrong_chain(self, reason: str) -> WrongChain:
         return WrongChain(self.chain.chain_id, self.chain.masked_url, reason)
+
+
+def _value_of(transaction_hash: str) -> Callable[[object], int | None]:
+    def read(value: object) -> int | None:
+        if value is None:
+            return None
+        raw = wire.member(value, "transaction")
+        if wire.hash32(raw.get("hash"), "hash") != transaction_hash.lower():
+            raise wire.MalformedAnswer(f"transaction: asked for {transaction_hash}, got another one")
+        return wire.quantity(raw.get("value"), "value")
+
+    return read
 
 
 def _at(block: int | None) -> str:

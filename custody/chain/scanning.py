@@ -13,7 +13,7 @@ from custody.chain import wire
 from custody.chain.blocks import BlockHeader, BlockTransaction, ScannedBlock, header_at, read_header
 from custody.chain.bloom import BLOOM_BYTES, may_hold
 from custody.chain.errors import ChainUnavailable
-from custody.chain.logs import FEE_PROXY_TOPIC, TRANSFER_TOPIC, Log, MalformedLog, read_log
+from custody.chain.logs import FEE_PROXY_TOPIC, NATIVE_FEE_PROXY_TOPIC, TRANSFER_TOPIC, Log, MalformedLog, read_log
 from custody.chain.rpc import ChainClient
 from custody.settings.chains import NATIVE, Chain
 
@@ -42,7 +42,10 @@ class Watched:
     @classmethod
     def of(cls, chain: Chain) -> "Watched":
         events = {token.address: frozenset({TRANSFER_TOPIC}) for token in chain.tokens if token.address != NATIVE}
-        return cls(chain.treasury, {**events, chain.fee_proxy: frozenset({FEE_PROXY_TOPIC})})
+        events[chain.fee_proxy] = frozenset({FEE_PROXY_TOPIC})
+        if chain.native_fee_proxy is not None:
+            events[chain.native_fee_proxy] = frozenset({NATIVE_FEE_PROXY_TOPIC})
+        return cls(chain.treasury, events)
 
     @property
     def topics(self) -> list[str]:

@@ -53,11 +53,7 @@ def unwind(
         entries = _entries_of(connection, fact)
         evidence = _evidence(fact, replaced_by)
         try:
-            with connection.begin_nested():
-                _mark_dead(connection, fact)
-                for row in entries:
-                    post(connection, _reverse_of(row, fact, evidence))
-                _require_coins(connection, entries)
+            _reverse(connection, fact, entries, evidence)
             made += len(entries)
             # The exact reverse of what had recovered a loss is that loss again.
             why = "it had come back, and is gone again" if any(row.debit == "overdraft" for row in entries) else None
@@ -75,6 +71,19 @@ def unwind(
         block_hash=gone[0].block_hash,
     )
     return made
+
+
+def reverse(connection: Connection, fact: StandingFact) -> None:
+    """Mark a fact dead and reverse its entries exactly. Raises BookTooSmall where its money moved on: nothing is done."""
+    _reverse(connection, fact, _entries_of(connection, fact), _evidence(fact, None))
+
+
+def _reverse(connection: Connection, fact: StandingFact, entries: Sequence[Any], evidence: dict[str, Any]) -> None:
+    with connection.begin_nested():
+        _mark_dead(connection, fact)
+        for row in entries:
+            post(connection, _reverse_of(row, fact, evidence))
+        _require_coins(connection, entries)
 
 
 def _mark_dead(connection: Connection, fact: StandingFact) -> None:

@@ -15,10 +15,11 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from custody.chain.agreement import Agreed, Disagreement, carries, weigh
+from custody.chain.agreement import Agreed, Disagreement, carries, weigh, weigh_block
 from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
 from custody.chain.cursor import Cursor, read_cursor
 from custody.chain.looks import request_look
+from custody.chain.native import BALANCE
 from custody.chain.nodes import ChainNodes
 from custody.ledger import DisputeOpen, LedgerRefusal
 from custody.payments.judging import FACTS_MAXIMUM, DeepFact, Judgement, Seen, binding_threshold, judge, waiting_facts
@@ -113,7 +114,8 @@ def _highest(cursor: Cursor, nodes: ChainNodes) -> int | None:
 def _usable_answers(nodes: ChainNodes, deep: Sequence[DeepFact], highest: int) -> list[ReceiptsAndHeaders]:
     """What the nodes say that answer and are not stale; the others are put aside and said so (L13)."""
     found, aside = nodes.answers(
-        [fact.transaction_hash for fact in deep], {fact.block_number for fact in deep} | {highest}
+        [fact.transaction_hash for fact in deep if fact.log_index != BALANCE],
+        {fact.block_number for fact in deep} | {highest},
     )
     now = int(time.time())
     usable: list[ReceiptsAndHeaders] = []
@@ -164,7 +166,15 @@ def _weigh(
 ) -> _Weighed:
     result = _Weighed()
     for fact in deep:
-        found = weigh(answers, nodes.quorum, fact.transaction_hash, (fact.block_number, fact.block_hash), highest)
+        block = (fact.block_number, fact.block_hash)
+        if fact.log_index == BALANCE:  # L8: a block's balance told of it, no transaction
+            stands = weigh_block(answers, nodes.quorum, block, highest)
+            if isinstance(stands, Disagreement):
+                (result.gone if stands is Disagreement.GONE else result.undecided).append(fact)
+            else:
+                result.seen[fact.id] = Seen(*stands)
+            continue
+        found = weigh(answers, nodes.quorum, fact.transaction_hash, block, highest)
         if found is Disagreement.GONE:
             result.gone.append(fact)
         elif not isinstance(found, Agreed):
@@ -191,6 +201,8 @@ def _look_again(engine: Engine, chain: Chain, vanished: Sequence[DeepFact]) -> N
                 transaction_hash=fact.transaction_hash,
                 block_hash=fact.block_hash,
             )
+            if fact.log_index == BALANCE:
+                continue  # there is nothing to look at; the watcher's reconciliation takes it back
             request_look(
                 connection,
                 chain.id,

@@ -16,7 +16,9 @@ from custody.chain.assets import to_amount, to_units
 from custody.chain.blocks import BlockHeader
 from custody.chain.cursor import read_cursor
 from custody.chain.depth import confirmations, effective_threshold
+from custody.chain.facts import lock_destinations
 from custody.ledger import BATCH_MAXIMUM, Entry, post_together
+from custody.payments.late_money import CLOSED_STATUSES, quarantine_late
 from custody.payments.standing import OPEN_STATUSES, Route, Standing, standings
 from custody.payments.transitions import PaymentState, lock_payments, move_payments
 from custody.settings.thresholds import newest_thresholds
@@ -24,7 +26,6 @@ from custody.store.outbox import mirror_all, ring
 
 FACTS_MAXIMUM: Final = BATCH_MAXIMUM // 2  # each posts two entries at most, all of them together
 
-_CLOSED: Final = frozenset({"failed", "cancelled", "refunded", "completed"})
 _NOTHING: Final = Decimal(0)
 
 
@@ -67,6 +68,7 @@ class DeepFact:
     recipient: str
     units: int
     """The amount in the token's smallest units."""
+    destination_id: UUID | None
     amount: Decimal
     is_guess: bool
     """Attributed to the newest payment of its address, because nothing better was known (L11)."""
@@ -74,7 +76,7 @@ class DeepFact:
 
 _WAITING: Final = """
 SELECT f.id, f.payment_id, f.chain_id, f.token, f.transaction_hash, f.block_number, f.block_hash, f.log_index,
-    f.recipient, f.amount_units, e.amount, t.decimals, e.metadata ->> 'attribution' AS basis
+    f.recipient, f.destination_id, f.amount_units, e.amount, t.decimals, e.metadata ->> 'attribution' AS basis
 FROM fleet.chain_facts f
 JOIN fleet.tokens t ON t.chain_id = f.chain_id AND t.token = f.token
 JOIN public.funds_ledger_entries e ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
@@ -96,6 +98,7 @@ def waiting_facts(connection: Connection, condition: str, **parameters: object) 
             log_index=row.log_index,
             recipient=row.recipient,
             units=int(row.amount_units),
+            destination_id=row.destination_id,
             amount=to_amount(to_units(row.amount, row.decimals), row.decimals),
             is_guess=row.basis == "newest",
         )
@@ -133,7 +136,7 @@ class Judgement:
         """Why what is not held goes to suspense."""
         if not _is_expected(self.fact, self.standing.route):
             return "wrong_token"
-        return "late" if self.state.status in _CLOSED else "surplus"
+        return "late" if self.state.status in CLOSED_STATUSES else "surplus"
 
     @property
     def depth(self) -> int:
@@ -171,6 +174,7 @@ def judge(connection: Connection, chain_id: int, seen: Mapping[UUID, Seen]) -> S
     )
     if not facts:
         return []
+    lock_destinations(connection, {fact.destination_id for fact in facts if fact.destination_id is not None})
     states = lock_payments(connection, {fact.payment_id for fact in facts})
     cursor = read_cursor(connection, chain_id)
     if cursor is None or cursor.paused_reason is not None:
@@ -199,6 +203,16 @@ def judge(connection: Connection, chain_id: int, seen: Mapping[UUID, Seen]) -> S
                 Judgement(fact, standing[payment_id], states[payment_id], threshold, seen[fact.id], due, share)
             )
             due -= share
+    for judgement in judgements:
+        if judgement.rest > 0 and judgement.rest_reason == "late":
+            quarantine_late(
+                connection,
+                judgement.standing.route,
+                judgement.fact.destination_id,
+                token=judgement.fact.token,
+                amount=judgement.rest,
+                status=judgement.state.status,
+            )
     post_together(connection, [entry for judgement in judgements for entry in _entries(judgement)])
     connection.execute(
         text("UPDATE fleet.chain_facts SET judged_at = clock_timestamp() WHERE id = ANY(:ids)"),
@@ -217,7 +231,7 @@ def _is_expected(fact: DeepFact, route: Route) -> bool:
 
 def _counts(fact: DeepFact, route: Route, state: PaymentState) -> bool:
     """Whether a transfer may pay what is due: the expected asset, an open payment, surely its own (L11)."""
-    return _is_expected(fact, route) and state.status not in _CLOSED and not fact.is_guess
+    return _is_expected(fact, route) and state.status not in CLOSED_STATUSES and not fact.is_guess
 
 
 def _entries(judgement: Judgement) -> list[Entry]:

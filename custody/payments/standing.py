@@ -136,7 +136,7 @@ def _show_first_transfer(connection: Connection, route: Route) -> None:
             SET transaction_hash = f.transaction_hash, sender = f.sender, updated_at = clock_timestamp()
             FROM (SELECT 1) AS once LEFT JOIN LATERAL (
                 SELECT transaction_hash, sender FROM fleet.chain_facts
-                WHERE payment_id = :id AND live AND direction = 'inbound'
+                WHERE payment_id = :id AND live AND direction = 'inbound' AND log_index <> -2  -- known by its balance (L8)
                 ORDER BY (chain_id = :chain_id AND token = :token) DESC, block_number, log_index LIMIT 1
             ) AS f ON true
             WHERE p.id = :id

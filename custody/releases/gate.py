@@ -159,6 +159,7 @@ def why_recipient_refused(connection: Connection, chain: Chain, recipient: str) 
     named = {
         chain.treasury.lower(): "our treasury",
         chain.fee_proxy.lower(): "the payment proxy",
+        **({} if chain.native_fee_proxy is None else {chain.native_fee_proxy.lower(): "the native payment proxy"}),
         **{token.address.lower(): f"the token {token.symbol}" for token in chain.tokens},
     }
     if (what := named.get(address.lower())) is not None:

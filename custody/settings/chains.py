@@ -80,6 +80,7 @@ class Chain(_Strict):
     rpc_urls: Annotated[tuple[Annotated[str, AfterValidator(_rpc_url)], ...], Field(min_length=1, max_length=8)]
     treasury: Address
     fee_proxy: Address
+    native_fee_proxy: Address | None = None
     tokens: Annotated[tuple[Token, ...], Field(min_length=1, max_length=64)]
     finality_tag: Literal["safe", "finalized"] | None = None
     max_head_age_seconds: Annotated[int, Field(ge=5, le=3600, strict=True)] = 120
@@ -105,7 +106,9 @@ class Chain(_Strict):
             raise ValueError("two tokens share a symbol: people could not tell them apart")
         if NATIVE not in addresses:
             raise ValueError("the chain's own coin is missing: add a token with address 'native'")
-        if self.treasury == self.fee_proxy or self.treasury in addresses:
+        if self.native_fee_proxy in {self.fee_proxy, *addresses}:
+            raise ValueError("native_fee_proxy is a token's or the token proxy's address: it is a contract of its own")
+        if self.treasury in {self.fee_proxy, self.native_fee_proxy, *addresses}:
             raise ValueError("the treasury is a token's or the fee proxy's address: coins sent there are lost")
         return self
 

@@ -18,6 +18,7 @@ from custody.chain.looks import request_look
 from custody.chain.node_panel import NodePanel
 from custody.chain.nodes import ChainNodes
 from custody.chain.watching import BlockWatch
+from custody.ledger.accounts import ACCOUNTS
 from custody.ledger.positions import asset_positions
 from custody.payments.holding import run_once as hold_once
 from custody.settings.chains import Chain, Chains
@@ -50,6 +51,8 @@ class ChainWorld:
     buyer: Wallet
     fee_token: str
     batch: str
+    relay: str
+    """RN's EthereumProxy, whose event the fleet does not hear: what it sends on is an internal transfer."""
 
     @property
     def client(self) -> ChainClient:
@@ -74,6 +77,14 @@ class ChainWorld:
         build = request_network_contract(self.packages[REQUEST_NETWORK_PACKAGE], "ERC20True", "TestERC20.sol")
         address, sent = self.deployer.deploy(build.initcode())
         self.deployer.wait(sent)
+        return address
+
+    def lookalike(self) -> str:
+        """A token that calls itself USDC and is not: the buyer holds it and lets the proxy move it."""
+        build = tether_token(self.packages[REQUEST_NETWORK_PACKAGE])
+        address, sent = self.deployer.deploy(build.initcode(MILLION, "USD Coin", "USDC", DECIMALS))
+        given = self.deployer.send(address, erc20.encode_transfer(self.buyer.address, MILLION))
+        self.deployer.wait_all([sent, given, approve(self.buyer, address, self.contracts.fee_proxy, MILLION)])
         return address
 
     def pay_batch(self, token: str, parts: list[tuple[str, int, bytes]]) -> Receipt:
@@ -105,9 +116,11 @@ def chain_world() -> Generator[ChainWorld]:
         fee_token, fee_sent = deployer.deploy(tether.initcode(MILLION, "Fee USD", "FUSD", DECIMALS))
         batch_build = request_network_contract(packages[REQUEST_NETWORK_PACKAGE], "BatchPayments")
         batch, batch_sent = deployer.deploy(
-            batch_build.initcode(contracts.fee_proxy, "0x" + "00" * 20, deployer.address)
+            batch_build.initcode(contracts.fee_proxy, contracts.native_fee_proxy, deployer.address)
         )
-        sent = [fee_sent, batch_sent]
+        relay_build = request_network_contract(packages[REQUEST_NETWORK_PACKAGE], "EthereumProxy")
+        relay, relay_sent = deployer.deploy(relay_build.initcode())
+        sent = [fee_sent, batch_sent, relay_sent]
         sent += [mint(deployer, contracts, token, buyer.address, MILLION) for token in contracts.tokens]
         sent += [approve(buyer, token, contracts.fee_proxy, MILLION // 2) for token in contracts.tokens]
         sent += [approve(buyer, contracts.usdt, batch, MILLION // 2)]
@@ -115,7 +128,7 @@ def chain_world() -> Generator[ChainWorld]:
         sent += [deployer.send(fee_token, tether.calldata("setParams", 19, 49))]
         sent += [approve(buyer, fee_token, contracts.fee_proxy, MILLION // 2)]
         deployer.wait_all(sent)
-        yield ChainWorld(chain, contracts, packages, deployer, buyer, fee_token, batch)
+        yield ChainWorld(chain, contracts, packages, deployer, buyer, fee_token, batch, relay)
         chain.close()
         for wallet in (deployer, buyer):
             wallet.client.close()
@@ -277,6 +290,22 @@ class WatchingFleet:
             "SELECT * FROM fleet.chain_facts WHERE transaction_hash = :hash ORDER BY created_at, tx_ordinal",
             hash=transaction_hash,
         )
+
+    def books(self, payment: UUID) -> dict[str, dict[str, Decimal]]:
+        """Every account of the payment that is not zero, by the symbol of its token."""
+        rows = self.market.execute(
+            "SELECT t.symbol, b.* FROM fleet.ledger_balances b JOIN fleet.tokens t USING (chain_id, token) "
+            "WHERE b.book_id = :id",
+            id=payment,
+        )
+        return {row.symbol: {name: row._mapping[name] for name in ACCOUNTS if row._mapping[name]} for row in rows}
+
+    def standing_of(self, destination: str) -> tuple[str, str | None]:
+        """(status, quarantine reason) of an address."""
+        [row] = self.market.execute(
+            "SELECT status::text, quarantine_reason FROM public.derived_destinations WHERE address = :a", a=destination
+        )
+        return row.status, row.quarantine_reason
 
     def count(self, table: str) -> int:
         return self.market.execute(f"SELECT count(*) AS n FROM {table}")[0].n

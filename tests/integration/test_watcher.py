@@ -70,7 +70,7 @@ def test_it_books_what_is_due_and_another_takes_over_when_it_ends(
     fleet.ask(sent)
     wait_for(lambda: fleet.market.state(payment.payment)[0] == "processing")
     assert "payment_detected" in first.log.read_text(encoding="utf-8")
-    assert (tmp_path / "health" / "watcher").exists()
+    wait_for((tmp_path / "health" / "watcher").exists)  # written at the end of the round
     first.process.send_signal(signal.SIGTERM)
     assert first.process.wait(timeout=30) == 0
     assert "watcher_stopped" in first.log.read_text(encoding="utf-8")

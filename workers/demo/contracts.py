@@ -1,6 +1,6 @@
 """The real contracts of demo and tests, on a development chain.
 
-Request Network's ERC20FeeProxy, Circle's USDC (FiatTokenV2_2 behind FiatTokenProxy) and a full TetherToken,
+Request Network's ERC20FeeProxy and EthereumFeeProxy, Circle's USDC (FiatTokenV2_2 behind FiatTokenProxy) and a full TetherToken,
 whose `transfer` returns nothing. All transactions are sent before the first is waited for, so deployment
 takes one or two blocks.
 """
@@ -41,6 +41,7 @@ class DeployedContracts:
     usdc: ChecksumAddress
     usdt: ChecksumAddress
     block_number: int
+    native_fee_proxy: ChecksumAddress | None = None
 
     @property
     def tokens(self) -> Mapping[str, TokenTraits]:
@@ -49,7 +50,7 @@ class DeployedContracts:
 
 
 def deploy_contracts(rpc_url: str, packages: Mapping[str, Path], deployer: LocalAccount) -> DeployedContracts:
-    """Deploy proxy, USDC and USDT and return their addresses once all are mined.
+    """Deploy both proxies, USDC and USDT and return their addresses once all are mined.
 
     `packages`: unpacked npm packages by name, REQUEST_NETWORK_PACKAGE and CIRCLE_PACKAGE. `deployer`
     needs coins for gas. Raises MalformedPackage, NotDevelopmentChain, TransactionFailed.
@@ -60,9 +61,11 @@ def deploy_contracts(rpc_url: str, packages: Mapping[str, Path], deployer: Local
         proxy_build = request_network_contract(request_network, "ERC20FeeProxy")
         tether_build = tether_token(request_network)
         fee_proxy, proxy_sent = wallet.deploy(proxy_build.initcode())
+        native_build = request_network_contract(request_network, "EthereumFeeProxy")
+        native_fee_proxy, native_sent = wallet.deploy(native_build.initcode())
         usdt, usdt_sent = wallet.deploy(tether_build.initcode(SUPPLY, "Tether USD", "USDT", 6))
         usdc, usdc_sent = _deploy_usdc(wallet, packages[CIRCLE_PACKAGE])
-        receipts = wallet.wait_all([proxy_sent, usdt_sent, *usdc_sent])
+        receipts = wallet.wait_all([proxy_sent, native_sent, usdt_sent, *usdc_sent])
         return DeployedContracts(
             chain_id=wallet.client.chain.chain_id,
             deployer=wallet.address,
@@ -70,6 +73,7 @@ def deploy_contracts(rpc_url: str, packages: Mapping[str, Path], deployer: Local
             usdc=usdc,
             usdt=usdt,
             block_number=max(receipt.block_number for receipt in receipts),
+            native_fee_proxy=native_fee_proxy,
         )
     finally:
         wallet.client.close()
@@ -124,6 +128,24 @@ def pay_through_proxy(
             fee_address=fee_address,
         ),
     )
+
+
+def pay_native_through_proxy(
+    wallet: Wallet,
+    contracts: DeployedContracts,
+    *,
+    recipient: str,
+    amount: int,
+    reference: bytes,
+    fee_amount: int = 0,
+    fee_address: str = ZERO_ADDRESS,
+) -> str:
+    """Pay native coin as a buyer's browser does; return the transaction's hash. Amounts in wei."""
+    assert contracts.native_fee_proxy is not None
+    call = erc20.encode_transfer_with_reference_and_fee(
+        recipient=recipient, reference=reference, fee_amount=fee_amount, fee_address=fee_address
+    )
+    return wallet.send(contracts.native_fee_proxy, call, value=amount + fee_amount)
 
 
 def deploy_build(wallet: Wallet, build: ContractBuild, *arguments: object) -> tuple[ChecksumAddress, Receipt]:

@@ -215,6 +215,7 @@ def _known_contracts(chains_file: Path, client: ChainClient) -> DeployedContract
         usdc=to_checksum_address(usdc.address),
         usdt=to_checksum_address(usdt.address),
         block_number=0,
+        native_fee_proxy=None if chain.native_fee_proxy is None else to_checksum_address(chain.native_fee_proxy),
     )
 
 
@@ -238,6 +239,7 @@ def _write_chains(path: Path, client: ChainClient, contracts: DeployedContracts,
         f'rpc_urls = ["{rpc_url}"]',
         f'treasury = "{treasury}"',
         f'fee_proxy = "{contracts.fee_proxy}"',
+        f'native_fee_proxy = "{contracts.native_fee_proxy}"',
     ]
     tokens = [(NATIVE, "ETH", 18)] + [
         (address, traits.symbol, traits.decimals) for address, traits in contracts.tokens.items()

@@ -94,8 +94,8 @@ def _check_recipient(claimed: ApiInstruction, chain: Chain) -> None:
         recipient = parse_address(claimed.recipient, field="recipient", require_checksum=True)
     except InvalidAddress as error:
         raise _refused(claimed, str(error)) from None
-    ours = {chain.treasury, chain.fee_proxy, *(token.address for token in chain.tokens)}
-    if recipient.lower() in {address.lower() for address in ours}:
+    ours = {chain.treasury, chain.fee_proxy, chain.native_fee_proxy, *(token.address for token in chain.tokens)}
+    if recipient.lower() in {address.lower() for address in ours if address is not None}:
         raise _refused(claimed, f"recipient {recipient} is our treasury, the payment proxy or a token")
 
 

@@ -48,6 +48,7 @@ GRANT SELECT ON fleet.chain_facts, fleet.chain_cursors, fleet.chain_blocks, flee
     public.funds_ledger_entries TO fleet_confirmations;
 GRANT UPDATE (judged_at) ON fleet.chain_facts TO fleet_confirmations;
 GRANT UPDATE (status, escrow_state, confirmations, updated_at) ON public.payments TO fleet_confirmations;
+GRANT UPDATE (status, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_confirmations;
 GRANT SELECT, INSERT, UPDATE ON fleet.chain_looks, fleet.dead_work TO fleet_confirmations;
 GRANT INSERT ON fleet.outbox TO fleet_confirmations;
 
