@@ -10,6 +10,7 @@ from custody.chain.detection import Sighting, detect
 from custody.chain.house_funding import book_funding
 from custody.chain.looks import MISSING_ATTEMPTS
 from custody.store.engine import transaction
+from tests.fleet_process import wait_for
 from tests.integration.chain_fixtures import ChainWorld, Died, WatchingFleet, dying_at, snapshot, units
 from tests.marketplace import CHAIN_ID
 from workers.demo.contracts import pay_through_proxy
@@ -273,9 +274,16 @@ def test_a_flip_to_another_block_and_back(fleet: WatchingFleet) -> None:
     payment, world = fleet.payment(), fleet.world
     sent = fleet.pay(payment)
     branch_a = world.client.receipts_and_headers([sent])
-    world.rpc("anvil_reorg", 1, [["0x" + world.raw_transaction(sent).hex(), 0]])
+    [a] = branch_a.receipts.values()
+
+    def is_another_block() -> bool:
+        """Within one second the same transaction makes the very same block again."""
+        world.rpc("anvil_reorg", 1, [["0x" + world.raw_transaction(sent).hex(), 0]])
+        return world.client.receipts_and_headers([sent]).receipts[sent].block_hash != a.block_hash
+
+    wait_for(is_another_block)
     branch_b = world.client.receipts_and_headers([sent])
-    [a], [b] = branch_a.receipts.values(), branch_b.receipts.values()
+    [b] = branch_b.receipts.values()
     assert (a.block_number, a.logs[0].log_index) == (b.block_number, b.logs[0].log_index)
     assert a.block_hash != b.block_hash
     for found in (branch_a, branch_b, branch_a, branch_b):

@@ -117,31 +117,6 @@ def test_depth_is_counted_on_the_chain_the_coins_came_by(market: Marketplace) ->
     assert waits(market, payment) == [("depth: 10 of 300 confirmations of block 100", "290 more blocks, about 10 min")]
 
 
-def test_depth_that_one_node_alone_gives_waits_for_a_quorum(market: Marketplace) -> None:
-    """L13: before nodes agreed, and where they agree on less."""
-    market.execute("INSERT INTO fleet.tokens VALUES (8453, :t, 'USDC', 6) ON CONFLICT DO NOTHING", t=TOKEN)
-    payment = market.payment()
-    market.fact(payment, block=100)
-    market.execute("UPDATE fleet.chain_facts SET chain_id = 8453 WHERE payment_id = :id", id=payment)
-    cursor(market, 399, chain=8453)
-    unblocks = "enough of the chain's nodes show the same blocks"
-    assert waits(market, payment) == [("quorum: enough nodes agree on 0 of 300 confirmations of block 100", unblocks)]
-    market.execute("UPDATE fleet.chain_cursors SET agreed_number = 398 WHERE chain_id = 8453")
-    market.execute(
-        "INSERT INTO fleet.chain_nodes (chain_id, place, url, state, reason) VALUES "
-        "(8453, 0, 'https://one.example', 'healthy', NULL), (8453, 1, 'https://two.example', 'behind', '1 block')"
-    )
-    assert waits(market, payment) == [
-        (
-            "quorum: enough nodes agree on 299 of 300 confirmations of block 100 (https://two.example behind: 1 block)",
-            unblocks,
-        )
-    ]
-    market.execute("UPDATE fleet.chain_cursors SET agreed_number = 399 WHERE chain_id = 8453")
-    market.execute("UPDATE fleet.chain_nodes SET state = 'healthy', reason = NULL WHERE chain_id = 8453")
-    assert waits(market, payment) == [("depth: 300 of 300 confirmations of block 100", "the next judgement")]
-
-
 @pytest.mark.parametrize("situation", ["no transfer", "depth", "held"])
 def test_a_paused_chain_is_said_whatever_else_it_waits_for(market: Marketplace, situation: str) -> None:
     payment = held(market) if situation == "held" else market.payment()

@@ -270,7 +270,7 @@ def statements(engine: Engine) -> Generator[list[str]]:
 
 
 def test_a_batch_costs_no_more_statements_than_one_payment_and_locks_in_order(scene: Scene) -> None:
-    """L17: facts, then payments, each by id, then the books, which post_entries() locks by id."""
+    """L17: facts, then destinations, then payments, each by id, then the books, which post_entries() locks by id."""
     exact = Case((Came(100_000_000, 10),))
     one, many = scene.payment(exact), [scene.payment(exact) for _ in range(12)]
     with statements(scene.engine) as alone:
@@ -281,6 +281,7 @@ def test_a_batch_costs_no_more_statements_than_one_payment_and_locks_in_order(sc
     locks = [statement for statement in together if " FOR " in statement or "post_entries" in statement]
     assert [statement.rpartition("ORDER BY")[2].strip() for statement in locks] == [
         "f.id FOR UPDATE OF f",
+        "id FOR NO KEY UPDATE",
         "id FOR NO KEY UPDATE",
         "place",
     ]

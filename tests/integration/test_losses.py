@@ -149,7 +149,7 @@ def test_a_deposit_that_only_changed_its_block_is_lost_and_found_in_one_look(los
     swept = losing.sweep(expected)
     raw = [world.raw_transaction(sent), world.raw_transaction(swept)]
     losing.reorganise(2, raw[0])
-    world.client.send_raw(raw[1])
+    world.buyer.wait(world.client.send_raw(raw[1]))
     losing.see()
     assert fleet.entries(expected.payment)[-2:] == [LOSS, RECOVERED]
     losing.require_books_equal_chain()

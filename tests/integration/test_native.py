@@ -276,21 +276,24 @@ def test_nothing_is_read_inside_a_transaction_and_little_outside(
 ) -> None:
     """L15, and the cost: one batch for receipts and values, one for headers; balances only where an event needs them."""
     payment = native.payment(3)
-    plain, proxied = native.plain(payment, 1), native.proxied(payment, 2)
+    native.watch()
+    plain = native.plain(payment, 1)
     batches: list[list[str]] = []
     read = native.world.client._transport.read
 
     def counted(calls: list[tuple[str, list[object]]]) -> object:
-        batches.append([method for method, _ in calls])
+        methods = [method for method, _ in calls]
+        if "eth_getLogs" not in methods:  # the scan's own request, the same for every block
+            batches.append(methods)
         return read(calls)
 
     monkeypatch.setattr(native.world.client._transport, "read", counted)
     native.watch(plain)
-    assert [sorted(set(batch)) for batch in batches[:2]] == [
+    assert [sorted(set(batch)) for batch in batches if "eth_getTransactionReceipt" in batch] == [
         ["eth_getBlockByNumber", "eth_getTransactionByHash", "eth_getTransactionReceipt"],
-        ["eth_getBlockByNumber"],
     ]
     assert "eth_getBalance" not in {method for batch in batches for method in batch}
+    proxied = native.proxied(payment, 2)
     batches.clear()
     native.watch(proxied)
     assert [batch for batch in batches if "eth_getBalance" in batch] == [["eth_getBalance"] * 2]
