@@ -247,7 +247,7 @@ def test_the_same_transaction_mined_again_is_another_incarnation(fleet: Watching
     [first] = fleet.facts(sent)
     world.chain.reorganise(1)
     world.forget_nonces()
-    world.client.send_raw(raw)  # mined at the same log index, in another block
+    world.buyer.wait(world.client.send_raw(raw))  # mined at the same log index, in another block
     fleet.watch()
     fleet.make_due()
     fleet.watch()

@@ -124,7 +124,7 @@ def test_what_comes_back_takes_the_loss_back_and_is_counted_once(losing: LosingF
     losing.see()
     for incarnation in (2, 3):
         for each in raw:
-            world.client.send_raw(each)
+            world.buyer.wait(world.client.send_raw(each))
         losing.see()
         assert fleet.entries(expected.payment)[-1] == RECOVERED
         facts = fleet.facts(sent)

@@ -262,7 +262,7 @@ def test_a_reorganisation_takes_it_back_and_another_block_brings_it_again(native
     assert native.books(payment.payment) == {"ETH": {}}
     assert native.market.state(payment.payment) == ("pending", None)
     assert native.entries(payment.payment)[-1] == (*UNSEEN, 3)
-    world.client.send_raw(raw)
+    world.buyer.wait(world.client.send_raw(raw))
     native.make_due()
     native.watch()
     native.hold()

@@ -83,5 +83,10 @@ def test_every_state_of_a_delivery_is_explained() -> None:
     schema = (ROOT / "custody/store/migrations/sql/0002_fleet.sql").read_text()
     states = re.search(r"CREATE TABLE fleet\.webhook_deliveries.*?state IN \(([^)]*)\)", schema, re.DOTALL)
     assert states is not None
-    page = (ROOT / "docs" / "operate.md").read_text().partition("## Webhook deliveries")[2].partition("\n## ")[0]
+    page = (
+        (ROOT / "docs" / "operate.md")
+        .read_text()
+        .partition("## Deliveries of payment providers")[2]
+        .partition("\n## ")[0]
+    )
     assert set(re.findall(r"'([a-z_]+)'", states[1])) <= set(re.findall(r"`([a-z_]+)`", page))

@@ -23,7 +23,7 @@ from custody.ledger.verification import HeldSealRefused, verify
 from custody.ledger.verification_report import Report
 from custody.settings.environment import SettingsError, settings
 from custody.store.engine import open_engine
-from workers.cli import ledger_reports
+from workers.cli import adjust, ledger_reports
 from workers.cli.terminal import shown
 
 ledger = typer.Typer(help="The ledger: is it whole, and proof of it.", no_args_is_help=True)
@@ -234,4 +234,5 @@ def seals_(
 
 def register(app: typer.Typer) -> None:
     ledger_reports.add_to(ledger, app)
+    adjust.add_to(ledger)
     app.add_typer(ledger, name="ledger")
