@@ -158,6 +158,23 @@ def test_depth_is_waited_for(fleet: SweepingFleet):
     assert fleet.jobs() == [("swept", None)]
 
 
+def test_a_quarantine_that_comes_while_a_sweep_is_under_way_stays(fleet: SweepingFleet):
+    """R13: the coins under way arrive and are booked; the address waits for people all the same."""
+    payment = fleet.payment(UNIT)
+    fleet.pay(payment, UNIT)
+    with transaction(fleet.database.engine("fleet_operator")) as connection:
+        set_threshold(connection, CHAIN_ID, 2, floor_blocks=1, by="test", reason="depth")
+    fleet.run()
+    fleet.market.execute(
+        "UPDATE public.derived_destinations SET status = 'quarantined', quarantine_reason = 'late: test'"
+    )
+    fleet.world.chain.mine(1)
+    fleet.run()
+    assert fleet.jobs() == [("swept", None)]
+    assert fleet.destination(payment) == ("quarantined", 1, UNIT, "late: test")
+    fleet.assert_books_equal_chain()
+
+
 def test_depth_and_block_are_what_a_quorum_says(fleet: SweepingFleet):
     """L13: one node shows the receipt; nothing is booked before the watcher's nodes agree on its depth and its block."""
     payment = fleet.payment(UNIT)

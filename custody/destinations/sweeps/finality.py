@@ -329,12 +329,16 @@ def _lock_destination(connection: Connection, job: SweepJob) -> None:
 
 
 def _set_destination(connection: Connection, job: SweepJob, status: str | None) -> None:
-    """Totals are derived from the append-only sweeps, the balance from the books; both in smallest units."""
+    """Totals are derived from the append-only sweeps, the balance from the books; both in smallest units.
+
+    A quarantine that came while the sweep was under way stays: people lift it.
+    """
     connection.execute(
         text(
             """
             UPDATE public.derived_destinations d SET
-                status = coalesce(CAST(:status AS public.derived_destination_status), d.status),
+                status = CASE WHEN d.status = 'quarantined' THEN d.status
+                    ELSE coalesce(CAST(:status AS public.derived_destination_status), d.status) END,
                 sweep_count = s.n, total_swept = s.total, updated_at = clock_timestamp()
             FROM (SELECT count(*) AS n, coalesce(sum(amount), 0) AS total
                   FROM public.derived_destination_sweeps WHERE derived_destination_id = :id) s
