@@ -15,6 +15,7 @@ from custody.ledger.house import ensure_house_account
 from custody.ledger.reports.escrow import Proof, prove_escrow
 from custody.settings.chains import Chain, Chains
 from custody.store.engine import transaction
+from tests.fleet_process import wait_for
 from tests.integration.chain_fixtures import Expected, WatchingFleet, units
 from tests.marketplace import CHAIN_ID
 from workers.demo.development_chain import ETHER
@@ -103,7 +104,16 @@ class LosingFleet:
 
     def reorganise(self, depth: int, *mined_again: bytes) -> None:
         """Replace the newest blocks; the first of the new ones has these transactions."""
-        self.fleet.world.rpc("anvil_reorg", depth, [["0x" + raw.hex(), 0] for raw in mined_again])
+        world = self.fleet.world
+        first = world.client.head().number - depth + 1
+        [before] = world.client.headers([first]).values()
+
+        def is_replaced() -> bool:
+            """Within one second the same transactions make the very same block again."""
+            world.rpc("anvil_reorg", depth, [["0x" + raw.hex(), 0] for raw in mined_again])
+            return world.client.headers([first])[first].hash != before.hash
+
+        wait_for(is_replaced)
         self.fleet.world.forget_nonces()
         for wallet in self.wallets.values():
             wallet._nonce = None
