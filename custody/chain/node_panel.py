@@ -15,7 +15,7 @@ import structlog
 from custody.chain.agreeing_reader import AgreeingReader
 from custody.chain.blocks import BlockHeader, ScannedBlock
 from custody.chain.errors import ChainError, ChainUnavailable
-from custody.chain.nodes import quorum_of
+from custody.chain.nodes import quorum_of, why_stale
 from custody.chain.rpc import ChainClient
 from custody.chain.scanning import (
     ChangedMeanwhile,
@@ -36,7 +36,6 @@ BEHIND_BLOCKS: Final = 8  # further behind its peers than block propagation expl
 ASIDE_FIRST_SECONDS: Final = 5.0
 ASIDE_MAXIMUM_SECONDS: Final = 300.0
 REASON_MAXIMUM: Final = 500  # characters: a line for an operator
-FUTURE_SECONDS: Final = 60  # a head this far ahead of our clock is as wrong as an old one
 
 State = Literal["healthy", "behind", "aside"]
 _Value = TypeVar("_Value")
@@ -254,7 +253,7 @@ class NodePanel:
         newest = heads[self.quorum - 1] if len(heads) > self.quorum else max(heads, default=0)
         for node in answered:
             assert node.head is not None
-            stale = self.why_stale(node.head)
+            stale = why_stale(self.chain, node.head, int(self.now_seconds()))
             if stale is not None:
                 self.put_aside(node, stale, state="behind")
             elif node.head.number < newest - BEHIND_BLOCKS:
@@ -263,17 +262,6 @@ class NodePanel:
                 log.info("node_sound_again", chain_id=self.chain.id, url=node.url, after=node.reason)
                 # On probation until it agrees with the others on a block.
                 node.state, node.reason, node.strikes = "healthy", None, STRIKES - 1
-
-    def why_stale(self, head: BlockHeader) -> str | None:
-        """Why a head says nothing about the present (L13), None if it may be used. Development chains stand still legally."""
-        if self.chain.is_development:
-            return None
-        age = int(self.now_seconds()) - head.timestamp
-        if age > self.chain.max_head_age_seconds:
-            return f"its newest block is {age} s old, more than {self.chain.max_head_age_seconds} s"
-        if age < -FUTURE_SECONDS:
-            return f"its newest block is {-age} s in the future: the node or this machine's clock is wrong"
-        return None
 
     def _vote(
         self, sound: Mapping[Node, NodeReading], number: int, needed: int, dissent: dict[Node, str]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from custody.chain.blocks import ReceiptsAndHeaders
+from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
 from custody.chain.depth import confirmations
 from custody.chain.errors import AlreadyKnown, ChainUnavailable, SendRefused, WrongChain
 from custody.chain.receipts import Receipt
@@ -17,6 +17,7 @@ from custody.settings.chains import Chain
 _Value = TypeVar("_Value")
 
 QUORUM: Final = 2
+FUTURE_SECONDS: Final = 60  # a head this far ahead of our clock is as wrong as an old one
 STRAGGLER_SECONDS: Final = 0.1  # how long a quorum that has answered waits for the others
 IDENTITY_SECONDS: Final = 30.0  # a node whose answers are used often shows its identity again this often
 
@@ -24,6 +25,21 @@ IDENTITY_SECONDS: Final = 30.0  # a node whose answers are used often shows its 
 def quorum_of(nodes: int, *, is_development: bool) -> int:
     """How many of a chain's nodes must agree (L13): two; only a development chain may do with the one it has (R17)."""
     return max(1, min(QUORUM, nodes)) if is_development else QUORUM
+
+
+def why_stale(chain: Chain, head: BlockHeader, now: int) -> str | None:
+    """Why a head says nothing about the present (L13), None if it may be used; ``now`` in seconds since the epoch.
+
+    Development chains stand still legally.
+    """
+    if chain.is_development:
+        return None
+    age = now - head.timestamp
+    if age > chain.max_head_age_seconds:
+        return f"the newest block is {age} s old, more than {chain.max_head_age_seconds} s: the node is stuck"
+    if age < -FUTURE_SECONDS:
+        return f"the newest block is {-age} s in the future: the node or this machine's clock is wrong"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from custody.chain.agreement import Agreed, Disagreement, carries, weigh, weigh_block
-from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
+from custody.chain.blocks import ReceiptsAndHeaders
 from custody.chain.cursor import Cursor, read_cursor
 from custody.chain.looks import request_look
 from custody.chain.native import BALANCE
-from custody.chain.nodes import ChainNodes
+from custody.chain.nodes import ChainNodes, why_stale
 from custody.ledger import DisputeOpen, LedgerRefusal
 from custody.payments.judging import FACTS_MAXIMUM, DeepFact, Judgement, Seen, binding_threshold, judge, waiting_facts
 from custody.payments.transitions import TransitionRefused
@@ -32,7 +32,6 @@ log = structlog.get_logger(__name__)
 
 QUEUE: Final = "confirmations"
 BATCH_PAYMENTS: Final = 100  # a block's worth in one transaction, which takes well under a second
-_FUTURE_SECONDS: Final = 60  # a head this far ahead of our clock is as wrong as an old one
 _PAYMENT_FAILURES: Final = (LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
 
 
@@ -133,21 +132,6 @@ def _usable_answers(nodes: ChainNodes, deep: Sequence[DeepFact], highest: int) -
     elif aside:
         log.warning("nodes_put_aside", chain_id=nodes.chain.id, reason="; ".join(aside))
     return usable
-
-
-def why_stale(chain: Chain, head: BlockHeader, now: int) -> str | None:
-    """Why a head says nothing about the present (L13), None if it may be used; ``now`` in seconds since the epoch.
-
-    Development chains stand still legally.
-    """
-    if chain.is_development:
-        return None
-    age = now - head.timestamp
-    if age > chain.max_head_age_seconds:
-        return f"the newest block is {age} s old, more than {chain.max_head_age_seconds} s: the node is stuck"
-    if age < -_FUTURE_SECONDS:
-        return f"the newest block is {-age} s in the future: the node or this machine's clock is wrong"
-    return None
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from custody.chain import BlockHeader
-from custody.payments.holding import why_stale
+from custody.chain.nodes import why_stale
 from custody.payments.judging import Seen, judge
 from custody.payments.waiting import waiting
 from custody.settings.chains import Chain

@@ -17,7 +17,8 @@ from custody.chain import ChainClient, ChainConnection, ChainUnavailable
 from custody.chain.blocks import BlockHeader, ScannedBlock
 from custody.chain.bloom import BLOOM_BYTES, bloom_of, may_hold
 from custody.chain.logs import FEE_PROXY_TOPIC, TRANSFER_TOPIC, read_log
-from custody.chain.node_panel import FUTURE_SECONDS, STRIKES, Agreement, Node, NodePanel
+from custody.chain.node_panel import STRIKES, Agreement, Node, NodePanel
+from custody.chain.nodes import FUTURE_SECONDS
 from custody.chain.scanning import ChangedMeanwhile, NodeAtFault, NodeReading, Watched, read_window
 from custody.settings.chains import Chain, Token
 from tests.counts import declared
