@@ -140,11 +140,11 @@ class BranchingChain:
 
     def shorten(self, depth: int) -> None:
         """Take the newest blocks away; the chain is shorter until others are mined."""
-        self.world.rpc("anvil_rollback", depth)
+        self.world.chain.shorten(depth)
 
     def replace(self, depth: int, kept: Sequence[tuple[str, int]]) -> None:
         """Put other blocks in the place of the newest ones, with these transactions: (hash, which of the new blocks)."""
-        self.world.rpc("anvil_reorg", depth, [[self.signed[each].raw, place] for each, place in kept])
+        self.world.chain.reorganise(depth, [(bytes.fromhex(self.signed[each].raw[2:]), place) for each, place in kept])
 
     def rearranged(self, blocks: Sequence[MinedBlock]) -> list[tuple[str, int]]:
         """The blocks' transactions as another branch may hold them: some, none or all of them, elsewhere or not."""

@@ -110,7 +110,7 @@ class LosingFleet:
 
         def is_replaced() -> bool:
             """Within one second the same transactions make the very same block again."""
-            world.rpc("anvil_reorg", depth, [["0x" + raw.hex(), 0] for raw in mined_again])
+            world.chain.reorganise(depth, [(raw, 0) for raw in mined_again])
             return world.client.headers([first])[first].hash != before.hash
 
         wait_for(is_replaced)

@@ -278,7 +278,7 @@ def test_a_flip_to_another_block_and_back(fleet: WatchingFleet) -> None:
 
     def is_another_block() -> bool:
         """Within one second the same transaction makes the very same block again."""
-        world.rpc("anvil_reorg", 1, [["0x" + world.raw_transaction(sent).hex(), 0]])
+        world.chain.reorganise(1, [(world.raw_transaction(sent), 0)])
         return world.client.receipts_and_headers([sent]).receipts[sent].block_hash != a.block_hash
 
     wait_for(is_another_block)

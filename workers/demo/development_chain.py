@@ -3,6 +3,7 @@
 Refuses every other chain (R17: id 1337 or 31337 on loopback).
 """
 
+import time
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
@@ -68,9 +69,19 @@ class DevelopmentChain:
         """Mine a block for each transaction, or only when told."""
         self._request("evm_setAutomine", [enabled])
 
-    def reorganise(self, depth: int) -> None:
-        """Replace the newest `depth` blocks by empty ones; their transactions are gone."""
-        self._request("anvil_reorg", [depth, []])
+    def reorganise(self, depth: int, kept: Sequence[tuple[bytes, int]] = ()) -> None:
+        """Replace the newest `depth` blocks; of `kept`, signed transactions, each says which new block holds it (from 0)."""
+        self._request("anvil_reorg", [depth, [["0x" + raw.hex(), place] for raw, place in kept]])
+        self._set_clock()
+
+    def shorten(self, depth: int) -> None:
+        """Take the newest `depth` blocks away; the chain is shorter until others are mined."""
+        self._request("anvil_rollback", [depth])
+        self._set_clock()
+
+    def _set_clock(self) -> None:
+        """Anvil's clock goes on from the block it went back to, and would fall behind until its heads look stale."""
+        self._request("evm_setTime", [int(time.time())])
 
     def _request(self, method: str, params: Sequence[object]) -> object:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
