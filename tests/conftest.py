@@ -23,8 +23,15 @@ from workers.embedded import services as embedded
 from workers.embedded.role_passwords import ensure_role_passwords
 
 COUNTS = "counts"
-STATE_DIR = Path(os.environ.get("FLEET_TEST_STATE_DIR", ".fleet/tests"))
+PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")
+STATE_DIR = Path(os.environ.get("FLEET_TEST_STATE_DIR", ".fleet/tests")) / PROCESS  # servers of each process's own
 KEEP_SERVICES = os.environ.get("FLEET_TEST_KEEP_SERVICES") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs all tests of a file, and all that need the running fleet."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("fleet" if item.get_closest_marker("fleet") else str(item.path)))
 
 
 @pytest.fixture

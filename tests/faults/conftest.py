@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PROCESS
 from workers.demo.fleet import DevelopmentFleet, start
 from workers.embedded import orphans, services, supervision
 from workers.embedded.state_folder import StateFolder
 
-STATE_DIR = Path(os.environ.get("FLEET_TEST_FLEET_STATE_DIR", ".fleet/test-fleet")).resolve()
+STATE_DIR = Path(os.environ.get("FLEET_TEST_FLEET_STATE_DIR", ".fleet/test-fleet")).resolve() / PROCESS
 
 
 @pytest.fixture(scope="session")
