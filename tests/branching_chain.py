@@ -125,6 +125,7 @@ class BranchingChain:
 
     def mine(self, *blocks: Iterable[str]) -> None:
         """One block after another with these transactions."""
+        self.world.chain.set_clock()
         for transactions in blocks:
             self._send(transactions)
             self.world.rpc("evm_mine")

@@ -28,6 +28,7 @@ STATE_DIR = Path(os.environ.get("FLEET_TEST_STATE_DIR", ".fleet/tests")) / PROCE
 KEEP_SERVICES = os.environ.get("FLEET_TEST_KEEP_SERVICES") == "1"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs all tests of a file, and all that need the running fleet."""
     for item in items:

@@ -1,5 +1,6 @@
 """A Valkey of a test's own: tests that kill or stop the broker never touch the shared one."""
 
+import random
 import signal
 import subprocess
 from pathlib import Path
@@ -15,8 +16,10 @@ PASSWORD = "only-of-this-test"
 
 
 def _free_port() -> int:
-    # Below the kernel's range for outgoing connections, so that it stays free while the server is down.
-    return next(port for port in range(18_000, 19_999) if is_free(port))
+    # Below the kernel's range for outgoing connections, so that it stays free while the server is down; in no order,
+    # so that tests beside this one choose others.
+    ports = random.sample(range(18_000, 20_000), 2_000)
+    return next(port for port in ports if is_free(port))
 
 
 class ValkeyServer:

@@ -72,15 +72,14 @@ class DevelopmentChain:
     def reorganise(self, depth: int, kept: Sequence[tuple[bytes, int]] = ()) -> None:
         """Replace the newest `depth` blocks; of `kept`, signed transactions, each says which new block holds it (from 0)."""
         self._request("anvil_reorg", [depth, [["0x" + raw.hex(), place] for raw, place in kept]])
-        self._set_clock()
+        self.set_clock()
 
     def shorten(self, depth: int) -> None:
-        """Take the newest `depth` blocks away; the chain is shorter until others are mined."""
+        """Take the newest `depth` blocks away; the chain is shorter until others are mined, and so is its clock."""
         self._request("anvil_rollback", [depth])
-        self._set_clock()
 
-    def _set_clock(self) -> None:
-        """Anvil's clock goes on from the block it went back to, and would fall behind until its heads look stale."""
+    def set_clock(self) -> None:
+        """Set Anvil's clock, which goes on from the block it went back to: later heads would look stale."""
         self._request("evm_setTime", [int(time.time())])
 
     def _request(self, method: str, params: Sequence[object]) -> object:

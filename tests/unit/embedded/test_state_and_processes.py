@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -31,13 +33,20 @@ from workers.embedded.supervision import Program
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateFolder:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run folders go where this test alone looks; a short path, as a socket's may have 100 bytes only."""
+    with TemporaryDirectory(prefix="f") as folder:
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path, temporary: None) -> StateFolder:
     return StateFolder.open(tmp_path / "state")
 
 
-def test_folders_are_their_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+@pytest.mark.usefixtures("temporary")
+def test_folders_are_their_users_own(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o755)
     opened = StateFolder.open(tmp_path / "state")
     assert opened.root.stat().st_mode & 0o777 == 0o700
