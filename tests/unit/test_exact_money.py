@@ -1,8 +1,13 @@
 """No float comes near an amount (design rule 4): in the rooms that handle money, binary fractions measure time alone."""
 
 import ast
+import asyncio
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -92,3 +97,25 @@ def test_a_float_near_an_amount_would_be_found(line: str) -> None:
 )
 def test_times_folders_and_refusals_are_left_alone(line: str) -> None:
     assert not list(floats(f"def f():\n    {line}"))
+
+
+LONG = Decimal("12345678901234567890.123456789012345678")  # as numeric(38,18) holds it
+
+
+def test_arithmetic_is_exact_in_every_thread() -> None:
+    """Python's own 28 digits would round it, in sums and in ``normalize`` alike."""
+
+    def exact() -> list[Decimal]:
+        return [LONG.normalize(), LONG + 0, (LONG * 10**18) / 10**18, sum([LONG, -LONG, LONG], Decimal(0))]
+
+    async def in_a_task() -> list[Decimal]:
+        return await asyncio.to_thread(exact)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert exact() == pool.submit(exact).result() == asyncio.run(in_a_task()) == [LONG] * 4
+
+
+def test_so_is_it_in_a_process_that_imports_one_room_alone() -> None:
+    code = f"import custody.chain.assets, decimal; print(decimal.Decimal('{LONG}').normalize())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == str(LONG)

@@ -1,0 +1,68 @@
+"""What an approver agrees to (R18, R19): who gets how much from where, at what cost at most, and until when.
+
+The transaction only refines it: nonce and gas are chosen later, within ``max_total_fee_wei``. Whoever is shown an
+approval text computes this hash from the fields, so a text and another payout cannot be joined.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Final
+from uuid import UUID
+
+DOMAIN: Final = "amanat.intent.v1"
+SHOWN_CHARACTERS: Final = 16  # of the hash, on a device: 64 bits, beside every field that they cover
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One payout as it is approved.
+
+    ``amount_units`` in the token's smallest unit, ``max_total_fee_wei`` in wei; ``token`` is an address or ``native``;
+    ``payments`` are those it pays for; ``release_epoch`` is that of their books (R12); ``expires_at`` has whole minutes.
+    """
+
+    environment: str
+    instruction_id: UUID
+    purpose: str
+    chain_id: int
+    treasury: str
+    token: str
+    recipient: str
+    amount_units: int
+    payments: tuple[UUID, ...]
+    release_epoch: int
+    policy_version: int
+    max_total_fee_wei: int
+    expires_at: datetime
+
+    def __post_init__(self) -> None:
+        if self.expires_at.utcoffset() is None or self.expires_at.second or self.expires_at.microsecond:
+            raise ValueError("expires_at: expected whole minutes with a time zone; a device shows no more")
+        if not self.payments or len(set(self.payments)) != len(self.payments):
+            raise ValueError("payments: expected at least one, and each once")
+
+    def canonical_bytes(self) -> bytes:
+        """Each field as its length (4 bytes, big endian) and its UTF-8 text: no two intents have the same bytes."""
+        fields = (
+            DOMAIN,
+            self.environment,
+            str(self.instruction_id),
+            self.purpose,
+            str(self.chain_id),
+            self.treasury.lower(),
+            self.token.lower(),
+            self.recipient.lower(),
+            str(self.amount_units),
+            ",".join(sorted(str(payment) for payment in self.payments)),
+            str(self.release_epoch),
+            str(self.policy_version),
+            str(self.max_total_fee_wei),
+            self.expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ"),
+        )
+        encoded = [field.encode() for field in fields]
+        return b"".join(len(field).to_bytes(4, "big") + field for field in encoded)
+
+    def hash(self) -> bytes:
+        """SHA-256 of the canonical bytes."""
+        return sha256(self.canonical_bytes()).digest()
