@@ -33,7 +33,7 @@ demo: install ## Take real payments through the whole fleet (ARGS='--payments 50
 	@$(BIN)/fleet demo $(ARGS)
 
 test: install ## All tests, a process a core and at most four (ARGS='-k ledger', ARGS='-n 0' for one process)
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: install ## Fuzz, races and kills at their declared counts; writes benchmarks/counts.json
 	@FLEET_TEST_COUNTS=full $(BIN)/python -m pytest --timeout 7200 $(ARGS)

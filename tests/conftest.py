@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from xdist.scheduler import LoadScopeScheduling
 
 from custody.store.engine import open_engine, sqlalchemy_url
 from custody.store.roles import read_role_password
@@ -23,16 +25,23 @@ from workers.embedded import services as embedded
 from workers.embedded.role_passwords import ensure_role_passwords
 
 COUNTS = "counts"
+RUNNING_FLEET = "tests/faults/running_fleet/"
 PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")
 STATE_DIR = Path(os.environ.get("FLEET_TEST_STATE_DIR", ".fleet/tests")) / PROCESS  # servers of each process's own
 KEEP_SERVICES = os.environ.get("FLEET_TEST_KEEP_SERVICES") == "1"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs all tests of a file, and all that need the running fleet."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("fleet" if item.get_closest_marker("fleet") else str(item.path)))
+class FileByFile(LoadScopeScheduling):
+    """One process runs all tests of a file, and one all those of the running fleet's folder."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return RUNNING_FLEET if path.startswith(RUNNING_FLEET) else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
+    return FileByFile(config, log)
 
 
 @pytest.fixture

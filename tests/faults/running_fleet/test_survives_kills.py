@@ -60,7 +60,6 @@ class Killer:
         return self._pid(name)
 
 
-@pytest.mark.fleet
 @pytest.mark.timeout(declared(1_200, 420))
 def test_nine_kills_change_nothing(running_fleet: DevelopmentFleet, counts: Counts) -> None:
     killer = Killer(StateFolder.open(running_fleet.provisioned.services.state_dir))
@@ -83,7 +82,6 @@ def test_nine_kills_change_nothing(running_fleet: DevelopmentFleet, counts: Coun
     assert_each_payment_went_its_way_once(running_fleet, result.payment_ids)
 
 
-@pytest.mark.fleet
 @pytest.mark.timeout(declared(600, 300))
 def test_without_any_webhook_every_payment_is_released(running_fleet: DevelopmentFleet, counts: Counts) -> None:
     """L12: the blocks are read against every address ever issued, so money is found that nobody announced."""

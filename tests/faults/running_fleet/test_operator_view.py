@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import open_engine, transaction
-from tests.faults.conftest import STATE_DIR, pid_of
+from tests.faults.running_fleet.conftest import STATE_DIR, pid_of
 from workers.demo.fleet import DevelopmentFleet
 from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS
 from workers.demo.run import Demo, DemoResult
@@ -22,7 +22,7 @@ from workers.demo.stages import STAGES, Pace
 from workers.processes import PROCESSES
 from workers.queues import QUEUES
 
-pytestmark = [pytest.mark.fleet, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 SERVERS = ("postgres", "valkey", "mongo", "anvil")
 PAYMENTS = 3
