@@ -30,7 +30,7 @@ from custody.policy.texts import entry_text, file_text
 from custody.policy.toml_text import toml_text
 from custody.policy.verified import Accepted, SignedFile
 
-NOW: Final = datetime(2030, 1, 16, 12, 0, tzinfo=UTC)  # a Wednesday
+NOW: Final = datetime(2019, 1, 16, 12, 0, tzinfo=UTC)  # a Wednesday
 PAGE: Final = Path(__file__).parents[1] / "docs" / "custody" / "policy.md"
 
 
@@ -59,7 +59,7 @@ def approver(person: str, **changed: Any) -> dict[str, Any]:
         "device_model": "T3T1",
         "xpub_sha256": document_hash("policy", {"xpub": person}),
         "powers": POWERS,
-        "valid_from": datetime(2029, 12, 1, tzinfo=UTC),
+        "valid_from": datetime(2018, 12, 1, tzinfo=UTC),
         **changed,
     }
 
@@ -71,7 +71,7 @@ def genesis_said(**changed: Any) -> dict[str, Any]:
         "environment": "amn1",
         "version": 1,
         "previous": NO_HASH,
-        "issued_at": datetime(2030, 1, 1, 8, tzinfo=UTC),
+        "issued_at": datetime(2019, 1, 1, 8, tzinfo=UTC),
         "k": 2,
         "address_book": {"entries": 0, "head": NO_HASH},
         "deposit_accounts": [{"name": "first", "path": "m/44'/60'/0'", "xpub_sha256": "ab" * 32}],
@@ -125,7 +125,8 @@ def token(symbol: str, at: str, decimals: int) -> dict[str, Any]:
 def policy_said(root: str, rules: Sequence[Mapping[str, Any]] | None = None, **changed: Any) -> dict[str, Any]:
     """What ``policy.toml`` says: the page's example, or other rules."""
     said = tomllib.loads(PAGE.read_text().split("```toml\n")[1].split("```")[0])
-    said["genesis"] = root
+    # The page's own date is later than these tests' clock.
+    said |= {"genesis": root, "issued_at": datetime(2019, 1, 1, 9, tzinfo=UTC)}
     if rules is not None:
         said["rules"] = [dict(rule) for rule in rules]
     return {**said, **changed}
@@ -143,7 +144,7 @@ def entry_said(number: int, previous: str, to: str, owner: str, **changed: Any) 
         "address": to,
         "owner": owner,
         "label": f"wallet of {owner}",
-        "added_at": datetime(2030, 1, 2, 8, tzinfo=UTC),
+        "added_at": datetime(2019, 1, 2, 8, tzinfo=UTC),
         **changed,
     }
 

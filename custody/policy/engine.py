@@ -143,7 +143,7 @@ def _word(rule: Rule, case: _Case) -> Word:
         case Recipients():
             said = _recipient_said(rule, case)
         case LimitPerTransaction():
-            sentence = f"{case.amount:f} {rule.currency} of at most {rule.maximum:f} at once"
+            sentence = f"{plain(case.amount)} {rule.currency} of at most {plain(rule.maximum)} at once"
             said = ("denies" if case.amount > rule.maximum else "passes", sentence)
         case LimitPerDay():
             said = _day_said(rule, case)
@@ -194,15 +194,15 @@ def _day_said(rule: LimitPerDay, case: _Case) -> _Said:
     total = spent + _addable(case.request.amount_units, case.token.decimals)
     maximum = to_units(rule.maximum, ADDITION_DECIMALS)
     whose = "the recipient's " if rule.per_recipient else ""
-    said = whole_tokens(spent)
-    sentence = f"{whose}{said} + {case.amount:f} {rule.currency} of at most {rule.maximum:f} in 24 hours"
+    said = plain(to_amount(spent, ADDITION_DECIMALS))
+    sentence = f"{whose}{said} + {plain(case.amount)} {rule.currency} of at most {plain(rule.maximum)} in 24 hours"
     return "denies" if total > maximum else "passes", sentence
 
 
-def whole_tokens(addable: int) -> str:
-    """An amount of 10^-18 whole tokens as people write it, exact, without zeros behind."""
-    whole, rest = divmod(addable, 10**ADDITION_DECIMALS)
-    return f"{whole}.{rest:0{ADDITION_DECIMALS}}".rstrip("0").rstrip(".")
+def plain(amount: Decimal) -> str:
+    """Whole tokens as people write them: every digit, no exponent, no zeros behind the last one."""
+    said = f"{amount:f}"
+    return said.rstrip("0").rstrip(".") if "." in said else said
 
 
 def _same_recipient(rule: LimitPerDay, handed_out: HandOut, request: Request) -> bool:

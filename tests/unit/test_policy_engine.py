@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from custody.policy import Approval, Decision, HandOut, Request, Situation, judge, strictest
-from custody.policy.engine import whole_tokens
+from custody.policy.engine import plain
 from tests.policy_files import (
     BUYER,
     NOW,
@@ -222,13 +222,13 @@ def test_a_day_with_a_token_that_nobody_knows_is_denied() -> None:
 @pytest.mark.parametrize(
     ("now", "is_allowed"),
     [
-        (datetime.fromisoformat("2030-01-16T07:00:00+00:00"), True),
-        (datetime.fromisoformat("2030-01-16T06:59:59+00:00"), False),
-        (datetime.fromisoformat("2030-01-16T18:59:59+00:00"), True),
-        (datetime.fromisoformat("2030-01-16T19:00:00+00:00"), False),
-        (datetime.fromisoformat("2030-01-19T11:59:59+00:00"), True),
-        (datetime.fromisoformat("2030-01-19T12:00:00+00:00"), False),
-        (datetime.fromisoformat("2030-01-20T10:00:00+00:00"), False),
+        (datetime.fromisoformat("2019-01-16T07:00:00+00:00"), True),
+        (datetime.fromisoformat("2019-01-16T06:59:59+00:00"), False),
+        (datetime.fromisoformat("2019-01-16T18:59:59+00:00"), True),
+        (datetime.fromisoformat("2019-01-16T19:00:00+00:00"), False),
+        (datetime.fromisoformat("2019-01-19T11:59:59+00:00"), True),
+        (datetime.fromisoformat("2019-01-19T12:00:00+00:00"), False),
+        (datetime.fromisoformat("2019-01-20T10:00:00+00:00"), False),
     ],
 )
 def test_hours(now: datetime, *, is_allowed: bool) -> None:
@@ -297,5 +297,16 @@ def test_while_two_policies_bind_the_stricter_decides() -> None:
     assert strictest(waiting, more) is strictest(more, waiting) is more
 
 
-def test_whole_tokens_are_said_exactly() -> None:
-    assert [whole_tokens(each) for each in (0, 1, UNIT, 15 * UNIT // 10)] == ["0", "0." + "0" * 17 + "1", "1", "1.5"]
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [
+        ("0", "0"),
+        ("1000", "1000"),
+        ("1000.000", "1000"),
+        ("0.50", "0.5"),
+        ("1E+3", "1000"),
+        ("1E-18", "0." + "0" * 17 + "1"),
+    ],
+)
+def test_amounts_are_said_plainly_and_exactly(amount: str, said: str) -> None:
+    assert plain(Decimal(amount)) == said

@@ -113,8 +113,8 @@ def test_a_stranger_counts_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"revoked_at": NOW - timedelta(days=1)}, "cyd (.*) was revoked 2030-01-15; expected an active approver"),
-        ({"valid_from": NOW + timedelta(seconds=1)}, "cyd approves from 2030-01-16 12:00 UTC, not yet"),
+        ({"revoked_at": NOW - timedelta(days=1)}, "cyd (.*) was revoked 2019-01-15; expected an active approver"),
+        ({"valid_from": NOW + timedelta(seconds=1)}, "cyd approves from 2019-01-16 12:00 UTC, not yet"),
         ({"powers": ["release"]}, "expected an approver with the power 'policy', cyd has it not"),
     ],
 )
@@ -224,7 +224,7 @@ def test_a_newcomer_cannot_sign_himself_in() -> None:
         ({"environment": "test"}, "genesis.toml: environment: expected 'amn1', got 'test'"),
         (
             {"approvers": [*map(approver, ("ada", "bob")), approver("dan", valid_from=NOW - timedelta(days=2))]},
-            "genesis.toml: approvers.dan.valid_from: expected 2030-01-15T12:00:00+00:00 or later (R3)",
+            "genesis.toml: approvers.dan.valid_from: expected 2019-01-15T12:00:00+00:00 or later (R3)",
         ),
         (
             {"approvers": [*map(approver, ("ada", "bob")), approver("cyd", powers=["policy", "release", "sweep"])]},
