@@ -29,7 +29,10 @@ _HANDED_OUT: Final = text(
 
 
 def instruction_request(connection: Connection, instruction_id: UUID) -> Request:
-    """The request of an instruction; its intent is the instruction's id. Raises LookupError."""
+    """The request of an instruction; its intent is the instruction's id.
+
+    Raises LookupError when there is none, ValueError (pydantic's) for a row whose addresses are no addresses.
+    """
     row = connection.execute(_INSTRUCTION, {"id": instruction_id}).one_or_none()
     if row is None:
         raise LookupError(f"there is no release instruction {instruction_id}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -213,6 +214,9 @@ def why(
             situation = Situation(now, handed_out_of_a_day(connection, now))
     except LookupError as error:
         raise _refused(error) from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise _refused(PolicyRefused("fleet.release_instructions", str(first["loc"][0]), first["msg"])) from None
     finally:
         engine.dispose()
     decision = judge(
