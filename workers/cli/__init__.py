@@ -37,6 +37,8 @@ _GROUPS: Final = (
     "processes",
     "demo",
     "signer",
+    "policy",
+    "genesis",
 )
 
 

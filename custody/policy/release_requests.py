@@ -1,0 +1,62 @@
+"""A release instruction of the database as the request that a policy judges."""
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from custody.policy.requests import HandOut, Request
+from custody.policy.rules import DAY_SECONDS
+
+REQUESTED_BY: Final = "releases"
+"""The process that drafts instructions; who asked for one is not kept yet."""
+
+_INSTRUCTION: Final = text(
+    """
+    SELECT i.id, i.purpose, i.chain_id, i.token, i.recipient, i.amount_units,
+        CASE i.purpose WHEN 'release' THEN p.seller_id ELSE p.buyer_id END AS beneficiary
+    FROM fleet.release_instructions i JOIN public.payments p ON p.id = i.payment_id WHERE i.id = :id
+    """
+)
+_HANDED_OUT: Final = text(
+    """
+    SELECT id, handed_out_at, purpose, chain_id, token, recipient, amount_units FROM fleet.release_instructions
+    WHERE handed_out_at > CAST(:now AS timestamptz) - make_interval(secs => :seconds) AND state <> 'cancelled'
+    ORDER BY handed_out_at, id
+    """
+)
+
+
+def instruction_request(connection: Connection, instruction_id: UUID) -> Request:
+    """The request of an instruction; its intent is the instruction's id.
+
+    Raises LookupError when there is none, ValueError (pydantic's) for a row whose addresses are no addresses.
+    """
+    row = connection.execute(_INSTRUCTION, {"id": instruction_id}).one_or_none()
+    if row is None:
+        raise LookupError(f"there is no release instruction {instruction_id}")
+    return Request.model_validate(
+        {
+            **_fields(row),
+            "requested_by": REQUESTED_BY,
+            "beneficiary": None if row.beneficiary is None else str(row.beneficiary),
+        }
+    )
+
+
+def handed_out_of_a_day(connection: Connection, now: datetime) -> list[HandOut]:
+    """Everything handed to a signer in the 24 hours before ``now``, oldest first, but for what a cancel ended (R1)."""
+    rows = connection.execute(_HANDED_OUT, {"now": now, "seconds": DAY_SECONDS})
+    return [HandOut.model_validate({**_fields(row), "at": row.handed_out_at}) for row in rows]
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    return {
+        "intent": str(row.id),
+        "purpose": row.purpose,
+        "chain_id": row.chain_id,
+        "token": row.token,
+        "recipient": row.recipient,
+        "amount_units": int(row.amount_units),
+    }

@@ -1,0 +1,177 @@
+"""``fleet genesis init``: the first ceremony, asked step by step; ``fleet policy sign``: an approver's device signs a file."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from custody.policy import Genesis, PolicyRefused
+from custody.policy.documents import NO_HASH, document_hash, read_toml, validated
+from custody.policy.genesis import TOKEN_DECIMALS_MAXIMUM
+from custody.policy.rules import PURPOSES
+from custody.policy.signing import add_signature, document_text, signatures_path
+from custody.policy.texts import as_rows
+from custody.policy.toml_text import toml_text
+from custody.policy.verified import GENESIS_FILE
+from custody.settings.chains import Chain, load_chains
+from custody.trezor import DeviceError, DeviceRejected, open_device
+from workers.cli.policy import EXIT_REFUSED, policy
+
+APPROVAL_ACCOUNT: Final = "m/44'/60'/2'"
+"""Approvals have an account of their own: no signature of it is worth anything elsewhere (R6)."""
+APPROVAL_PATH: Final = f"{APPROVAL_ACCOUNT}/0/0"
+PEOPLE_MAXIMUM: Final = 32  # as many as a genesis may have
+
+genesis = typer.Typer(help="What the fleet is founded on, signed by its approvers.", no_args_is_help=True)
+
+
+@genesis.callback()
+def _group() -> None:
+    """Keeps ``init`` a command of its own while it is the only one."""
+
+
+@genesis.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="where genesis.toml is written; it may not hold one")],
+    chains_file: Annotated[Path, typer.Option(help="a chains file that the approvers have checked, line by line")],
+) -> None:
+    """Ask for what founds the fleet, read each approver's device, write genesis.toml and print its hash.
+
+    Nothing is signed here: each approver then runs fleet policy sign on a machine of their own.
+    """
+    target = folder / GENESIS_FILE
+    if target.exists():
+        raise _refused(PolicyRefused(GENESIS_FILE, "file", f"expected none yet at {target}; a later one is version 2"))
+    chains = load_chains(chains_file).chains
+    said: dict[str, Any] = {
+        "environment": typer.prompt("environment, four letters or digits"),
+        "version": 1,
+        "previous": NO_HASH,
+        "issued_at": datetime.now(UTC).replace(microsecond=0),
+        "k": typer.prompt("k, how many persons sign a file", type=int),
+        "address_book": {"entries": 0, "head": NO_HASH},
+        "chains": [_chain(chain) for chain in chains],
+        "deposit_accounts": [_deposit_account()],
+    }
+    try:
+        said["approvers"] = _approvers(said["issued_at"])
+        validated(Genesis, said, file=GENESIS_FILE)
+    except (PolicyRefused, DeviceError) as error:
+        raise _refused(error) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    target.write_text(toml_text(said), encoding="utf-8")
+    typer.echo(f"\n{target} is written. Read it aloud to each other. Its hash, to be pinned outside the fleet:")
+    typer.echo(document_hash("genesis", said, file=GENESIS_FILE))
+    typer.echo(f"Each approver: fleet policy sign {target} --genesis {target} --as PERSON --device PATH")
+
+
+def _chain(chain: Chain) -> dict[str, Any]:
+    typer.echo(f"\nchain {chain.id} ({chain.name}), genesis {chain.genesis_hash}")
+    typer.echo(f"treasury {chain.treasury}")
+    contracts = [("fee-proxy", chain.fee_proxy), ("native-fee-proxy", chain.native_fee_proxy)]
+    return {
+        "id": chain.id,
+        "name": chain.name,
+        "genesis_hash": chain.genesis_hash,
+        "treasury": {
+            "kind": "eoa",
+            "address": chain.treasury,
+            "device_fingerprint": typer.prompt("the treasury device's root key fingerprint, 8 hex digits"),
+        },
+        "contracts": [
+            {"name": name, "address": at, "code_hash": typer.prompt(f"keccak-256 of the code of {name} at {at}")}
+            for name, at in contracts
+            if at is not None
+        ],
+        "tokens": [
+            {
+                "symbol": token.symbol,
+                "currency": token.symbol,
+                "address": token.address,
+                "decimals": min(token.decimals, TOKEN_DECIMALS_MAXIMUM),
+                "treasury_maximum": f"{token.treasury_maximum:f}",
+            }
+            for token in chain.tokens
+        ],
+    }
+
+
+def _deposit_account() -> dict[str, Any]:
+    path = typer.prompt("\nderivation path of the deposit account", default="m/44'/60'/0'")
+    xpub = typer.prompt("its xpub")
+    return {"name": "first", "path": path, "xpub_sha256": hashlib.sha256(xpub.strip().encode()).hexdigest()}
+
+
+def _approvers(valid_from: datetime) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    count = min(typer.prompt("\nhow many approvers", type=int), PEOPLE_MAXIMUM)
+    for number in range(1, count + 1):
+        person = typer.prompt(f"person {number}, as ada")
+        path = typer.prompt(f"{person}'s device, as webusb: or udp:127.0.0.1:21324")
+        with open_device(
+            path, expected_address=None, derivation_path=APPROVAL_PATH, pin_callback=_ask_pin, passphrase=""
+        ) as device:
+            xpub = device.account_xpub(APPROVAL_ACCOUNT)
+            typer.echo(f"{person}: {device.model}, {device.address}")
+            found.append(
+                {
+                    "person": person,
+                    "address": device.address,
+                    "device_model": device.model,
+                    "xpub_sha256": hashlib.sha256(xpub.encode()).hexdigest(),
+                    "powers": ["policy", *PURPOSES],
+                    "valid_from": valid_from,
+                }
+            )
+    return found
+
+
+@policy.command("sign")
+def sign(
+    path: Annotated[Path, typer.Argument(help="a genesis.toml or policy.toml")],
+    genesis_file: Annotated[Path, typer.Option("--genesis", help="the genesis that names the approvers")],
+    person: Annotated[str, typer.Option("--as", help="who signs")],
+    device: Annotated[str, typer.Option(help="the device, as webusb: or udp:127.0.0.1:21324")],
+) -> None:
+    """Sign a file on an approver's device and put the signature into its .sig file.
+
+    Compare the rows that are printed with what the device shows. Exit code 2 if anything is refused.
+    """
+    try:
+        text = document_text(path)
+        facts = validated(Genesis, read_toml(genesis_file), file=genesis_file.name)
+        approver = next(
+            (each for each in facts.approvers if each.person == person and each.revoked_at is None),
+            None,
+        )
+        if approver is None:
+            raise PolicyRefused(genesis_file.name, "approvers", f"expected an active approver {person!r}")
+        for row in as_rows(text):
+            typer.echo(f"  {row.rstrip()}")
+        with open_device(
+            device,
+            expected_address=approver.address,
+            derivation_path=APPROVAL_PATH,
+            pin_callback=_ask_pin,
+            passphrase="",
+        ) as opened:
+            signature, _ = opened.sign_message(text)
+        count = add_signature(path, approver.address, f"0x{signature.hex()}")
+    except (PolicyRefused, DeviceError, DeviceRejected) as error:
+        raise _refused(error) from None
+    typer.echo(f"{signatures_path(path)}: {count} of {facts.k} signatures")
+
+
+def _ask_pin() -> str:
+    return typer.prompt("PIN: the positions on the grid that the device shows (1 to 9)", hide_input=True)
+
+
+def _refused(error: Exception) -> typer.Exit:
+    typer.secho(str(error), fg="red", err=True)
+    return typer.Exit(EXIT_REFUSED)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(genesis, name="genesis")
