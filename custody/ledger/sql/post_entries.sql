@@ -201,8 +201,6 @@ BEGIN
         r.book_id, r.chain_id, r.token, r.reason, r.debit, r.credit, r.debit_address, r.credit_address, session_user,
         r.fact_id, r.instruction_id, r.reverses_entry_id, r.book_seq, r.content_hash, r.prev_hash, r.entry_hash, v_tx_id
     FROM unnest(v_all) AS r WHERE r.is_new;
-    INSERT INTO fleet.outbox (queue, collection, document_id)
-    SELECT 'mirror', 'fundsledgerentries', r.entry_id FROM unnest(v_all) AS r WHERE r.is_new;
 
     RETURN QUERY SELECT r.place, r.entry_id, r.is_new FROM unnest(v_all) AS r ORDER BY r.place;
 END $$;
