@@ -36,11 +36,11 @@ def rows(progress: Progress) -> Iterable[Row]:
 
 def _one_a_transaction(ledger: Ledger, progress: Progress) -> Iterable[Row]:
     for connections, goal in _GOALS.items():
-        for function, said in (("post_entry", "with"), ("post_entry_without_outbox", "without")):
+        for asks, said in ((True, "with"), (False, "without")):
             yield compare(
                 area="ledger",
-                name=f"post_entry, one a transaction, {said} its outbox row, {connections} connection(s)",
-                ours=lambda f=function, c=connections: ledger.post(f, connections=c),
+                name=f"post_entry, one a transaction, {said} an outbox row beside it, {connections} connection(s)",
+                ours=lambda a=asks, c=connections: ledger.post(connections=c, asks=a),
                 peer=lambda c=connections: ledger.raw("raw_entries", connections=c),
                 peer_name=_RAW,
                 unit="entries/s",

@@ -22,7 +22,14 @@ SCHEDULE_RUNS_KEPT: Final = timedelta(hours=1)
 PURGE_LIMIT: Final = 5_000  # an hour of every schedule is about 12,000 rows
 OUTBOX_PATIENCE: Final = timedelta(seconds=60)  # the relay takes 0.2 s; older means that it does not run
 
-_OLDEST_UNRUNG = text("SELECT min(created_at) FROM fleet.outbox WHERE rung_at IS NULL")
+_OLDEST_UNRUNG = text(
+    """
+    SELECT least(
+        (SELECT min(created_at) FROM fleet.outbox WHERE rung_at IS NULL),
+        (SELECT min(e.created_at) FROM public.funds_ledger_entries e
+         WHERE e.tx_id >= (SELECT next_tx FROM fleet.mirror_cursor) AND isfinite(e.created_at)))
+    """
+)
 
 
 def tidy(engine: Engine, now: datetime) -> int:
@@ -32,7 +39,11 @@ def tidy(engine: Engine, now: datetime) -> int:
         oldest: datetime | None = connection.execute(_OLDEST_UNRUNG).scalar()
         unsealed = seal_lag(connection, now)
     if oldest is not None and now - oldest > OUTBOX_PATIENCE:
-        log.error("outbox_not_rung", since=oldest.isoformat(), unblocks="see whether the relay process runs")
+        log.error(
+            "outbox_not_rung",
+            since=oldest.isoformat(),
+            unblocks="see whether the relay process runs, and what transaction stays open",
+        )
         sentry_sdk.capture_message("the outbox is not being rung", level="error")
     if unsealed is not None:
         # The sealer says so itself, with more to say; but not when it does not run.

@@ -1,4 +1,4 @@
-"""The relay: a process that turns rows of fleet.outbox into doorbells (role fleet_relay).
+"""The relay: a process that turns rows of fleet.outbox, and new ledger entries, into doorbells (role fleet_relay).
 
 It wakes on a NOTIFY that is sent after a commit (L16), and polls anyway. First it publishes, then it marks: a crash
 between the two rings twice, which is harmless; nothing is ever marked that was not rung.
@@ -29,6 +29,7 @@ from custody.store.engine import (
     sqlstate,
     transaction,
 )
+from custody.store.outbox import ask_for_entries
 from workers import health
 from workers.celery_app import app
 from workers.queues import queue
@@ -111,8 +112,10 @@ def _distinct(rows: Sequence[Any]) -> list[str]:
 def relay_once(engine: Engine, bell: Bell, *, limit: int = BATCH_LIMIT) -> int:
     """Ring for at most ``limit`` rows nobody has rung for, then mark them. Returns how many.
 
-    Raises BrokerAway, and the rows stay as they are.
+    New ledger entries become such rows first. Raises BrokerAway, and the rows stay as they are.
     """
+    with transaction(engine) as connection:
+        ask_for_entries(connection, limit)
     with transaction(engine) as connection:
         rows = connection.execute(_UNRUNG, {"limit": limit}).all()
     return _ring_and_mark(engine, bell, rows)

@@ -18,6 +18,7 @@ from custody.mirror.documents import SUBJECTS, Write
 from custody.mirror.identities import NoObjectId
 from custody.store.engine import forbid_inside_transaction, transaction
 from custody.store.mongo import Document, is_away
+from custody.store.outbox import ask_for_entries
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,9 @@ def run_once(engine: Engine, database: Database[Document], limit: int) -> int:
     """
     if not _is_there(database):
         return 0
+    # The relay asks for entries as well, and sooner; without it they would wait here for it.
+    with transaction(engine) as connection:
+        ask_for_entries(connection, limit)
     with transaction(engine) as connection:
         claims, version = claim(connection, limit)
         jobs = _read(connection, claims)

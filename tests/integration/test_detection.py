@@ -10,6 +10,7 @@ from custody.chain.detection import Sighting, detect
 from custody.chain.house_funding import book_funding
 from custody.chain.looks import MISSING_ATTEMPTS
 from custody.store.engine import transaction
+from custody.store.outbox import ask_for_entries
 from tests.fleet_process import wait_for
 from tests.integration.chain_fixtures import ChainWorld, Died, WatchingFleet, dying_at, snapshot, units
 from tests.marketplace import CHAIN_ID
@@ -46,6 +47,8 @@ def test_any_number_of_looks_books_a_transfer_once(fleet: WatchingFleet) -> None
 def test_what_follows_is_asked_for_in_the_same_transaction(fleet: WatchingFleet) -> None:
     payment = fleet.payment()
     fleet.watch(fleet.pay(payment))
+    with transaction(fleet.database.engine("fleet_relay")) as connection:
+        assert ask_for_entries(connection, 100) == 1  # the entry itself asks
     rows = fleet.market.execute("SELECT DISTINCT queue, collection FROM fleet.outbox")
     assert {(row.queue, row.collection) for row in rows} == {
         ("confirmations", None),

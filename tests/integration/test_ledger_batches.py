@@ -26,6 +26,7 @@ from custody.ledger import (
     post_together,
 )
 from custody.store.engine import transaction
+from custody.store.outbox import ask_for_entries
 from tests.conftest import Database
 from tests.ledger_book import Book, book_of, check_book, move
 from tests.marketplace import Marketplace
@@ -56,6 +57,8 @@ def test_a_batch_chains_each_book_in_the_order_given(market: Marketplace) -> Non
     with transaction(engine) as connection:
         posted = post_together(connection, entries)
     assert all(one.is_new for one in posted)
+    with transaction(market.database.engine("fleet_relay")) as connection:
+        assert ask_for_entries(connection, 100) == 12
     for place, book in enumerate(books):
         assert check_book(market, book.payment)["detected"] == 10
         chained = market.execute(

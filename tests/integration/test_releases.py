@@ -8,6 +8,7 @@ from eth_account import Account
 
 from custody.releases import ReleaseStopped, draft_release, release_gate
 from custody.store.engine import transaction
+from custody.store.outbox import ask_for_entries
 from custody.trezor import UnsignedTransaction, decode_erc20_transfer
 from tests.counts import Counts, declared
 from tests.release_scene import AMOUNT, FEE_PROXY, UNITS, Scene
@@ -43,6 +44,8 @@ def test_a_completed_request_is_paid_once_and_the_books_equal_the_chain(scene: S
         ("gas_spent", "treasury_house", receipt.fee)
     ]
     scene.require_books_equal_chain()
+    with transaction(scene.market.database.engine("fleet_relay")) as connection:
+        ask_for_entries(connection, 100)
     mirrored = {
         row.collection for row in scene.market.execute("SELECT collection FROM fleet.outbox WHERE queue = 'mirror'")
     }

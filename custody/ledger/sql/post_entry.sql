@@ -1,10 +1,11 @@
 -- post_entry(): one movement into the ledger (design §4), p_amount > 0 in whole tokens: debits one account and credits
 -- another, within one book and one asset. post_entry() and post_entries() are the only ways in.
 --
--- An entry between a payment's own accounts takes three statements: look, judge and move the balance in one, append the
--- entry, ask for its mirror. What they do not take (a house book, fees, a reversal, an open dispute, a book's first
--- entry, lost coins, a repeat, a refusal) goes to post_entries(), which says why not. Kept small on purpose: PostgreSQL
--- prepares each expression again for every execution, and fourteen columns more would cost a fifth of a whole entry.
+-- An entry between a payment's own accounts takes two statements: look, judge and move the balance in one, append the
+-- entry. The mirror follows the entries themselves (custody/store/sql/entry_mirroring.sql). What the two do not take (a
+-- house book, fees, a reversal, an open dispute, a book's first entry, lost coins, a repeat, a refusal) goes to
+-- post_entries(), which says why not. Kept small on purpose: PostgreSQL prepares each expression again for every
+-- execution, and fourteen columns more would cost a fifth of a whole entry.
 --
 -- Errors (SQLSTATE): FL001 the key was used for another content; FL002 this role may not post this movement;
 -- FL003 a dispute is open (L4); FL004 an argument is missing or wrong; 23514 an account would go below zero or
@@ -93,7 +94,6 @@ BEGIN
             p_fact_id, p_instruction_id, NULL, v_seq, v_content_hash, v_prev_hash, v_entry_hash, v_tx_id
         FROM public.payments p WHERE p.id = p_book_id
         RETURNING id INTO STRICT entry_id;
-        INSERT INTO fleet.outbox (queue, collection, document_id) VALUES ('mirror', 'fundsledgerentries', v_entry_id);
         is_new := true;
         RETURN NEXT;
         RETURN;

@@ -88,12 +88,14 @@ GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_des
     public.purchase_requests, public.trezor_accounts, public.trezor_derived_addresses, public.config_settings TO fleet_mirror;
 GRANT SELECT (id, legacy_object_id) ON public.users, public.seller_offers, public.disputes TO fleet_mirror;
 GRANT SELECT, UPDATE, DELETE ON fleet.outbox TO fleet_mirror;
+GRANT EXECUTE ON FUNCTION fleet.ask_for_entries TO fleet_mirror;
 GRANT USAGE ON SEQUENCE fleet.mirror_versions TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON public.id_map, public.pg_dualwrite_gaps TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_mirror;
 
 -- The relay rings.
 GRANT SELECT, UPDATE, DELETE ON fleet.outbox TO fleet_relay;
+GRANT EXECUTE ON FUNCTION fleet.ask_for_entries TO fleet_relay;
 
 -- The sealer reads entries and adds seals; what keeps others from adding one is its key.
 GRANT SELECT ON public.funds_ledger_entries TO fleet_sealer;
