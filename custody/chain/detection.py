@@ -1,38 +1,31 @@
-"""Detection: the books are brought to what the canonical chain says about a transaction (L1, L20).
+"""Detection: the books are brought to what the canonical chain says about transactions (L1, L20).
 
-The watcher's step. One transaction is looked at as a whole: facts that vanished are reversed first, then new
-ones are booked. A webhook is only the reason to look; nothing in it is believed.
+The watcher's step. Each transaction is looked at as a whole: facts that vanished are reversed first, then new
+ones are booked. A webhook is only the reason to look; nothing in it is believed. Any number of transactions that only
+bring money cost the same few statements.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection
 
 from custody.chain import facts, looks, native_proof
 from custody.chain.assets import NATIVE
-from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
-from custody.chain.depth import confirmations, floor
-from custody.chain.errors import ChainUnavailable
+from custody.chain.attribution import Attribution, Basis, attribute, attribution_of, earlier_attributions
+from custody.chain.blocks import BlockHeader
 from custody.chain.facts import Arrival, StandingFact
-from custody.chain.fence import Fence
-from custody.chain.logs import MalformedLog
-from custody.chain.looks import Look
 from custody.chain.native import Unproved
 from custody.chain.receipts import Receipt
-from custody.chain.scanned_blocks import ScannedHash
-from custody.chain.unwinding import lost_of, recover, reverse, unwind
-from custody.destinations.balance import show_balance
-from custody.ledger import BookTooSmall, LedgerRefusal
-from custody.payments.standing import settle_state
-from custody.payments.transitions import TransitionRefused, lock_payment
+from custody.chain.unwinding import ever_lost, lost_of, recover, reverse, unwind
+from custody.destinations.balance import show_balances
+from custody.ledger import BATCH_MAXIMUM, BookTooSmall, Entry, post_together
+from custody.payments.standing import settle_states
+from custody.payments.transitions import lock_payments
 from custody.settings.chains import Chain
-from custody.store.engine import attempts, forbid_inside_transaction, is_retryable, ring_relay, transaction
 from custody.store.outbox import ring
 from custody.store.work import bury
 
@@ -42,16 +35,13 @@ FAR_BLOCKS: Final = (
     8  # above what a quorum agreed on no honest node is further ahead; nearer, the chain gets there first
 )
 
-# What may be wrong with one look alone; anything else stops the batch and is said loudly.
-_LOOK_FAILURES: Final = (MalformedLog, Unproved, LedgerRefusal, TransitionRefused, LookupError, DBAPIError)
-
 
 class NodeContradicts(Exception):
     """A node's answers do not fit each other or what stands: it is behind, or lying. Nothing was changed."""
 
 
-class OtherBranch(Exception):
-    """What was read is not of the branch that was scanned: the next scan sees to it. Nothing was changed."""
+class NotTogether(Exception):
+    """A transaction among several that must be looked at alone, as its outcome may change theirs. Nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,53 +70,140 @@ class Detected:
     reversed_facts: int = 0
     standing: int = 0
     """Live facts of the transaction afterwards."""
-    payments: set[UUID] = field(default_factory=set[UUID])
-    destinations: set[UUID] = field(default_factory=set[UUID])
+    booked: list["Booked"] = field(default_factory=list["Booked"])
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """A transfer that was booked now, for the log once that is committed."""
+
+    arrival: Arrival
+    fact_id: UUID
+    payment_id: UUID
+    basis: Basis
 
 
 def detect(connection: Connection, chain: Chain, sighting: Sighting) -> Detected:
-    """Reconcile the live facts of one transaction with the canonical chain, in the caller's transaction.
+    """``detect_together`` of one transaction. What vanished is taken back only so."""
+    [result] = detect_together(connection, chain, [sighting])
+    return result
+
+
+def detect_together(connection: Connection, chain: Chain, sightings: Sequence[Sighting]) -> list[Detected]:
+    """Reconcile the live facts of transactions with the canonical chain, in the caller's; return what came of each.
 
     A fact is a Transfer log of an allow-listed token to any address ever issued, amount > 0, or native coin (L8).
-    Raises NodeContradicts, Unproved, MalformedLog, LedgerRefusal: roll the transaction back then.
+    Raises NodeContradicts, Unproved, MalformedLog, LedgerRefusal, and NotTogether when one of several takes anything
+    back, brings native coin or what was lost before: roll the transaction back then.
     """
-    standing = facts.lock_standing_facts(connection, chain.id, sighting.transaction_hash)
-    found = {} if sighting.receipt is None else _by_ordinal(facts.arrivals(connection, chain, sighting.receipt))
-    gone = [fact for fact in standing if _has_vanished(fact, sighting, found)]
-    kept = {fact.tx_ordinal: fact for fact in standing if fact not in gone}
-    plan = [
-        _Plan(arrival, kept.get(ordinal), *_attribute(connection, chain.id, arrival))
-        for ordinal, arrival in found.items()
-        if ordinal not in kept or kept[ordinal].payment_id is None
-    ]
-    counted: list[StandingFact] = []
-    if sighting.receipt is not None:
-        new = [one.arrival for one in plan if one.fact is None]
-        native_proof.require_proof(connection, chain, sighting.receipt, new, found.values(), sighting.rises)
-        natively = {arrival.destination.id for arrival in new if arrival.token == NATIVE}
-        counted = facts.lock_reconciled(connection, chain.id, natively, sighting.receipt.block_number)
-        # The same coins stay the same payment's, though it may be funded by them meanwhile (as in L1).
-        owners = {fact.destination_id: facts.attribution_of(connection, fact.id) for fact in counted}
-        plan = [_owned(one, owners.get(one.arrival.destination.id)) for one in plan]
-    result = Detected(standing=len(kept))
-    result.destinations = {fact.destination_id for fact in gone} | {one.arrival.destination.id for one in plan}
-    result.payments = {fact.payment_id for fact in [*gone, *counted] if fact.payment_id is not None}
-    result.payments |= {one.payment_id for one in plan if one.payment_id is not None}
-    _lock(connection, result)
-    if gone:
-        unwind(connection, chain.id, sighting.head, gone, sighting.headers.get(gone[0].block_number))
-        result.reversed_facts = len(gone)
-    if counted:
-        _supersede(connection, counted)
-    for one in plan:
-        _apply(connection, chain.id, one, result)
-    for payment_id in sorted(result.payments):
-        settle_state(connection, payment_id)
-    for destination_id in sorted(result.destinations):
-        show_balance(connection, destination_id)
-    if result.new_facts:
+    cases = _cases(connection, chain, sightings)
+    _plan(connection, chain, cases)
+    for case in cases:
+        _prove(connection, chain, case)
+    gone = [fact for case in cases for fact in (*case.gone, *case.counted)]
+    plans = [one for case in cases for one in case.plans]
+    payments = {one.payment_id for one in (*gone, *plans) if one.payment_id is not None}
+    destinations = {fact.destination_id for case in cases for fact in case.gone}
+    destinations |= {one.arrival.destination.id for one in plans}
+    # L17: destinations, then payments, each by id, before any balance row.
+    if destinations:
+        facts.lock_destinations(connection, destinations)
+    if payments:
+        lock_payments(connection, payments)
+    for case in cases:
+        if case.gone:
+            replaced_by = case.sighting.headers.get(case.gone[0].block_number)
+            unwind(connection, chain.id, case.sighting.head, case.gone, replaced_by)
+        if case.counted:
+            _supersede(connection, case.counted)
+    _apply(connection, chain.id, cases)
+    settle_states(connection, payments)
+    show_balances(connection, destinations)
+    if any(case.result.new_facts for case in cases):
         ring(connection, "confirmations")
-    return result
+    return [case.result for case in cases]
+
+
+@dataclass(slots=True)
+class _Case:
+    """One transaction: what stands of it in the books, and what it brought."""
+
+    sighting: Sighting
+    found: Mapping[int, Arrival]
+    gone: list[StandingFact]
+    kept: Mapping[int, StandingFact]
+    result: Detected
+    plans: list["_Plan"] = field(default_factory=list["_Plan"])
+    counted: list[StandingFact] = field(default_factory=list[StandingFact])
+
+    @property
+    def wanted(self) -> list[tuple[Arrival, StandingFact | None]]:
+        """What is to be booked: new arrivals, and standing ones that had no payment yet."""
+        return [
+            (arrival, self.kept.get(ordinal))
+            for ordinal, arrival in self.found.items()
+            if ordinal not in self.kept or self.kept[ordinal].payment_id is None
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    arrival: Arrival
+    fact: StandingFact | None
+    """A standing fact that had no payment yet; None for a new one."""
+    payment_id: UUID | None
+    basis: Basis
+
+
+def _cases(connection: Connection, chain: Chain, sightings: Sequence[Sighting]) -> list[_Case]:
+    standing = facts.lock_standing_facts(connection, chain.id, [one.transaction_hash for one in sightings])
+    arrived = facts.arrivals(connection, chain, [one.receipt for one in sightings if one.receipt is not None])
+    cases: list[_Case] = []
+    for sighting in sightings:
+        arrivals = arrived[sighting.transaction_hash] if sighting.receipt is not None else []
+        found = {arrival.inbound.tx_ordinal: arrival for arrival in arrivals}
+        facts_of_it = standing.get(sighting.transaction_hash, [])
+        gone = [fact for fact in facts_of_it if _has_vanished(fact, sighting, found)]
+        kept = {fact.tx_ordinal: fact for fact in facts_of_it if fact not in gone}
+        case = _Case(sighting, found, gone, kept, Detected(standing=len(kept), reversed_facts=len(gone)))
+        if len(sightings) > 1 and (gone or any(arrival.token == NATIVE for arrival, _ in case.wanted)):
+            raise NotTogether(f"transaction {sighting.transaction_hash} takes back, or brings native coin")
+        cases.append(case)
+    return cases
+
+
+def _plan(connection: Connection, chain: Chain, cases: Iterable[_Case]) -> None:
+    """Say of everything that is to be booked whose it is (L1, L11)."""
+    arrivals = [arrival for case in cases for arrival, _ in case.wanted]
+    if not arrivals:
+        return
+    by_place = {(one.destination.id, one.inbound.reference_topic) for one in arrivals}
+    attributed = attribute(connection, by_place)
+    earlier = earlier_attributions(connection, chain.id, arrivals)
+
+    def whose(arrival: Arrival) -> tuple[UUID | None, Basis]:
+        now = attributed[arrival.destination.id, arrival.inbound.reference_topic]
+        if now is not None and now[1] == "reference":
+            return now
+        before = earlier.get((arrival.inbound.transfer.transaction_hash, arrival.inbound.tx_ordinal))
+        return before or now or (None, "newest")
+
+    for case in cases:
+        case.plans = [_Plan(arrival, fact, *whose(arrival)) for arrival, fact in case.wanted]
+
+
+def _prove(connection: Connection, chain: Chain, case: _Case) -> None:
+    """Native coin: a proxy's word needs its proof, and what an address' balance had told before is not told twice (L8)."""
+    receipt = case.sighting.receipt
+    new = [one.arrival for one in case.plans if one.fact is None]
+    natively = {arrival.destination.id for arrival in new if arrival.token == NATIVE}
+    if receipt is None or not natively:
+        return
+    native_proof.require_proof(connection, chain, receipt, new, case.found.values(), case.sighting.rises)
+    case.counted = facts.lock_reconciled(connection, chain.id, natively, receipt.block_number)
+    # The same coins stay the same payment's, though it may be funded by them meanwhile (as in L1).
+    owners = {fact.destination_id: attribution_of(connection, fact.id) for fact in case.counted}
+    case.plans = [_owned(one, owners.get(one.arrival.destination.id)) for one in case.plans]
 
 
 def _supersede(connection: Connection, counted: list[StandingFact]) -> None:
@@ -138,22 +215,9 @@ def _supersede(connection: Connection, counted: list[StandingFact]) -> None:
         raise Unproved(f"the coins were booked by their address' balance already: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    arrival: Arrival
-    fact: StandingFact | None
-    """A standing fact that had no payment yet; None for a new one."""
-    payment_id: UUID | None
-    basis: facts.Basis
-
-
-def _owned(one: _Plan, owner: tuple[UUID, facts.Basis] | None) -> _Plan:
+def _owned(one: _Plan, owner: Attribution | None) -> _Plan:
     is_told = one.fact is not None or one.basis == "reference" or one.arrival.token != NATIVE
-    return one if is_told or owner is None else _Plan(one.arrival, one.fact, *owner)
-
-
-def _by_ordinal(found: list[Arrival]) -> dict[int, Arrival]:
-    return {arrival.inbound.tx_ordinal: arrival for arrival in found}
+    return one if is_told or owner is None else replace(one, payment_id=owner[0], basis=owner[1])
 
 
 def _has_vanished(fact: StandingFact, sighting: Sighting, found: Mapping[int, Arrival]) -> bool:
@@ -184,223 +248,71 @@ def _has_vanished(fact: StandingFact, sighting: Sighting, found: Mapping[int, Ar
     return is_doubtful and (arrival is None or not arrival.is_same_transfer(fact))
 
 
-def _attribute(connection: Connection, chain_id: int, arrival: Arrival) -> tuple[UUID | None, facts.Basis]:
-    attributed = facts.attribute(connection, arrival.destination.id, arrival.inbound.reference_topic)
-    if attributed is not None and attributed[1] == "reference":
-        return attributed
-    return facts.earlier_attribution(connection, chain_id, arrival) or attributed or (None, "newest")
-
-
-def _lock(connection: Connection, result: Detected) -> None:
-    """L17: destinations, then payments, each by id, before any balance row."""
-    facts.lock_destinations(connection, result.destinations)
-    for payment_id in sorted(result.payments):
-        lock_payment(connection, payment_id)
-
-
-def _apply(connection: Connection, chain_id: int, one: _Plan, result: Detected) -> None:
-    if one.fact is None:
-        fact_id = facts.insert_fact(connection, chain_id, one.arrival, one.payment_id)
-        result.new_facts += 1
-        result.standing += 1
-    else:
-        fact_id = one.fact.id
-        if one.payment_id is not None:
-            facts.set_payment(connection, fact_id, one.payment_id)
-    transfer = one.arrival.inbound.transfer
-    if one.payment_id is None:
-        bury(
-            connection,
-            queue=looks.QUEUE,
-            subject_kind="chain_fact",
-            subject_id=fact_id,
-            reason=f"{transfer.amount} units of {one.arrival.token} came to {transfer.recipient}: no payment is there",
-            unblocks="give the address a payment, then ask for a look at the transaction again",
-            attempts=1,
-        )
+def _apply(connection: Connection, chain_id: int, cases: Sequence[_Case]) -> None:
+    """Write the facts and their entries, in the order of the transactions and of what each brought."""
+    planned = [(case, one) for case in cases for one in case.plans]
+    if not planned:
         return
-    lost = lost_of(connection, chain_id, one.arrival, one.payment_id)
-    left = transfer.amount if lost is None else recover(connection, fact_id, one.arrival, lost)
-    if left:
-        facts.post_detected(connection, fact_id, one.arrival, left, payment_id=one.payment_id, basis=one.basis)
-    log.info(
-        "payment_detected",
-        chain_id=chain_id,
-        payment_id=str(one.payment_id),
-        fact_id=str(fact_id),
-        transaction_hash=transfer.transaction_hash,
-        token=one.arrival.token,
-        amount_units=str(transfer.amount),
-        attribution=one.basis,
+    lost = ever_lost(connection, {one.payment_id for _, one in planned if one.payment_id is not None})
+    if lost and len(cases) > 1:
+        raise NotTogether(f"what these payments lost may have come back: {sorted(str(one) for one in lost)}")
+    ids = _write_facts(connection, chain_id, planned)
+    entries: list[Entry] = []
+    for (case, one), fact_id in zip(planned, ids, strict=True):
+        transfer, payment_id = one.arrival.inbound.transfer, one.payment_id
+        if one.fact is None:
+            case.result.new_facts += 1
+            case.result.standing += 1
+        if payment_id is None:
+            _bury_ownerless(connection, fact_id, one.arrival)
+            continue
+        missing = lost_of(connection, chain_id, one.arrival, payment_id) if payment_id in lost else None
+        left = transfer.amount if missing is None else recover(connection, fact_id, one.arrival, missing)
+        if left:
+            entries.append(facts.seen_entry(fact_id, one.arrival, left, payment_id=payment_id, basis=one.basis))
+        case.result.booked.append(Booked(one.arrival, fact_id, payment_id, one.basis))
+    # By book, so that also several batches of entries lock the books in L17's order.
+    entries.sort(key=lambda entry: (entry.book_id, entry.chain_id, entry.token))
+    for start in range(0, len(entries), BATCH_MAXIMUM):
+        post_together(connection, entries[start : start + BATCH_MAXIMUM])
+
+
+def _write_facts(connection: Connection, chain_id: int, planned: Sequence[tuple[_Case, _Plan]]) -> list[UUID]:
+    """Insert the new facts, give the others their payment; return the ids of all, in their order."""
+    new = [(one.arrival, one.payment_id) for _, one in planned if one.fact is None]
+    inserted = iter(facts.insert_facts(connection, chain_id, new) if new else [])
+    ids: list[UUID] = []
+    for _, one in planned:
+        ids.append(next(inserted) if one.fact is None else one.fact.id)
+        if one.fact is not None and one.payment_id is not None:
+            facts.set_payment(connection, one.fact.id, one.payment_id)
+    return ids
+
+
+def _bury_ownerless(connection: Connection, fact_id: UUID, arrival: Arrival) -> None:
+    transfer = arrival.inbound.transfer
+    bury(
+        connection,
+        queue=looks.QUEUE,
+        subject_kind="chain_fact",
+        subject_id=fact_id,
+        reason=f"{transfer.amount} units of {arrival.token} came to {transfer.recipient}: no payment is there",
+        unblocks="give the address a payment, then ask for a look at the transaction again",
+        attempts=1,
     )
 
 
-class Reader(Protocol):
-    """Who answers for the chain: one node, or several of which only the common word counts."""
-
-    def receipts_and_headers(
-        self, transaction_hashes: Sequence[str], /, *, values: bool = False
-    ) -> ReceiptsAndHeaders: ...
-
-    def headers(self, numbers: set[int], /) -> dict[int, BlockHeader]: ...
-
-    def balances_at(self, places: Sequence[tuple[str, str]], /) -> dict[tuple[str, str], int]: ...
-
-
-def answer_looks(
-    engine: Engine,
-    reader: Reader,
-    chain: Chain,
-    fence: Fence,
-    limit: int,
-    *,
-    anchor: ScannedHash | None = None,
-    agreed: ScannedHash | None = None,
-    voices: int = 1,
-    is_quorum: bool = True,
-) -> int:
-    """Answer up to ``limit`` due looks; return how many moved on.
-
-    ``anchor``: the block up to which the chain was scanned. The reader must still have it when everything else is read, or
-    nothing it says counts: what it shows is of a branch that no scan has seen, and would miss if it went again.
-    ``agreed``: the newest block that a quorum agreed on; ``voices``: how many nodes the reader needs to say the same.
-    Where ``is_quorum`` is False these are fewer than a quorum: they must have that block, or nothing they say counts.
-    Three batched requests: head and receipts, the headers of their blocks, the anchor's; none when nothing is due. Raises
-    ChainUnavailable, Fenced.
-    """
-    with transaction(engine) as connection:
-        due = looks.due_looks(connection, chain.id, limit)
-        if not due:
-            return 0
-        heights = facts.block_numbers_of(connection, chain.id, [look.transaction_hash for look in due])
-    forbid_inside_transaction("reading receipts")
-    if not is_quorum and agreed is not None and not _is_anchored(reader, agreed):
-        log.warning(
-            "looks_wait", chain_id=chain.id, reason=f"the node does not have block {agreed.number} {agreed.hash}"
+def say_booked(chain_id: int, result: Detected) -> None:
+    """Log what a look has booked; called once it is committed."""
+    for one in result.booked:
+        transfer = one.arrival.inbound.transfer
+        log.info(
+            "payment_detected",
+            chain_id=chain_id,
+            payment_id=str(one.payment_id),
+            fact_id=str(one.fact_id),
+            transaction_hash=transfer.transaction_hash,
+            token=one.arrival.token,
+            amount_units=str(transfer.amount),
+            attribution=one.basis,
         )
-        return 0
-    askable = [look for look in due if look.is_well_formed]
-    moved = 0
-    for look in due:
-        if not look.is_well_formed:
-            with fence.transaction(engine) as connection:
-                looks.give_up(connection, look, "this is no transaction hash: expected 0x and 64 hex digits")
-            moved += 1
-    try:
-        sightings = _read(engine, reader, chain, fence, askable, heights, anchor) if askable else {}
-    except OtherBranch as error:
-        log.warning("looks_wait", chain_id=chain.id, reason=str(error))
-        return moved
-    for look in askable:
-        if look.transaction_hash in sightings:
-            sighting = replace(
-                sightings[look.transaction_hash],
-                voices=voices,
-                agreed=None if agreed is None else agreed.number,
-                is_quorum=is_quorum,
-            )
-            moved += _answer(engine, chain, fence, look, sighting)
-    if moved:
-        ring_relay(engine)
-    return moved
-
-
-def _is_anchored(reader: Reader, anchor: ScannedHash) -> bool:
-    header = reader.headers({anchor.number}).get(anchor.number)
-    return header is not None and header.hash == anchor.hash
-
-
-def _read(
-    engine: Engine,
-    reader: Reader,
-    chain: Chain,
-    fence: Fence,
-    due: list[Look],
-    heights: set[int],
-    anchor: ScannedHash | None,
-) -> dict[str, Sighting]:
-    """Everything the chain says about the due transactions; one that chokes it does not stop the others."""
-    try:
-        return _read_batch(engine, reader, chain, [look.transaction_hash for look in due], heights, anchor)
-    except ChainUnavailable:
-        if len(due) == 1:
-            with _look_failed(engine, fence, due[0]):
-                raise
-            return {}
-    found: dict[str, Sighting] = {}
-    _read_batch(engine, reader, chain, [], heights, anchor)  # raises if the nodes are away altogether
-    for look in due:
-        with _look_failed(engine, fence, look):
-            found |= _read_batch(engine, reader, chain, [look.transaction_hash], heights, anchor)
-    return found
-
-
-def _read_batch(
-    engine: Engine, reader: Reader, chain: Chain, hashes: list[str], heights: set[int], anchor: ScannedHash | None
-) -> dict[str, Sighting]:
-    found = reader.receipts_and_headers(hashes, values=True)
-    headers = dict(found.headers)  # the head is one node's word
-    missing = heights - headers.keys()
-    if anchor is not None:
-        missing.add(anchor.number)  # last, also where its height was read before
-    if missing:
-        shown = reader.headers(missing)
-        if anchor is not None and (anchor.number not in shown or shown[anchor.number].hash != anchor.hash):
-            raise OtherBranch(f"the chain that shows them does not have block {anchor.number} {anchor.hash}")
-        headers |= shown
-    receipts = {one: found.canonical(one) for one in hashes}
-    rises = native_proof.read_rises(engine, reader, chain, filter(None, receipts.values()), headers)
-    return {one: Sighting(one, receipts[one], found.head, headers, rises=rises.get(one, {})) for one in hashes}
-
-
-def _answer(engine: Engine, chain: Chain, fence: Fence, look: Look, sighting: Sighting) -> int:
-    """One look, one transaction of the database. Returns 1 if it moved on."""
-    with _look_failed(engine, fence, look):
-        for attempt in attempts():
-            try:
-                with fence.transaction(engine) as connection:
-                    return _answer_inside(connection, chain, look, sighting)
-            except DBAPIError as error:
-                if not is_retryable(error) or attempt == max(attempts()):
-                    raise
-    return 0
-
-
-def _answer_inside(connection: Connection, chain: Chain, look: Look, sighting: Sighting) -> int:
-    if not looks.lock_look(connection, look):
-        return 0
-    result = detect(connection, chain, sighting)
-    if sighting.receipt is None:
-        looks.try_later(connection, look, "no block holds the transaction", start_over=result.reversed_facts > 0)
-        return int(result.reversed_facts > 0)
-    elif result.standing:
-        looks.conclude(connection, look, "seen", f"{result.standing} transfers to issued addresses")
-        return 1
-    else:
-        why = (
-            "no transfer of an accepted token to an issued address"
-            if sighting.receipt.succeeded
-            else "the transaction was reverted"
-        )
-        # In a block that replaces this one it may do otherwise, and no fact of ours watches this block.
-        least = floor(chain.id)
-        if confirmations(sighting.head.number, sighting.receipt.block_number) < least:
-            looks.try_later(connection, look, f"{why}; looked at again until its block has {least} confirmations")
-            return 0
-        looks.conclude(connection, look, "nothing_of_ours", why)
-        return 1
-    return 0
-
-
-@contextmanager
-def _look_failed(engine: Engine, fence: Fence, look: Look) -> Generator[None]:
-    """A look that fails waits and says why; it stops no other."""
-    try:
-        yield
-    except (NodeContradicts, ChainUnavailable, *_LOOK_FAILURES) as error:
-        if isinstance(error, DBAPIError) and error.connection_invalidated:
-            raise
-        why = f"{type(error).__name__}: {error}"
-        log.warning("look_failed", transaction_hash=look.transaction_hash, reason=why)
-        with fence.transaction(engine) as connection:
-            looks.try_later(connection, look, why)

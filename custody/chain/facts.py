@@ -3,9 +3,9 @@
 The chain's own coin has no Transfer log: what its facts are, `native` says (L8).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 from eth_utils.address import to_checksum_address
@@ -15,12 +15,8 @@ from custody.chain.assets import NATIVE, to_amount
 from custody.chain.logs import TRANSFER_TOPIC, MalformedLog
 from custody.chain.native import NativeInbound, native_transfers, proxy_events
 from custody.chain.receipts import InboundTransfer, Receipt, inbound_transfers
-from custody.ledger import Entry, post
-from custody.payments.standing import OPEN_STATUSES
+from custody.ledger import Entry
 from custody.settings.chains import Chain
-
-Basis = Literal["reference", "only_open", "newest"]
-"""Why a fact is this payment's (L11). ``newest`` is a guess: its money goes to suspense."""
 
 _WORD_HEX: Final = 66
 
@@ -72,21 +68,26 @@ class Arrival:
         )
 
 
-def lock_standing_facts(connection: Connection, chain_id: int, transaction_hash: str) -> list[StandingFact]:
-    """The live inbound facts of one transaction, in the order of their logs, locked (L17: work rows first)."""
+def lock_standing_facts(
+    connection: Connection, chain_id: int, transaction_hashes: Collection[str]
+) -> dict[str, list[StandingFact]]:
+    """The live inbound facts of transactions that have any, in the order of their logs, locked (L17: work rows first)."""
     rows = connection.execute(
         text(
             """
-            SELECT id, block_number, block_hash, log_index, tx_ordinal, payment_id, destination_id, token, recipient,
-                amount_units, judged_at
+            SELECT id, block_number, block_hash, transaction_hash, log_index, tx_ordinal, payment_id, destination_id, token,
+                recipient, amount_units, judged_at
             FROM fleet.chain_facts
-            WHERE chain_id = :chain_id AND transaction_hash = :hash AND direction = 'inbound' AND live
-            ORDER BY tx_ordinal FOR UPDATE
+            WHERE chain_id = :chain_id AND transaction_hash = ANY(:hashes) AND direction = 'inbound' AND live
+            ORDER BY id FOR UPDATE
             """
         ),
-        {"chain_id": chain_id, "hash": transaction_hash},
-    )
-    return [_standing(row) for row in rows]
+        {"chain_id": chain_id, "hashes": list(transaction_hashes)},
+    ).all()
+    found: dict[str, list[StandingFact]] = {}
+    for row in sorted(rows, key=lambda row: row.tx_ordinal):
+        found.setdefault(row.transaction_hash, []).append(_standing(row))
+    return found
 
 
 def _standing(row: Any) -> StandingFact:
@@ -127,32 +128,35 @@ def lock_reconciled(
     return [_standing(row) for row in rows]
 
 
-def block_numbers_of(connection: Connection, chain_id: int, transaction_hashes: Sequence[str]) -> set[int]:
-    """The heights of the live inbound facts of these transactions."""
-    return set(
-        connection.execute(
-            text(
-                """
-                SELECT DISTINCT block_number FROM fleet.chain_facts
-                WHERE chain_id = :chain_id AND transaction_hash = ANY(:hashes)
-                    AND direction = 'inbound' AND live
-                """
-            ),
-            {"chain_id": chain_id, "hashes": list(transaction_hashes)},
-        ).scalars()
-    )
+def blocks_of(
+    connection: Connection, chain_id: int, transaction_hashes: Sequence[str]
+) -> dict[str, set[tuple[int, str]]]:
+    """Where the live inbound facts of these transactions stand, (height, hash), by transaction."""
+    found: dict[str, set[tuple[int, str]]] = {}
+    for row in connection.execute(
+        text(
+            """
+            SELECT DISTINCT transaction_hash, block_number, block_hash FROM fleet.chain_facts
+            WHERE chain_id = :chain_id AND transaction_hash = ANY(:hashes) AND direction = 'inbound' AND live
+            """
+        ),
+        {"chain_id": chain_id, "hashes": list(transaction_hashes)},
+    ):
+        found.setdefault(row.transaction_hash, set()).add((row.block_number, row.block_hash))
+    return found
 
 
-def arrivals(connection: Connection, chain: Chain, receipt: Receipt) -> list[Arrival]:
-    """What the transaction brought to any address ever issued, for any chain (L10, L12), in log order.
+def arrivals(connection: Connection, chain: Chain, receipts: Collection[Receipt]) -> dict[str, list[Arrival]]:
+    """What transactions brought to any address ever issued, for any chain (L10, L12): by transaction, in log order.
 
     Addresses are matched in this transaction, after the block's data arrived, so that none issued meanwhile
     is missed. Raises MalformedLog when an allow-listed token's or a proxy's event has an impossible shape, Unproved
-    when the transaction's own value is not known. What a native proxy's event says is not proved here.
+    when a transaction's own value is not known. What a native proxy's event says is not proved here.
     """
-    destinations = _issued(connection, chain.id, _recipients(chain, receipt))
+    found: dict[str, list[Arrival]] = {receipt.transaction_hash: [] for receipt in receipts}
+    destinations = _issued(connection, chain.id, {one for receipt in receipts for one in _recipients(chain, receipt)})
     if not destinations:
-        return []
+        return found
     tokens = {
         to_checksum_address(row.token): (row.token, int(row.decimals))
         for row in connection.execute(
@@ -160,15 +164,20 @@ def arrivals(connection: Connection, chain: Chain, receipt: Receipt) -> list[Arr
             {"id": chain.id, "native": NATIVE},
         )
     }
-    return _native_arrivals(connection, chain, receipt, destinations) + [
-        Arrival(inbound, destinations[inbound.transfer.recipient], *tokens[inbound.transfer.token])
-        for inbound in inbound_transfers(
-            receipt,
-            tokens=tokens.keys(),
-            watched=destinations.keys(),
-            fee_proxies={to_checksum_address(chain.fee_proxy)},
-        )
-    ]
+    fee_proxies = {to_checksum_address(chain.fee_proxy)}
+    for receipt in receipts:
+        found[receipt.transaction_hash] = _native_arrivals(connection, chain, receipt, destinations) + [
+            Arrival(inbound, destinations[inbound.transfer.recipient], *tokens[inbound.transfer.token])
+            for inbound in inbound_transfers(
+                receipt, tokens=tokens.keys(), watched=destinations.keys(), fee_proxies=fee_proxies
+            )
+        ]
+    return found
+
+
+def may_bring_native(chain: Chain, receipt: Receipt) -> bool:
+    """Whether the transaction may have brought native coin to anybody, as far as it says itself (L8)."""
+    return receipt.value != 0 or any(log.address in native_proxies(chain) for log in receipt.logs)
 
 
 def _native_arrivals(
@@ -239,107 +248,52 @@ def _issued(connection: Connection, chain_id: int, addresses: Iterable[str]) -> 
     return {to_checksum_address(row.address): Destination(row.id, row.address) for row in rows}
 
 
-def attribute(connection: Connection, destination_id: UUID, reference_topic: str | None) -> tuple[UUID, Basis] | None:
-    """The payment a transfer to this address is for, and why (L11); None while the address has no payment.
+def insert_facts(connection: Connection, chain_id: int, wanted: Sequence[tuple[Arrival, UUID | None]]) -> list[UUID]:
+    """Write new facts, each with its payment or None, in one statement; return their ids in the same order.
 
-    By the proxy's reference; else the one open payment on the address; else the newest. A reference counts
-    only at its own address: it is a hash over that address, so anywhere else it is a lie.
+    A log seen before, in this block or another, is one incarnation more (L1).
     """
-    routes = connection.execute(
-        text(
-            """
-            SELECT r.payment_id, r.reference_topic, p.status::text AS status
-            FROM fleet.payment_routes r JOIN public.payments p ON p.id = r.payment_id
-            WHERE r.destination_id = :id ORDER BY r.created_at DESC, r.payment_id DESC
-            """
-        ),
-        {"id": destination_id},
-    ).all()
-    if not routes:
-        return None
-    if reference_topic is not None:
-        for route in routes:
-            if route.reference_topic is not None and route.reference_topic.lower() == reference_topic:
-                return route.payment_id, "reference"
-    open_ones = [route.payment_id for route in routes if route.status in OPEN_STATUSES]
-    if len(open_ones) == 1:
-        return open_ones[0], "only_open"
-    return routes[0].payment_id, "newest"
+    transfers = [arrival.inbound.transfer for arrival, _ in wanted]
+    ids = {
+        (row.transaction_hash, row.tx_ordinal): row.id
+        for row in connection.execute(
+            _INSERT,
+            {
+                "chain_id": chain_id,
+                "block_numbers": [transfer.block_number for transfer in transfers],
+                "block_hashes": [transfer.block_hash for transfer in transfers],
+                "hashes": [transfer.transaction_hash for transfer in transfers],
+                "log_indexes": [transfer.log_index for transfer in transfers],
+                "ordinals": [arrival.inbound.tx_ordinal for arrival, _ in wanted],
+                "tokens": [arrival.token for arrival, _ in wanted],
+                "senders": [transfer.sender for transfer in transfers],
+                "recipients": [transfer.recipient for transfer in transfers],
+                "units": [transfer.amount for transfer in transfers],
+                "topics": [arrival.inbound.reference_topic for arrival, _ in wanted],
+                "payments": [payment_id for _, payment_id in wanted],
+                "destinations": [arrival.destination.id for arrival, _ in wanted],
+            },
+        )
+    }
+    return [ids[arrival.inbound.transfer.transaction_hash, arrival.inbound.tx_ordinal] for arrival, _ in wanted]
 
 
-def earlier_attribution(connection: Connection, chain_id: int, arrival: Arrival) -> tuple[UUID, Basis] | None:
-    """Whose a dead incarnation of the same transfer was, and why.
-
-    A reorganisation moves no money between payments, though their states may have changed meanwhile (L1).
+_INSERT: Final = text(
     """
-    transfer = arrival.inbound.transfer
-    row = connection.execute(
-        text(
-            """
-            SELECT f.payment_id, e.metadata ->> 'attribution' AS basis
-            FROM fleet.chain_facts f JOIN public.funds_ledger_entries e
-                ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
-            WHERE f.chain_id = :chain_id AND f.transaction_hash = :hash AND f.tx_ordinal = :ordinal
-                AND NOT f.live AND f.token = :token AND f.destination_id = :destination_id
-            ORDER BY f.incarnation DESC LIMIT 1
-            """
-        ),
-        {
-            "chain_id": chain_id,
-            "hash": transfer.transaction_hash,
-            "ordinal": arrival.inbound.tx_ordinal,
-            "token": arrival.token,
-            "destination_id": arrival.destination.id,
-        },
-    ).one_or_none()
-    return None if row is None else (row.payment_id, row.basis)
-
-
-def attribution_of(connection: Connection, fact_id: UUID) -> tuple[UUID, Basis] | None:
-    """Whose a fact was booked as, and why; None while it is nobody's."""
-    row = connection.execute(
-        text(
-            "SELECT payment_id, metadata ->> 'attribution' AS basis FROM public.funds_ledger_entries "
-            "WHERE fact_id = :id AND entry_type = 'payment_detected'"
-        ),
-        {"id": fact_id},
-    ).one_or_none()
-    return None if row is None else (row.payment_id, row.basis)
-
-
-def insert_fact(connection: Connection, chain_id: int, arrival: Arrival, payment_id: UUID | None) -> UUID:
-    """Write a new fact; a log seen before, in this block or another, is one incarnation more (L1)."""
-    transfer = arrival.inbound.transfer
-    return connection.execute(
-        text(
-            """
-            INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index,
-                tx_ordinal, token, sender, recipient, amount_units, direction, reference_topic, payment_id,
-                destination_id, incarnation)
-            SELECT :chain_id, :block_number, :block_hash, :hash, :log_index, :ordinal, :token, :sender,
-                :recipient, :units, 'inbound', :topic, :payment_id, :destination_id,
-                coalesce(max(incarnation), 0) + 1
-            FROM fleet.chain_facts
-            WHERE chain_id = :chain_id AND transaction_hash = :hash AND tx_ordinal = :ordinal
-            RETURNING id
-            """
-        ),
-        {
-            "chain_id": chain_id,
-            "block_number": transfer.block_number,
-            "block_hash": transfer.block_hash,
-            "hash": transfer.transaction_hash,
-            "log_index": transfer.log_index,
-            "ordinal": arrival.inbound.tx_ordinal,
-            "token": arrival.token,
-            "sender": transfer.sender,
-            "recipient": transfer.recipient,
-            "units": transfer.amount,
-            "topic": arrival.inbound.reference_topic,
-            "payment_id": payment_id,
-            "destination_id": arrival.destination.id,
-        },
-    ).scalar_one()
+    INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index, tx_ordinal, token,
+        sender, recipient, amount_units, direction, reference_topic, payment_id, destination_id, incarnation)
+    SELECT :chain_id, a.block_number, a.block_hash, a.hash, a.log_index, a.ordinal, a.token, a.sender, a.recipient,
+        a.units, 'inbound', a.topic, a.payment_id, a.destination_id, coalesce((
+            SELECT max(f.incarnation) FROM fleet.chain_facts f
+            WHERE f.chain_id = :chain_id AND f.transaction_hash = a.hash AND f.tx_ordinal = a.ordinal), 0) + 1
+    FROM unnest(CAST(:block_numbers AS bigint[]), CAST(:block_hashes AS text[]), CAST(:hashes AS text[]),
+        CAST(:log_indexes AS integer[]), CAST(:ordinals AS integer[]), CAST(:tokens AS text[]), CAST(:senders AS text[]),
+        CAST(:recipients AS text[]), CAST(:units AS numeric[]), CAST(:topics AS text[]), CAST(:payments AS uuid[]),
+        CAST(:destinations AS uuid[])) AS a (block_number, block_hash, hash, log_index, ordinal, token, sender, recipient,
+            units, topic, payment_id, destination_id)
+    RETURNING id, transaction_hash, tx_ordinal
+    """
+)
 
 
 def set_payment(connection: Connection, fact_id: UUID, payment_id: UUID) -> None:
@@ -350,45 +304,42 @@ def set_payment(connection: Connection, fact_id: UUID, payment_id: UUID) -> None
     )
 
 
-def post_detected(
-    connection: Connection,
+def seen_entry(
     fact_id: UUID,
     arrival: Arrival,
     units: int,
     *,
     payment_id: UUID,
-    basis: Basis,
+    basis: str,
     evidence: Mapping[str, str] | None = None,
-) -> None:
-    """Book the transfer (L7): what of it is due is decided at depth.
+) -> Entry:
+    """The entry that books a transfer (L7): what of it is due is decided at depth.
 
-    ``units``: all of it, but for what is a loss taken back (L5). ``evidence`` is kept beside its place.
+    ``units``: all of it, but for what is a loss taken back (L5). ``basis``: why it is that payment's (L11).
+    ``evidence`` is kept beside its place.
     """
     transfer = arrival.inbound.transfer
-    post(
-        connection,
-        Entry(
-            book_kind="payment",
-            book_id=payment_id,
-            chain_id=transfer.chain_id,
-            token=arrival.token,
-            entry_type="payment_detected",
-            reason="seen",
-            debit="destination",
-            credit="detected",
-            amount=to_amount(units, arrival.decimals),
-            key=f"fact:{fact_id}:detected",
-            debit_address=arrival.destination.address,
-            fact_id=fact_id,
-            evidence={
-                "attribution": basis,
-                "transaction_hash": transfer.transaction_hash,
-                "log_index": transfer.log_index,
-                "block_number": transfer.block_number,
-                "block_hash": transfer.block_hash,
-                **(evidence or {}),
-            },
-        ),
+    return Entry(
+        book_kind="payment",
+        book_id=payment_id,
+        chain_id=transfer.chain_id,
+        token=arrival.token,
+        entry_type="payment_detected",
+        reason="seen",
+        debit="destination",
+        credit="detected",
+        amount=to_amount(units, arrival.decimals),
+        key=f"fact:{fact_id}:detected",
+        debit_address=arrival.destination.address,
+        fact_id=fact_id,
+        evidence={
+            "attribution": basis,
+            "transaction_hash": transfer.transaction_hash,
+            "log_index": transfer.log_index,
+            "block_number": transfer.block_number,
+            "block_hash": transfer.block_hash,
+            **(evidence or {}),
+        },
     )
 
 

@@ -4,7 +4,7 @@ A look is a hint (design §5): it says where to look and nothing about money. On
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
@@ -109,40 +109,63 @@ def due_looks(connection: Connection, chain_id: int, limit: int) -> list[Look]:
     return [Look(row.id, row.transaction_hash, row.payment_id, row.attempts, row.version) for row in rows]
 
 
-def lock_look(connection: Connection, look: Look) -> bool:
-    """Lock the look's row (L17: work rows first). False if somebody asked again since it was read.
+def lock_looks(connection: Connection, looks: Sequence[Look]) -> set[UUID]:
+    """Lock the looks' rows by id (L17: work rows first); return the ids of those that nobody asked for again since.
 
-    Then what was read from the chain may be older than the question, and the look is still due.
+    Of the others, what was read from the chain may be older than the question: they are still due.
     """
-    row = connection.execute(
-        text("SELECT 1 FROM fleet.chain_looks WHERE id = :id AND state = 'due' AND xmin::text = :version FOR UPDATE"),
-        {"id": look.id, "version": look.version},
-    ).first()
-    return row is not None
+    rows = connection.execute(
+        text(
+            """
+            SELECT l.id FROM fleet.chain_looks l
+            JOIN unnest(CAST(:ids AS uuid[]), CAST(:versions AS text[])) AS w (id, version) ON w.id = l.id
+            WHERE l.state = 'due' AND l.xmin::text = w.version ORDER BY l.id FOR UPDATE OF l
+            """
+        ),
+        {"ids": [look.id for look in looks], "versions": [look.version for look in looks]},
+    )
+    return {*rows.scalars()}
 
 
-def conclude(connection: Connection, look: Look, state: LookState, outcome: str) -> None:
-    """The chain has answered; ``outcome`` says what, in words for an operator."""
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What the chain answered to a look; ``outcome`` says it in words for an operator."""
+
+    look: Look
+    state: LookState
+    outcome: str
+
+
+def conclude(connection: Connection, conclusions: Sequence[Conclusion]) -> None:
+    """Write what the chain has answered, and take what an operator was shown about these looks back."""
+    if not conclusions:
+        return
     connection.execute(
         text(
             """
-            UPDATE fleet.chain_looks
-            SET state = :state, outcome = :outcome, last_error = NULL, updated_at = clock_timestamp()
-            WHERE id = :id
+            UPDATE fleet.chain_looks l
+            SET state = c.state, outcome = c.outcome, last_error = NULL, updated_at = clock_timestamp()
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:states AS text[]), CAST(:outcomes AS text[])) AS c (id, state, outcome)
+            WHERE l.id = c.id
             """
         ),
-        {"id": look.id, "state": state, "outcome": outcome},
+        {
+            "ids": [each.look.id for each in conclusions],
+            "states": [each.state for each in conclusions],
+            "outcomes": [each.outcome for each in conclusions],
+        },
     )
-    if look.attempts:
+    tried = [str(each.look.id) for each in conclusions if each.look.attempts]
+    if tried:
         connection.execute(
             text(
                 """
                 UPDATE fleet.dead_work SET resolved_at = clock_timestamp(), resolved_by = 'watcher'
-                WHERE queue = :queue AND subject_kind = 'chain_look' AND subject_id = :id
+                WHERE queue = :queue AND subject_kind = 'chain_look' AND subject_id = ANY(:ids)
                     AND resolved_at IS NULL
                 """
             ),
-            {"queue": QUEUE, "id": str(look.id)},
+            {"queue": QUEUE, "ids": tried},
         )
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from custody.chain import facts, looks
 from custody.chain.addresses import ZERO_ADDRESS
 from custody.chain.assets import NATIVE, to_amount, to_units
+from custody.chain.attribution import attribute
 from custody.chain.blocks import BlockHeader
 from custody.chain.cursor import watched_window
 from custody.chain.detection import Sighting, detect
@@ -28,7 +29,7 @@ from custody.chain.fence import Fence
 from custody.chain.house_funding import NATIVE_DECIMALS
 from custody.chain.native import BALANCE, NativeInbound, NativeTransfer
 from custody.destinations.balance import show_balance
-from custody.ledger import LedgerRefusal
+from custody.ledger import LedgerRefusal, post
 from custody.payments.standing import OPEN_STATUSES, settle_state
 from custody.payments.transitions import TransitionRefused, lock_payment
 from custody.settings.chains import Chain
@@ -230,7 +231,7 @@ def _book(connection: Connection, *, chain: Chain, head: BlockHeader, place: _Pl
     transaction_id = f"native:{chain.id}:{place.address}:{head.hash}"
     # The books as they were before the balance was read: anything booked since then would be counted twice.
     if _at_rest(connection, chain.id, head.number, [place.id]) != [place] or facts.lock_standing_facts(
-        connection, chain.id, transaction_id
+        connection, chain.id, [transaction_id]
     ):
         return 0
     transfer = NativeTransfer(
@@ -246,9 +247,9 @@ def _book(connection: Connection, *, chain: Chain, head: BlockHeader, place: _Pl
     arrival = Arrival(
         NativeInbound(transfer, BALANCE, None), Destination(place.id, place.address), NATIVE, NATIVE_DECIMALS
     )
-    attributed = facts.attribute(connection, place.id, None)
+    attributed = attribute(connection, [(place.id, None)])[place.id, None]
     if attributed is None:
-        fact_id = facts.insert_fact(connection, chain.id, arrival, None)
+        [fact_id] = facts.insert_facts(connection, chain.id, [(arrival, None)])
         bury(
             connection,
             queue=looks.QUEUE,
@@ -261,10 +262,11 @@ def _book(connection: Connection, *, chain: Chain, head: BlockHeader, place: _Pl
         return 1
     payment_id, basis = attributed
     lock_payment(connection, payment_id)
-    fact_id = facts.insert_fact(connection, chain.id, arrival, payment_id)
-    booked_before = {"booked_before": f"{place.booked:f}"}
-    facts.post_detected(
-        connection, fact_id, arrival, excess, payment_id=payment_id, basis=basis, evidence=booked_before
+    [fact_id] = facts.insert_facts(connection, chain.id, [(arrival, payment_id)])
+    evidence = {"booked_before": f"{place.booked:f}"}
+    post(
+        connection,
+        facts.seen_entry(fact_id, arrival, excess, payment_id=payment_id, basis=basis, evidence=evidence),
     )
     settle_state(connection, payment_id)
     show_balance(connection, place.id)

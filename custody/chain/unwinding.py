@@ -13,7 +13,7 @@ spent other payments' coins. One case is left to people: a sweep of an address w
 again and took another payment's coins. The totals are right then too; the pause names the sweep (``stop_for_move``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -240,6 +240,18 @@ class Lost:
     fact_id: UUID
     address: str
     units: int
+
+
+def ever_lost(connection: Connection, payment_ids: Collection[UUID]) -> set[UUID]:
+    """Those payments in whose books a loss ever stood: of the others, ``lost_of`` finds nothing."""
+    rows = connection.execute(
+        text(
+            "SELECT DISTINCT book_id FROM public.funds_ledger_entries "
+            "WHERE book_id = ANY(:ids) AND 'overdraft' IN (debit, credit)"
+        ),
+        {"ids": list(payment_ids)},
+    )
+    return {*rows.scalars()}
 
 
 def lost_of(connection: Connection, chain_id: int, arrival: Arrival, payment_id: UUID) -> Lost | None:

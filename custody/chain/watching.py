@@ -16,9 +16,9 @@ from sqlalchemy import Connection, Engine, text
 from custody.chain import cursor as cursors
 from custody.chain import matching, scanned_blocks
 from custody.chain.agreeing_reader import AgreeingReader
+from custody.chain.answering import answer_looks
 from custody.chain.blocks import BlockHeader, ScannedBlock
 from custody.chain.depth import effective_threshold
-from custody.chain.detection import answer_looks
 from custody.chain.errors import ChainUnavailable
 from custody.chain.fence import Fence
 from custody.chain.looks import QUEUE, request_looks

@@ -13,8 +13,8 @@ import structlog
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from custody.payments.transitions import PaymentState, lock_payment, move_payment
-from custody.store.outbox import mirror
+from custody.payments.transitions import PaymentState, lock_payments, move_payments
+from custody.store.outbox import mirror_all
 
 log = structlog.get_logger(__name__)
 
@@ -80,67 +80,98 @@ def standings(connection: Connection, payment_ids: Collection[UUID]) -> dict[UUI
 
 
 def settle_state(connection: Connection, payment_id: UUID) -> PaymentState:
-    """Bring the payment's state to what the live facts and the ledger say, after facts came or went.
+    """``settle_states`` of one payment."""
+    return settle_states(connection, [payment_id])[payment_id]
 
-    A transfer of another asset, or one that is this payment's by a guess only (L11), pays nothing and moves
-    nothing. The caller holds the payment's row. A payment past holding (releasing, released, refunded) or closed keeps
+
+def settle_states(connection: Connection, payment_ids: Collection[UUID]) -> dict[UUID, PaymentState]:
+    """Bring payments' states to what the live facts and the ledger say, after facts came or went; return the states.
+
+    A transfer of another asset, or one that is a payment's by a guess only (L11), pays nothing and moves
+    nothing. The caller holds the payments' rows. A payment past holding (releasing, released, refunded) or closed keeps
     its state. A payment whose buyer opened another one meanwhile cannot be pending again: it stays
-    ``processing``.
+    ``processing``. Raises LookupError, TransitionRefused.
     """
-    state = lock_payment(connection, payment_id)
-    standing = standings(connection, [payment_id])[payment_id]
-    route, held = standing.route, standing.held
-    if state.escrow in _HOLDING and held < route.expected and not (state.escrow == "partial" and held > 0):
-        state = move_payment(connection, payment_id, "unheld")
-        if held > 0:
-            state = move_payment(connection, payment_id, "part_held")
-    if state.status in OPEN_STATUSES and state.escrow is None:
-        expects = connection.execute(
-            text(
-                """
-                SELECT EXISTS (
-                    SELECT FROM fleet.chain_facts f JOIN public.funds_ledger_entries e
-                        ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
-                        AND e.metadata ->> 'attribution' IS DISTINCT FROM 'newest'
-                    WHERE f.payment_id = :id AND f.live AND f.direction = 'inbound'
-                        AND f.chain_id = :chain_id AND f.token = :token)
-                """
-            ),
-            {"id": payment_id, "chain_id": route.chain_id, "token": route.token},
-        ).scalar_one()
-        if expects and state.status == "pending":
-            state = move_payment(connection, payment_id, "detected")
-        elif not expects and state.status == "processing":
-            state = _back_to_pending(connection, payment_id, state)
-    _show_first_transfer(connection, route)
-    mirror(connection, "payments", payment_id)
-    return state
+    if not payment_ids:
+        return {}
+    states = lock_payments(connection, payment_ids)
+    standing = standings(connection, payment_ids)
+    short = {
+        payment_id: standing[payment_id].held
+        for payment_id, state in states.items()
+        if state.escrow in _HOLDING
+        and standing[payment_id].held < standing[payment_id].route.expected
+        and not (state.escrow == "partial" and standing[payment_id].held > 0)
+    }
+    states = move_payments(connection, states, dict.fromkeys(short, "unheld"))
+    part_held = dict.fromkeys((payment_id for payment_id, held in short.items() if held > 0), "part_held")
+    states = move_payments(connection, states, part_held)
+    waiting = [
+        payment_id for payment_id, state in states.items() if state.status in OPEN_STATUSES and state.escrow is None
+    ]
+    paid = _paid(connection, waiting)
+    seen = {payment_id: "detected" for payment_id in waiting if payment_id in paid}
+    states = move_payments(
+        connection, states, {one: move for one, move in seen.items() if states[one].status == "pending"}
+    )
+    for payment_id in sorted({*waiting} - paid):
+        if states[payment_id].status == "processing":
+            states |= _back_to_pending(connection, payment_id, states[payment_id])
+    _show_first_transfers(connection, payment_ids)
+    mirror_all(connection, "payments", sorted(payment_ids))
+    return states
 
 
-def _back_to_pending(connection: Connection, payment_id: UUID, state: PaymentState) -> PaymentState:
+def _paid(connection: Connection, payment_ids: Collection[UUID]) -> set[UUID]:
+    """Those to which a live transfer of what they expect is surely due."""
+    if not payment_ids:
+        return set()
+    rows = connection.execute(
+        text(
+            """
+            SELECT r.payment_id FROM fleet.payment_routes r
+            WHERE r.payment_id = ANY(:ids) AND EXISTS (
+                SELECT FROM fleet.chain_facts f JOIN public.funds_ledger_entries e
+                    ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
+                    AND e.metadata ->> 'attribution' IS DISTINCT FROM 'newest'
+                WHERE f.payment_id = r.payment_id AND f.live AND f.direction = 'inbound'
+                    AND f.chain_id = r.chain_id AND f.token = r.token)
+            """
+        ),
+        {"ids": list(payment_ids)},
+    )
+    return {*rows.scalars()}
+
+
+def _back_to_pending(connection: Connection, payment_id: UUID, state: PaymentState) -> dict[UUID, PaymentState]:
     try:
         with connection.begin_nested():
-            return move_payment(connection, payment_id, "undetected")
+            return move_payments(connection, {payment_id: state}, {payment_id: "undetected"})
     except IntegrityError:
         # uniq_pending_request_network_by_buyer_session: one pending payment a buyer and offer.
         log.warning("payment_kept_processing", payment_id=str(payment_id), reason="another one is pending")
-        return state
+        return {payment_id: state}
 
 
-def _show_first_transfer(connection: Connection, route: Route) -> None:
+def _show_first_transfers(connection: Connection, payment_ids: Collection[UUID]) -> None:
     """The transaction and sender that the backend shows: the first live transfer of the expected asset."""
     connection.execute(
         text(
             """
             UPDATE public.payments p
-            SET transaction_hash = f.transaction_hash, sender = f.sender, updated_at = clock_timestamp()
-            FROM (SELECT 1) AS once LEFT JOIN LATERAL (
-                SELECT transaction_hash, sender FROM fleet.chain_facts
-                WHERE payment_id = :id AND live AND direction = 'inbound' AND log_index <> -2  -- known by its balance (L8)
-                ORDER BY (chain_id = :chain_id AND token = :token) DESC, block_number, log_index LIMIT 1
-            ) AS f ON true
-            WHERE p.id = :id
+            SET transaction_hash = first.transaction_hash, sender = first.sender, updated_at = clock_timestamp()
+            FROM (
+                SELECT r.payment_id, f.transaction_hash, f.sender
+                FROM fleet.payment_routes r LEFT JOIN LATERAL (
+                    SELECT transaction_hash, sender FROM fleet.chain_facts
+                    WHERE payment_id = r.payment_id AND live AND direction = 'inbound'
+                        AND log_index <> -2  -- known by its balance (L8)
+                    ORDER BY (chain_id = r.chain_id AND token = r.token) DESC, block_number, log_index LIMIT 1
+                ) AS f ON true
+                WHERE r.payment_id = ANY(:ids)
+            ) AS first
+            WHERE p.id = first.payment_id
             """
         ),
-        {"id": route.payment_id, "chain_id": route.chain_id, "token": route.token},
+        {"ids": list(payment_ids)},
     )

@@ -10,12 +10,24 @@ from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from eth_utils.address import to_checksum_address
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from custody.settings.environment import SettingsError
+from custody.settings.rpc_hosts import domain_of
 
 NATIVE: Final = "native"
 DEVELOPMENT_CHAINS: Final = frozenset({1337, 31337})
+
+RPC_DOMAINS_MINIMUM: Final = 2
+"""Domains of a chain's nodes: a quorum is two, and one provider that errs or lies must not be both (R17)."""
 
 _FILE_MAXIMUM_BYTES: Final = 1_048_576  # a chains file is a few kilobytes
 
@@ -151,7 +163,7 @@ def load_chains(path: Path) -> Chains:
     if len(content) > _FILE_MAXIMUM_BYTES:
         raise SettingsError(f"CHAINS_FILE {path} is over {_FILE_MAXIMUM_BYTES} bytes")
     try:
-        return Chains.model_validate(tomllib.loads(content.decode("utf-8")))
+        chains = Chains.model_validate(tomllib.loads(content.decode("utf-8")))
     except UnicodeDecodeError:
         raise SettingsError(f"CHAINS_FILE {path} is no TOML: it is not UTF-8 text") from None
     except RecursionError:
@@ -165,3 +177,23 @@ def load_chains(path: Path) -> Chains:
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None
+    alone = [
+        f"CHAINS_FILE {path}: chains.{place}.rpc_urls: {why}"
+        for place, why in enumerate(map(_why_one_voice, chains.chains))
+        if why is not None
+    ]
+    if alone:
+        raise SettingsError("\n".join(alone))
+    return chains
+
+
+def _why_one_voice(chain: Chain) -> str | None:
+    """R17: one provider's word moves no real money, whatever number of its URLs is named."""
+    domains = {domain_of(url) for url in chain.rpc_urls}
+    if chain.is_development or len(domains) >= RPC_DOMAINS_MINIMUM:
+        return None
+    return (
+        f"expected URLs at hosts of {RPC_DOMAINS_MINIMUM} different domains at least, one a provider, because two must "
+        f"agree before money moves (R17); got URLs: {len(chain.rpc_urls)}, domains: {len(domains)}. "
+        "Only the development chains 1337 and 31337 may have fewer"
+    )

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 from eth_account import Account
 
-from custody.chain import detection
+from custody.chain import answering
 from custody.chain.detection import Sighting, detect
 from custody.chain.house_funding import book_funding
 from custody.chain.looks import MISSING_ATTEMPTS
@@ -183,7 +183,8 @@ def test_attribution_by_reference_then_the_open_one_then_the_newest(fleet: Watch
     fleet.watch(only_open)
     assert fleet.facts(only_open)[0].payment_id == first.payment
     bases = fleet.market.execute(
-        "SELECT metadata ->> 'attribution' AS basis FROM public.funds_ledger_entries ORDER BY created_at"
+        "SELECT metadata ->> 'attribution' AS basis FROM public.funds_ledger_entries "
+        "ORDER BY CAST(metadata ->> 'block_number' AS bigint)"
     )
     assert [row.basis for row in bases] == ["reference", "newest", "only_open"]
 
@@ -434,7 +435,7 @@ def test_a_transaction_without_coins_for_us_is_no_answer_before_it_is_deep(
     def three(_chain_id: int) -> int:
         return 3
 
-    monkeypatch.setattr(detection, "floor", three)
+    monkeypatch.setattr(answering, "floor", three)
     stranger = fleet.world.buyer.send(Account.create().address, value=1)
     fleet.world.buyer.wait(stranger)
     assert fleet.watch(stranger) == 0

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from custody.chain.looks import conclude, due_looks, try_later
+from custody.chain.looks import Conclusion, conclude, due_looks, try_later
 from custody.providers.verification import run_once
 from custody.settings.environment import settings
 from custody.store.attention import UNSEEN_PATIENCE, Attention, needs_attention
@@ -65,7 +65,7 @@ def answer(market: Marketplace, state: str, why: str) -> None:
     with transaction(market.database.engine("fleet_watcher")) as connection:
         for look in due_looks(connection, CHAIN_ID, 10):
             if state == "nothing_of_ours":
-                conclude(connection, look, "nothing_of_ours", why)
+                conclude(connection, [Conclusion(look, "nothing_of_ours", why)])
             else:
                 try_later(connection, look, why)
 

@@ -161,8 +161,48 @@ def test_a_wrong_file_says_what_is_wrong(
 
 def test_chains_with_real_money_may_stand_together(tmp_path: Path) -> None:
     path = tmp_path / "chains.toml"
-    path.write_text(chain(id="56", name='"bsc"') + chain(id="137", name='"polygon"'))
+    two = '["https://a.example/k", "https://b.example.net"]'
+    path.write_text(chain(id="56", name='"bsc"', rpc_urls=two) + chain(id="137", name='"polygon"', rpc_urls=two))
     assert [one.id for one in load_chains(path).chains] == [56, 137]
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        [f"https://bsc.example.com/{KEY}"],
+        [f"https://a.example.com/{KEY}", f"https://b.example.com/{KEY}"],
+        [f"https://example.com/{KEY}", "https://EXAMPLE.com.:8545", "http://rpc.eu.example.com"],
+        ["https://a.example.co.uk", "https://b.example.co.uk"],
+        [f"http://10.0.0.1:1/{KEY}", "http://10.0.0.1:2"],
+        ["http://[::1]:1", "http://[0:0:0:0:0:0:0:1]:2"],
+        ["http://node:1", "http://node:2"],
+    ],
+)
+def test_one_providers_nodes_are_refused_where_money_is_real(
+    refusal: Callable[[str | bytes], str], urls: list[str]
+) -> None:
+    """R17: whatever number of URLs it has."""
+    good = chain(id="137", name='"polygon"', rpc_urls='["https://a.example", "https://b.example.net"]')
+    said = refusal(good + chain(id="56", name='"bsc"', rpc_urls=str(urls).replace("'", '"')))
+    assert said.startswith(": chains.1.rpc_urls: expected URLs at hosts of 2 different domains")
+    assert f"got URLs: {len(urls)}, domains: 1." in said
+
+
+@pytest.mark.parametrize(
+    ("chain_id", "urls"),
+    [
+        ("56", ["https://a.example.com", "https://a.example.net"]),
+        ("56", ["https://a.example.co.uk", "https://a.other.co.uk"]),
+        ("56", ["http://10.0.0.1", "http://10.0.0.2"]),
+        ("56", ["http://10.0.0.1", "http://10.0.0.1:2", "https://a.example.com"]),
+        ("31337", ["http://127.0.0.1:1"]),
+        ("1337", ["http://127.0.0.1:1", "http://127.0.0.1:2"]),
+    ],
+)
+def test_two_providers_or_a_development_chain_are_taken(tmp_path: Path, chain_id: str, urls: list[str]) -> None:
+    path = tmp_path / "chains.toml"
+    path.write_text(chain(id=chain_id, rpc_urls=str(urls).replace("'", '"')))
+    assert load_chains(path).chain(int(chain_id)).rpc_urls == tuple(urls)
 
 
 def test_every_wrong_field_is_named_at_once(refusal: Callable[[str | bytes], str]) -> None:
