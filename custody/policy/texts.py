@@ -8,15 +8,14 @@ from typing import Final
 
 from custody.policy.address_book import AddressBookEntry
 from custody.policy.refusals import PolicyRefused
+from custody.trezor.text_rows import COLUMNS, TextNotShowable, in_rows
 
-COLUMNS: Final = 18
-TEXT_MAXIMUM: Final = 216  # 12 rows; R18
 VERB: Final = "POLICY"
 
 
 def file_text(kind: str, environment: str, version: int, document_hash: str) -> str:
     """What is signed of a ``genesis`` or a ``policy``: verb, environment, kind, version, hash; 108 characters."""
-    return _rows(kind, f"{VERB} {environment}", f"{kind} v{version}", document_hash)
+    return _rows(kind, verb=f"{VERB} {environment}", document=f"{kind} v{version}", hash=document_hash)
 
 
 def entry_text(entry: AddressBookEntry, document_hash: str) -> str:
@@ -24,26 +23,17 @@ def entry_text(entry: AddressBookEntry, document_hash: str) -> str:
     role = "gas" if entry.role == "gas_payer" else entry.role
     return _rows(
         "address-book.toml",
-        f"{VERB} {entry.environment}",
-        f"book {entry.number} {entry.action}",
-        f"{entry.chain_id} {role}",
-        entry.address,
-        entry.label.ljust(2 * COLUMNS),
-        document_hash,
+        verb=f"{VERB} {entry.environment}",
+        entry=f"book {entry.number} {entry.action}",
+        chain=f"{entry.chain_id} {role}",
+        address=entry.address,
+        label=entry.label.ljust(2 * COLUMNS),
+        hash=document_hash,
     )
 
 
-def as_rows(text: str) -> tuple[str, ...]:
-    """A text as a device breaks it, a row an element."""
-    return tuple(text[start : start + COLUMNS] for start in range(0, len(text), COLUMNS))
-
-
-def _rows(file: str, *fields: str) -> str:
-    text = ""
-    for field in fields:
-        if len(field) > COLUMNS and not field.startswith("0x") and len(field) not in (2 * COLUMNS, 64):
-            raise PolicyRefused(file, "text", f"{field!r}: expected at most {COLUMNS} characters, a row of the device")
-        text += field.ljust(-(-len(field) // COLUMNS) * COLUMNS)
-    if len(text) > TEXT_MAXIMUM or not text.isascii() or not text.isprintable():
-        raise PolicyRefused(file, "text", f"expected at most {TEXT_MAXIMUM} printable ASCII characters (R18)")
-    return text
+def _rows(file: str, **fields: str) -> str:
+    try:
+        return in_rows(**fields)
+    except TextNotShowable as error:
+        raise PolicyRefused(file, "text", f"{error} (R18)") from None

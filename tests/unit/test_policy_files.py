@@ -11,9 +11,10 @@ import pytest
 from custody.policy import PolicyRefused, binds_at, load_folder, verify_address_book, verify_genesis, verify_policy
 from custody.policy.documents import NO_HASH, canonical_bytes, document_hash, parse_toml
 from custody.policy.signatures import ApproverSignature
-from custody.policy.texts import TEXT_MAXIMUM, as_rows, file_text
+from custody.policy.texts import file_text
 from custody.policy.toml_text import toml_text
 from custody.policy.verified import Accepted, SignedFile
+from custody.trezor.text_rows import CHARACTERS_MAXIMUM, rows_of
 from tests.policy_files import (
     NOW,
     SELLER,
@@ -79,8 +80,8 @@ def test_a_value_without_an_exact_form_has_no_hash(value: object) -> None:
 
 def test_the_text_fits_a_device() -> None:
     text = file_text("policy", "amn1", 7, "ab" * 32)
-    assert as_rows(text)[:3] == ("POLICY amn1       ", "policy v7         ", "ab" * 9)
-    assert len(text) <= TEXT_MAXIMUM
+    assert rows_of(text)[:3] == ("POLICY amn1       ", "policy v7         ", "ab" * 9)
+    assert len(text) <= CHARACTERS_MAXIMUM
     assert text.endswith("ab" * 5 + " " * 8)
 
 

@@ -12,11 +12,11 @@ from custody.policy.documents import NO_HASH, document_hash, read_toml, validate
 from custody.policy.genesis import TOKEN_DECIMALS_MAXIMUM
 from custody.policy.rules import PURPOSES
 from custody.policy.signing import add_signature, document_text, signatures_path
-from custody.policy.texts import as_rows
 from custody.policy.toml_text import toml_text
 from custody.policy.verified import GENESIS_FILE
 from custody.settings.chains import Chain, load_chains
 from custody.trezor import DeviceError, DeviceRejected, open_device
+from custody.trezor.text_rows import rows_of
 from workers.cli.policy import EXIT_REFUSED, policy
 
 APPROVAL_ACCOUNT: Final = "m/44'/60'/2'"
@@ -148,7 +148,7 @@ def sign(
         )
         if approver is None:
             raise PolicyRefused(genesis_file.name, "approvers", f"expected an active approver {person!r}")
-        for row in as_rows(text):
+        for row in rows_of(text):
             typer.echo(f"  {row.rstrip()}")
         with open_device(
             device,

@@ -28,11 +28,11 @@ from custody.policy.documents import read_toml, validated
 from custody.policy.engine import plain
 from custody.policy.release_requests import handed_out_of_a_day, instruction_request
 from custody.policy.signing import document_text
-from custody.policy.texts import as_rows
 from custody.policy.verified import Accepted
 from custody.releases import rows
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, transaction
+from custody.trezor.text_rows import rows_of
 from workers.cli.simulated_requests import read_lines, replay
 from workers.cli.terminal import shown
 
@@ -96,7 +96,7 @@ def check(
 def text(path: Annotated[Path, typer.Argument(help="a genesis.toml or policy.toml")]) -> None:
     """The text that approvers sign, row by row as the device shows it."""
     try:
-        for row in as_rows(document_text(path)):
+        for row in rows_of(document_text(path)):
             typer.echo(row.rstrip())
     except PolicyRefused as error:
         raise _refused(error) from None

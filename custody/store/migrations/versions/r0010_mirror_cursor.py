@@ -4,9 +4,9 @@ from alembic import op
 
 from custody.store.sql_files import run_sql
 
-revision = "0011"
+revision = "0010"
 down_revision = "0009"
 
 
 def upgrade() -> None:
-    run_sql(op.get_bind(), "custody.store.migrations.sql", "0011_mirror_cursor.sql")
+    run_sql(op.get_bind(), "custody.store.migrations.sql", "0010_mirror_cursor.sql")
