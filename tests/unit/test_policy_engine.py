@@ -251,6 +251,7 @@ def fleet_of(**changed: Any) -> Fleet:
         (release(requested_by=" CYD "), FLEET),
         (release(requested_by=key("cyd").address), FLEET),
         (release(requested_by="user-3"), fleet_of(user_id="user-3")),
+        (release(requested_by="cyd"), fleet_of(user_id="user-3")),
         (release(), fleet_of(user_id="seller-1")),
         (release(intent="intent-2"), FLEET),
         (release(), fleet_of(powers=["policy", "refund"])),
