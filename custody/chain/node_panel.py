@@ -16,6 +16,7 @@ from custody.chain.agreeing_reader import AgreeingReader
 from custody.chain.blocks import BlockHeader, ScannedBlock
 from custody.chain.errors import ChainError, ChainUnavailable
 from custody.chain.nodes import quorum_of, why_stale
+from custody.chain.recipient_filter import RecipientFilter
 from custody.chain.rpc import ChainClient
 from custody.chain.scanning import (
     ChangedMeanwhile,
@@ -23,6 +24,7 @@ from custody.chain.scanning import (
     NodeReading,
     Watched,
     content,
+    find_logs,
     read_window,
     require_own_receipts,
 )
@@ -89,6 +91,8 @@ class NodePanel:
     chain: Chain
     clients: Sequence[ChainClient]
     now_seconds: Callable[[], float] = time.time
+    recipients: RecipientFilter | None = None
+    """Whose logs are asked for where the chain's providers force it; None: everybody's (L12)."""
     nodes: list[Node] = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _watched: Watched = field(init=False)
@@ -116,9 +120,9 @@ class NodePanel:
 
     def read(self, first: int, last: int) -> Agreement:
         """Ask every node that is not aside for a window, and return what they agree on. Raises nothing of a node's."""
-        tag = self.chain.finality_tag
+        tag, recipients = self.chain.finality_tag, self.recipients
         readings = self._ask(
-            lambda node: read_window(node.client, self._watched, first, last, tag), is_window=last > first
+            lambda node: read_window(node.client, self._watched, first, last, tag, recipients), is_window=last > first
         )
         for node, reading in readings.items():
             node.head = reading.head
@@ -170,6 +174,28 @@ class NodePanel:
         heads = sorted((node.head.number for node in self.sound if node.head is not None), reverse=True)
         needed = self.quorum if len(self.sound) >= self.quorum else 1
         return heads[needed - 1] if len(heads) >= needed else 0
+
+    def find(self, recipients: RecipientFilter, first: int, last: int) -> tuple[list[str], int]:
+        """The transactions that any sound node shows with logs of ``recipients`` in a range, and how many nodes answered.
+
+        Raises ChainUnavailable where none did.
+        """
+        hashes: dict[str, None] = {}
+        answered = 0
+        failure = ChainUnavailable(self.chain.id, "every node", "no node is sound")
+        for node in self.sound:
+            try:
+                found = find_logs(node.client, self._watched, first, last, recipients)
+            except NodeAtFault as error:
+                self.put_aside(node, str(error))
+            except ChainUnavailable as error:
+                failure = error
+            else:
+                answered += 1
+                hashes |= dict.fromkeys(log.transaction_hash for log in found)
+        if not answered:
+            raise failure
+        return list(hashes), answered
 
     def agreeing_reader(self, nodes: Sequence[Node]) -> AgreeingReader:
         """A reader that takes from ``nodes`` only what a quorum of them says; all of them where they are fewer."""
@@ -297,7 +323,7 @@ class NodePanel:
         if len(hashes) == len(groups):
             return f"split: the nodes show {len(groups)} different blocks {number}"
         tried = {
-            node: self._pool.submit(require_own_receipts, node.client, self._watched, block)
+            node: self._pool.submit(require_own_receipts, node.client, self._watched, block, self.recipients)
             for node, block in shown.items()
         }
         wait(tried.values())

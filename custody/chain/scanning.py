@@ -1,7 +1,7 @@
 """Reading blocks whole from one node: one batched request a window, and every answer checked against the others.
 
 Logs are asked for by contract and topic0, without recipients, so the request is the same for one payment and for a
-million (L12). A node whose answers do not fit each other is at fault; whose blocks changed meanwhile is asked again.
+million (L12); by recipient only where a chain's setting says that its providers force it. A node whose answers do not fit each other is at fault; whose blocks changed meanwhile is asked again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from custody.chain.blocks import BlockHeader, BlockTransaction, ScannedBlock, he
 from custody.chain.bloom import BLOOM_BYTES, may_hold
 from custody.chain.errors import ChainUnavailable
 from custody.chain.logs import FEE_PROXY_TOPIC, NATIVE_FEE_PROXY_TOPIC, TRANSFER_TOPIC, Log, MalformedLog, read_log
+from custody.chain.recipient_filter import RecipientFilter
 from custody.chain.rpc import ChainClient
 from custody.settings.chains import NATIVE, Chain
 
@@ -66,38 +67,82 @@ class NodeReading:
     blooms: Mapping[int, bytes]
 
 
-def read_window(client: ChainClient, watched: Watched, first: int, last: int, tag: str | None = None) -> NodeReading:
+def read_window(
+    client: ChainClient,
+    watched: Watched,
+    first: int,
+    last: int,
+    tag: str | None = None,
+    recipients: RecipientFilter | None = None,
+) -> NodeReading:
     """Read the blocks `first` to `last` by one request of last - first + 1 + 4 calls, one more with a finality `tag`.
 
-    A second request is made only for blocks whose bloom promises logs that the answer lacks. Raises ChainUnavailable,
+    A second request is made only for blocks whose bloom promises logs that the answer lacks. With ``recipients`` there is a
+    call more for each of their questions, in further requests where they are many; what a bloom promises is then anybody's,
+    and a log that a node leaves out is known by the other nodes' word alone. Raises ChainUnavailable,
     NodeAtFault, ChangedMeanwhile.
     """
     numbers = range(first, last + 1)
-    query: dict[str, object] = {
+    everything: dict[str, object] = {
         "fromBlock": hex(first),
         "toBlock": hex(last),
         "address": sorted(watched.events),
         "topics": [watched.topics],
     }
+    queries = [everything] if recipients is None else recipients.questions(watched.events, first, last)
     tagged: list[Call] = [] if tag is None else [("eth_getBlockByNumber", [tag, False])]
     calls: list[Call] = [
         ("eth_getBlockByNumber", ["latest", False]),
         *tagged,
         *(("eth_getBlockByNumber", [hex(number), True]) for number in numbers),
-        ("eth_getLogs", [query]),
+        *(("eth_getLogs", [query]) for query in queries),
         ("eth_getBalance", [watched.treasury, hex(last)]),
         ("eth_getTransactionCount", [watched.treasury, hex(last)]),
     ]
-    answers = client.ask(calls)
+    answers = _ask_all(client, calls)
     try:
-        return _reading(client, watched, numbers, tag, answers)
+        return _reading(client, watched, numbers, tag, answers, recipients, len(queries))
     except (wire.MalformedAnswer, MalformedLog) as error:
         reason = str(error)
     raise NodeAtFault(reason)
 
 
+def _ask_all(client: ChainClient, calls: Sequence["Call"]) -> list["Answer"]:
+    """The calls' answers, by as many requests as the connection's ``max_batch`` makes of them: usually one."""
+    answers: list[Answer] = []
+    for start in range(0, len(calls), client.chain.max_batch):
+        answers += client.ask(calls[start : start + client.chain.max_batch])
+    return answers
+
+
+def find_logs(client: ChainClient, watched: Watched, first: int, last: int, recipients: RecipientFilter) -> list[Log]:
+    """The logs that ``recipients`` ask for in blocks ``first`` to ``last``, held against nothing: hints where to look.
+
+    Raises ChainUnavailable, NodeAtFault.
+    """
+    queries = recipients.questions(watched.events, first, last)
+    answers = _ask_all(client, [("eth_getLogs", [query]) for query in queries])
+    try:
+        found = [
+            read_log(wire.member(raw, "log"), client.chain.chain_id)
+            for answer in answers
+            for raw in wire.items(_result(client, answer, "logs"), "logs")
+        ]
+    except (wire.MalformedAnswer, MalformedLog) as error:
+        reason = str(error)
+    else:
+        return [log for log in found if log.event in watched.events.get(log.address, ()) and recipients.holds(log)]
+    raise NodeAtFault(reason)
+
+
 def _reading(
-    client: ChainClient, watched: Watched, numbers: range, tag: str | None, answers: Sequence["Answer"]
+    client: ChainClient,
+    watched: Watched,
+    numbers: range,
+    tag: str | None,
+    answers: Sequence["Answer"],
+    recipients: RecipientFilter | None,
+    queries: int,
 ) -> NodeReading:
     head = read_header(_result(client, answers[0], "the newest block"))
     at = 1
@@ -126,9 +171,12 @@ def _reading(
     for before, header in pairwise(headers):
         if header.parent_hash != before.hash:
             raise ChangedMeanwhile(f"its block {header.number} does not follow its block {before.number}")
-    logs = _logs(client, watched, headers, _result(client, answers[at], "logs"))
+    shown = [
+        raw for answer in answers[at : at + queries] for raw in wire.items(_result(client, answer, "logs"), "logs")
+    ]
+    logs = _logs(client, watched, headers, shown, recipients)
     blooms = {header.number: _bloom(raw) for header, raw in zip(headers, raws, strict=True)}
-    _require_logs(client, watched, headers, logs, blooms)
+    _require_logs(client, watched, headers, logs, blooms, is_whole=recipients is None)
     whole = len(raws) == len(numbers)
     blocks = [
         ScannedBlock(
@@ -142,7 +190,7 @@ def _reading(
     ]
     if whole:
         # A node that keeps no state of that block says so; the next block's is as good.
-        balance, nonce = (None if one.error else one.result for one in answers[at + 1 : at + 3])
+        balance, nonce = (None if one.error else one.result for one in answers[at + queries : at + queries + 2])
         newest = blocks[-1]
         blocks[-1] = ScannedBlock(
             newest.header,
@@ -160,21 +208,31 @@ def _result(client: ChainClient, answer: "Answer", what: str) -> object:
     return answer.result
 
 
-def _logs(client: ChainClient, watched: Watched, headers: Sequence[BlockHeader], value: object) -> dict[int, list[Log]]:
+def _logs(
+    client: ChainClient,
+    watched: Watched,
+    headers: Sequence[BlockHeader],
+    shown: Sequence[object],
+    recipients: RecipientFilter | None,
+) -> dict[int, list[Log]]:
     """The logs by block number. A log of a block above `headers` was mined between two calls, and comes again."""
     by_number: dict[int, list[Log]] = {header.number: [] for header in headers}
     hashes = {header.number: header.hash for header in headers}
-    for raw in wire.items(value, "logs"):
+    for raw in shown:
         log = read_log(wire.member(raw, "log"), client.chain.chain_id)
         if log.event is None or log.event not in watched.events.get(log.address, ()):
             if log.address in watched.events and log.event in watched.topics:
                 continue  # the filter is a product: a token may emit the proxy's event, which means nothing
             raise NodeAtFault(f"it answered a log of {log.address} that nobody asked for")
+        if recipients is not None and not recipients.holds(log):
+            raise NodeAtFault(f"it answered a log of {log.address} to or from somebody that nobody asked for")
         if log.block_number > headers[-1].number:
             continue
         if hashes.get(log.block_number) != log.block_hash:
             raise ChangedMeanwhile(f"a log is of block {log.block_hash}, which is not its block {log.block_number}")
-        by_number[log.block_number].append(log)
+        # What the treasury sends to one of our addresses is answered to two questions.
+        if recipients is None or log not in by_number[log.block_number]:
+            by_number[log.block_number].append(log)
     for logs in by_number.values():
         logs.sort(key=lambda log: log.log_index)
         if len({log.log_index for log in logs}) != len(logs):
@@ -195,15 +253,20 @@ def _require_logs(
     headers: Sequence[BlockHeader],
     logs: Mapping[int, Sequence[Log]],
     blooms: Mapping[int, bytes],
+    *,
+    is_whole: bool,
 ) -> None:
-    """Hold each block's logs against its bloom: what it excludes cannot be there, what it promises should be."""
+    """Hold each block's logs against its bloom: what it excludes cannot be there, what it promises should be.
+
+    ``is_whole``: the logs of everybody were asked for; of a few recipients' a bloom promises nothing.
+    """
     doubtful: dict[int, set[str]] = {}
     for header in headers:
         bloom, emitters = blooms[header.number], {log.address for log in logs[header.number]}
         for log in logs[header.number]:
             if not may_hold(bloom, log.address, log.topics):
                 raise NodeAtFault(f"it shows a log of {log.address} in block {header.number}, which its bloom excludes")
-        for contract, topics in watched.events.items():
+        for contract, topics in watched.events.items() if is_whole else ():
             if contract not in emitters and any(may_hold(bloom, contract, [topic]) for topic in topics):
                 doubtful.setdefault(header.number, set()).add(contract)
     if not doubtful:
@@ -231,7 +294,9 @@ def _receipt_logs(client: ChainClient, watched: Watched, receipts: object) -> li
     return found
 
 
-def require_own_receipts(client: ChainClient, watched: Watched, block: ScannedBlock) -> None:
+def require_own_receipts(
+    client: ChainClient, watched: Watched, block: ScannedBlock, recipients: RecipientFilter | None = None
+) -> None:
     """Compare the logs that a node showed of a block with its receipts of it.
 
     Raises NodeAtFault where they differ, ChainUnavailable, ChangedMeanwhile.
@@ -243,6 +308,7 @@ def require_own_receipts(client: ChainClient, watched: Watched, block: ScannedBl
     except (wire.MalformedAnswer, MalformedLog) as error:
         reason = str(error)
     else:
+        logs = [log for log in logs if recipients is None or recipients.holds(log)]
         if any(log.block_hash != block.header.hash for log in logs):
             raise ChangedMeanwhile(f"its receipts are of another block {number} than it showed before")
         if {log_identity(log) for log in logs} == {log_identity(log) for log in block.logs}:

@@ -21,6 +21,7 @@ from custody.chain.blocks import BlockHeader, ScannedBlock
 from custody.chain.depth import effective_threshold
 from custody.chain.errors import ChainUnavailable
 from custody.chain.fence import Fence
+from custody.chain.issued_rescan import IssuedRescan
 from custody.chain.looks import QUEUE, request_looks
 from custody.chain.node_panel import Agreement, NodePanel
 from custody.chain.scanned_blocks import ScannedHash
@@ -69,15 +70,24 @@ class BlockWatch:
     _nodes_said: object = None
     _nodes_at_seconds: float = 0.0
     _progress_at_seconds: float = field(default_factory=monotonic)
+    _rescan: IssuedRescan | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.chain.recipient_filter:
+            self._rescan = IssuedRescan(self.engine, self.chain, self.panel, self.fence)
 
     def tick(self, limit: int) -> int:
         """Scan what is new and answer up to ``limit`` looks; return how many looks moved on.
 
         Raises ChainUnavailable only when a look's nodes are all away; Fenced when another watcher has the chain.
         """
+        if self._rescan is not None:
+            self._rescan.refresh()
         agreement, position = self._scan()
         if not agreement.nodes:
             return 0
+        if self._rescan is not None and position is not None:
+            self._rescan.look_back(position.head.number)
         # Who answers must stand on what was scanned: no branch is believed that came and may go between two scans.
         anchor = None if position is None else position.head
         reader = self.panel.agreeing_reader(agreement.nodes)

@@ -97,6 +97,10 @@ class Chain(_Strict):
     finality_tag: Literal["safe", "finalized"] | None = None
     max_head_age_seconds: Annotated[int, Field(ge=5, le=3600, strict=True)] = 120
     rpc_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+    recipient_filter: Annotated[bool, Field(strict=True)] = False
+    """The chain's providers answer eth_getLogs only by recipient: the question grows with what was issued (L12)."""
+    recipient_filter_addresses: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 500
+    """Topics in one OR list; many providers refuse more than a thousand, and 500 are 35 kB of a request."""
 
     @property
     def is_development(self) -> bool:
