@@ -14,9 +14,13 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
+import typer
 from sqlalchemy import Engine, event
+from typer.testing import CliRunner
 
 from custody.chain import erc20
+from custody.ledger.adjustments import open_actions
+from custody.settings.environment import settings
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.branching_chain import BranchingChain, MinedBlock
@@ -26,6 +30,7 @@ from tests.counts import Counts, declared
 from tests.integration.chain_fixtures import Died, Expected, WatchingFleet, chain_world, dying_at, units
 from tests.marketplace import CHAIN_ID
 from tests.sealed_ledger import keys_of, new_key, seal_to_the_end, verified
+from workers.cli import chain as command
 from workers.demo.contract_packages import REQUEST_NETWORK_PACKAGE, request_network_contract
 
 THRESHOLD: Final = 5
@@ -245,6 +250,7 @@ class Fuzz:
             if self.random.random() < 0.3:
                 return  # people take their time
             go_on(self.fleet)
+            self._count("times that two persons went on")
         while self.fleet.hold():
             self._count("rounds of holding")
         deepest = self.chain.tip() - THRESHOLD + 1
@@ -313,8 +319,37 @@ def meanwhile(engine: Engine, statement_number: int, action: Callable[[], None])
 
 
 def go_on(fleet: WatchingFleet) -> None:
-    """What people do after they have seen what became of the payments (R10)."""
-    fleet.market.execute("UPDATE fleet.chain_cursors SET paused_reason = NULL, paused_at = NULL")
+    """What people do after they have seen what became of the payments (R10): one proposes, another one agrees."""
+    operator = fleet.database.engine("fleet_operator")
+    assert (
+        fleet_chain(fleet, "go-on", str(CHAIN_ID), "--by", "mina", "--reason", "the payments were looked at").exit_code
+        == 0
+    )
+    with transaction(operator) as connection:
+        [action] = open_actions(connection, "go_on")
+    agree = ("agree", str(action.id), "--hash", action.hash)
+    # Who proposed it is not the second person.
+    assert fleet_chain(fleet, *agree, "--by", "mina").exit_code == 2
+    said = fleet_chain(fleet, *agree, "--by", "omid")
+    assert said.exit_code == 0, said.output
+    assert fleet.market.execute("SELECT paused_reason FROM fleet.chain_cursors")[0].paused_reason is None
+    assert (
+        fleet.market.execute("SELECT ended_by FROM fleet.operator_actions WHERE id = :id", id=action.id)[0].ended_by
+        == "omid"
+    )
+
+
+def fleet_chain(fleet: WatchingFleet, *arguments: str) -> Any:
+    """The command ``fleet chain``, with the operator's own role."""
+    app = typer.Typer()
+    command.register(app)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DATABASE_URL", fleet.database.url("fleet_operator"))
+        settings.cache_clear()
+        try:
+            return CliRunner().invoke(app, ["chain", *arguments])
+        finally:
+            settings.cache_clear()
 
 
 @pytest.fixture(scope="module")

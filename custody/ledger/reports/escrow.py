@@ -20,6 +20,7 @@ from custody.ledger.reports.balances import AccountTotal
 from custody.ledger.reports.escrow_books import Books, NothingJudged, Place, Token, read_books
 from custody.ledger.reports.in_transit import InTransit, listed, unannounced
 from custody.ledger.reports.moment import moment
+from custody.ledger.reports.native_deposits import native_deposits
 from custody.settings.chains import Chain
 from custody.store.engine import forbid_inside_transaction
 
@@ -119,6 +120,10 @@ def _compare(books: Books, client: ChainClient, chain: Chain, window: int) -> Pr
     items += unannounced(
         books, client, above - {place for place in above if place[1] in books.house}, books.block - window
     )
+    known = _at_places(items)
+    surplus = {place: found[place] - books.held.get(place, 0) - known[place] for place in above}
+    surplus = {place: units for place, units in surplus.items() if place[1] not in books.house}
+    items += native_deposits(books, client, chain, surplus, books.block - window)
     known = _at_places(items)
     for place in sorted(above):
         # What came in on top is the only way a house account can hold more; the watcher books it by the same
