@@ -93,6 +93,9 @@ def test_a_good_file_is_read_as_it_stands(tmp_path: Path) -> None:
         ({"max_head_age_seconds": "4"}, "chains.0.max_head_age_seconds"),
         ({"rpc_timeout_seconds": "0"}, "chains.0.rpc_timeout_seconds"),
         ({"rpc_timeout_seconds": "nan"}, "chains.0.rpc_timeout_seconds"),
+        ({"recipient_filter": '"yes"'}, "chains.0.recipient_filter"),
+        ({"recipient_filter_addresses": "0"}, "chains.0.recipient_filter_addresses"),
+        ({"recipient_filter_addresses": "10001"}, "chains.0.recipient_filter_addresses"),
         ({"treasure": '"0x"'}, "chains.0.treasure"),
     ],
 )
