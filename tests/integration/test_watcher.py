@@ -69,7 +69,7 @@ def test_it_books_what_is_due_and_another_takes_over_when_it_ends(
     sent = fleet.pay(payment)
     fleet.ask(sent)
     wait_for(lambda: fleet.market.state(payment.payment)[0] == "processing")
-    assert "payment_detected" in first.log.read_text(encoding="utf-8")
+    first.wait_until_it_said("payment_detected")  # said once it is committed
     wait_for((tmp_path / "health" / "watcher").exists)  # written at the end of the round
     first.process.send_signal(signal.SIGTERM)
     assert first.process.wait(timeout=30) == 0
