@@ -89,10 +89,7 @@ class Recipients(_Rule):
     """How old an address book entry must be."""
 
 
-class LimitPerTransaction(_Rule):
-    """Denies a request above ``maximum`` whole tokens."""
-
-    kind: Literal["limit_per_transaction"]
+class _Limit(_Rule):
     currency: Symbol
     maximum: WholeTokens
 
@@ -107,26 +104,20 @@ class LimitPerTransaction(_Rule):
         return currency == self.currency and Scope.about(self, purpose, chain_id, currency)
 
 
-class LimitPerDay(_Rule):
+class LimitPerTransaction(_Limit):
+    """Denies a request above ``maximum`` whole tokens."""
+
+    kind: Literal["limit_per_transaction"]
+
+
+class LimitPerDay(_Limit):
     """Denies a request that, with all handed out in the last 24 hours, comes above ``maximum`` whole tokens.
 
     Counted over everything in its scope, or of each recipient on its own; from hand-out on, for a signature may exist (R1).
     """
 
     kind: Literal["limit_per_day"]
-    currency: Symbol
-    maximum: WholeTokens
     per_recipient: bool = False
-
-    @model_validator(mode="after")
-    def _one_currency(self) -> Self:
-        if self.currencies:
-            raise ValueError("currencies: expected none, a limit counts in its one 'currency'")
-        return self
-
-    def about(self, purpose: str, chain_id: int, currency: str) -> bool:
-        """As a scope's, in the limit's currency alone."""
-        return currency == self.currency and Scope.about(self, purpose, chain_id, currency)
 
 
 class Window(Document):
