@@ -1,5 +1,7 @@
 """Queue sweeps: coins go from derived destinations to the treasury."""
 
+from datetime import UTC, datetime
+
 from celery import shared_task
 from sqlalchemy import Engine
 
@@ -12,19 +14,31 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
     from custody.chain import ChainClient, connections
     from custody.destinations.sweeps.advancing import run_once
     from custody.destinations.sweeps.keys import SweepSigner
+    from custody.policy import read_genesis, require_genesis_treasuries
+    from custody.policy.safekeeping import signed_folder
     from custody.settings.chains import load_chains
+    from custody.store.engine import transaction
 
     chains = load_chains(settings.path("chains_file"))
     signer = SweepSigner.from_settings(settings, chains)
     clients = {chain.id: ChainClient(connections(chain)[0]) for chain in chains.chains}
-    return lambda: run_once(
-        engine,
-        clients,
-        chains,
-        signer,
-        limit=settings.claim_limit,
-        in_flight_limit=settings.sweep_in_flight_limit,
-    )
+    signed = signed_folder(settings, chains)
+
+    def step() -> int:
+        # R8: coins go where the signed genesis says, and to a treasury of nobody's else.
+        if signed is not None:
+            with transaction(engine) as connection:
+                require_genesis_treasuries(read_genesis(connection, signed, datetime.now(UTC)).genesis, chains)
+        return run_once(
+            engine,
+            clients,
+            chains,
+            signer,
+            limit=settings.claim_limit,
+            in_flight_limit=settings.sweep_in_flight_limit,
+        )
+
+    return step
 
 
 _door = Door("sweeps", build)

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from sqlalchemy import text
 from custody.chain import Receipt, erc20
 from custody.ledger import Entry, post
 from custody.payments import move_payment
-from custody.releases import Step, build
+from custody.policy import SignedFolder, read_in_force
+from custody.policy.signed_entries import propose_entry
+from custody.releases import Step, build, rows
+from custody.releases.approvals import signed_text
 from custody.settings.chains import Chain
 from custody.settings.environment import FleetSettings, load_settings
 from custody.settings.thresholds import set_threshold
@@ -29,8 +33,10 @@ from custody.store.mongo import open_mongo
 from custody.trezor import TREASURY_PATH, Signature, UnsignedTransaction
 from custody.trezor.derivation import parse_derivation_path
 from tests.anvil_node import running_anvil
+from tests.approvals import hand_in_approval, sign_entry
 from tests.conftest import STATE_DIR, Database
 from tests.marketplace import Marketplace
+from tests.policy_files import Fleet, genesis_said, signed, token
 from workers.demo.contract_packages import REQUEST_NETWORK_PACKAGE
 from workers.demo.contracts import SUPPLY, tether_token
 from workers.demo.development_chain import ETHER, DevelopmentChain
@@ -77,6 +83,8 @@ class Scene:
     mongo_url: str
     mongo_database: str
     folder: Path
+    rules: Sequence[Mapping[str, Any]] | None = None
+    """The policy's rules where approvals are required (ada, bob and cyd approve, k is 2); None: none are."""
     seed: str = field(init=False)
     treasury: str = field(init=False)
     market: Marketplace = field(init=False)
@@ -91,7 +99,9 @@ class Scene:
         self.chain.development.set_balance(self.treasury, 10 * ETHER)
         chains = self.folder / "chains.toml"
         chains.write_text(self._chains_file())
-        self.settings = load_settings(chains_file=chains, mongo_url=self.mongo_url, mongo_database=self.mongo_database)
+        self.settings = load_settings(
+            chains_file=chains, mongo_url=self.mongo_url, mongo_database=self.mongo_database, **self._safekeeping()
+        )
         self.house = self.market.execute(
             "INSERT INTO fleet.house_accounts (chain_id, address, kind) VALUES (31337, :a, 'treasury') RETURNING id",
             a=self.treasury,
@@ -133,7 +143,68 @@ class Scene:
         self.set_request(payment, "completed" if completed else "delivery")
         return payment
 
-    def address_book(self, seller: UUID, address: str) -> None:
+    def _safekeeping(self) -> dict[str, Any]:
+        if self.rules is None:
+            return {"trezor_safekeeping_required": False}
+        chain = {
+            "id": 31337,
+            "name": "test",
+            "genesis_hash": self.chain.deployer.client.genesis_hash(),
+            "treasury": {"kind": "eoa", "address": self.treasury, "device_fingerprint": "0a1b2c3d"},
+            "tokens": [
+                token("USDT", self.chain.token, 6),
+                {"symbol": "ETH", "currency": "ETH", "address": "native", "decimals": 18, "treasury_maximum": "100"},
+            ],
+        }
+        policy_dir = self.folder / "policy"
+        policy_dir.mkdir()
+        self.files = Fleet(genesis_said(chains=[chain]), self.rules)
+        return {"policy_dir": policy_dir, "genesis_hash": self.files.write_without_book(policy_dir)}
+
+    def approve(self, payment: UUID, *people: str, **changed: Any) -> None:
+        """Hand in approvals with the signer API's role, as these people's devices make them over what is shown now."""
+        instruction, shown = self.instruction(payment), self.approval_shown(payment)
+        for person in people:
+            hand_in_approval(
+                self.database.engine("fleet_signer_api"),
+                "release_instruction",
+                instruction.id,
+                bytes(instruction.intent_hash),
+                shown,
+                person,
+                **changed,
+            )
+
+    def approval_shown(self, payment: UUID) -> str:
+        """The text that approvers of its instruction see now."""
+        with transaction(self.database.engine("fleet_releases")) as connection:
+            in_force = read_in_force(connection, self.signed, datetime.now(UTC))
+            return signed_text(rows.select(connection, "i.id = :id", {"id": self.instruction(payment).id})[0], in_force)
+
+    def approval_signature(self, payment: UUID, person: str) -> bytes:
+        """The 65 bytes of a person's approval."""
+        return bytes.fromhex(signed(self.approval_shown(payment), person)[0].signature[2:])
+
+    @property
+    def signed(self) -> SignedFolder:
+        assert self.step.signed is not None
+        return self.step.signed
+
+    def address_book(self, seller: UUID, address: str, *people: str) -> None:
+        """The seller's wallet; where approvals are required it is signed, by ada and bob when nobody is named."""
+        if self.rules is not None:
+            with transaction(self.database.engine("fleet_operator")) as connection:
+                entry = propose_entry(
+                    connection,
+                    environment="amn1",
+                    user_id=seller,
+                    chain_id=31337,
+                    address=address,
+                    label="wallet of the seller",
+                    by="test",
+                )
+            sign_entry(self.database, entry, *(people or ("ada", "bob")))
+            return
         self.market.execute(
             "INSERT INTO fleet.address_book (user_id, chain_id, address, label, added_by) "
             "VALUES (:seller, 31337, :address, 'wallet of the seller', 'test')",
@@ -368,6 +439,20 @@ tokens = [
 def scenes(chain: TokenChain, database: Database, mongo_url: str, mongo_database: str, folder: Path) -> Iterator[Scene]:
     """A fixture's body."""
     scene = Scene(chain, database, mongo_url, mongo_database, folder)
+    yield scene
+    scene.close()
+
+
+def approval_scenes(
+    chain: TokenChain,
+    database: Database,
+    mongo_url: str,
+    mongo_database: str,
+    folder: Path,
+    rules: Sequence[Mapping[str, Any]],
+) -> Iterator[Scene]:
+    """A fixture's body where approvals are required."""
+    scene = Scene(chain, database, mongo_url, mongo_database, folder, rules)
     yield scene
     scene.close()
 

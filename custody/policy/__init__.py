@@ -8,6 +8,14 @@ from custody.policy.address_book import AddressBook, AddressBookEntry
 from custody.policy.differences import Difference, loosens, policy_differences
 from custody.policy.engine import judge, strictest
 from custody.policy.genesis import Genesis
+from custody.policy.in_force import (
+    InForce,
+    SignedFolder,
+    accept,
+    read_genesis,
+    read_in_force,
+    require_genesis_treasuries,
+)
 from custody.policy.refusals import PolicyRefused
 from custody.policy.requests import Approval, Decision, HandOut, Request, Situation, Word
 from custody.policy.rules import Policy
@@ -32,19 +40,25 @@ __all__ = [
     "Difference",
     "Genesis",
     "HandOut",
+    "InForce",
     "Policy",
     "PolicyRefused",
     "Request",
+    "SignedFolder",
     "Situation",
     "Verified",
     "VerifiedGenesis",
     "VerifiedPolicy",
     "Word",
+    "accept",
     "binds_at",
     "judge",
     "load_folder",
     "loosens",
     "policy_differences",
+    "read_genesis",
+    "read_in_force",
+    "require_genesis_treasuries",
     "strictest",
     "verify_address_book",
     "verify_genesis",

@@ -45,6 +45,14 @@ class AddressBook(Document):
     entries: tuple[AddressBookEntry, ...]
     head: DocumentHash
 
+    def payee_of(self, owner: str, chain_id: int) -> AddressBookEntry | None:
+        """Where a marketplace user is paid on a chain: the newest address that no later entry takes out."""
+        for each in reversed(self.entries):
+            if (each.owner, each.chain_id, each.role, each.action) == (owner, chain_id, "payee", "add"):
+                standing = self.entry(chain_id, each.address, "payee")
+                return standing if standing is not None and standing.owner == owner else None
+        return None
+
     def entry(self, chain_id: int, address: str, role: Role) -> AddressBookEntry | None:
         """The entry that stands for an address: the newest of its chain and role, None if that one removes it."""
         for each in reversed(self.entries):

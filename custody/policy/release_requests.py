@@ -14,14 +14,14 @@ REQUESTED_BY: Final = "releases"
 
 _INSTRUCTION: Final = text(
     """
-    SELECT i.id, i.purpose, i.chain_id, i.token, i.recipient, i.amount_units,
+    SELECT i.id, i.purpose, i.chain_id, i.token, i.recipient, i.amount_units, i.intent_hash,
         CASE i.purpose WHEN 'release' THEN p.seller_id ELSE p.buyer_id END AS beneficiary
     FROM fleet.release_instructions i JOIN public.payments p ON p.id = i.payment_id WHERE i.id = :id
     """
 )
 _HANDED_OUT: Final = text(
     """
-    SELECT id, handed_out_at, purpose, chain_id, token, recipient, amount_units FROM fleet.release_instructions
+    SELECT id, handed_out_at, purpose, chain_id, token, recipient, amount_units, intent_hash FROM fleet.release_instructions
     WHERE handed_out_at > CAST(:now AS timestamptz) - make_interval(secs => :seconds) AND state <> 'cancelled'
     ORDER BY handed_out_at, id
     """
@@ -29,7 +29,7 @@ _HANDED_OUT: Final = text(
 
 
 def instruction_request(connection: Connection, instruction_id: UUID) -> Request:
-    """The request of an instruction; its intent is the instruction's id.
+    """The request of an instruction; its intent is the hash that approvers sign, its id before there is one.
 
     Raises LookupError when there is none, ValueError (pydantic's) for a row whose addresses are no addresses.
     """
@@ -53,7 +53,7 @@ def handed_out_of_a_day(connection: Connection, now: datetime) -> list[HandOut]:
 
 def _fields(row: Any) -> dict[str, Any]:
     return {
-        "intent": str(row.id),
+        "intent": str(row.id) if row.intent_hash is None else bytes(row.intent_hash).hex(),
         "purpose": row.purpose,
         "chain_id": row.chain_id,
         "token": row.token,

@@ -11,7 +11,9 @@ from sqlalchemy import Connection, Engine, text
 from custody.chain import ChainUnavailable, InsufficientFunds, NonceTooLow, SendRefused, WrongChain
 from custody.chain.lanes import LaneTransaction, mark_broadcast, transactions_of
 from custody.chain.nodes import ChainNodes
+from custody.policy import PolicyRefused, SignedFolder, read_in_force
 from custody.releases import rows
+from custody.releases.approvals import agreement_of, decide, intent_of
 from custody.releases.rows import Instruction
 from custody.releases.sources import Sources, SourceUnreadable, references
 from custody.store.engine import transaction
@@ -32,7 +34,9 @@ class _Waits(Exception):
     """The signed transaction is not sent now; the message is the held_reason."""
 
 
-def broadcast_signed(engine: Engine, nodes: ChainNodes, sources: Sources, limit: int) -> int:
+def broadcast_signed(
+    engine: Engine, nodes: ChainNodes, sources: Sources, limit: int, *, signed: SignedFolder | None
+) -> int:
     """Send at most ``limit`` signed releases of one chain, in nonce order; how many were sent for the first time.
 
     What no block has ended SEND_AGAIN_SECONDS after it was sent is sent again, the same bytes.
@@ -60,7 +64,9 @@ def broadcast_signed(engine: Engine, nodes: ChainNodes, sources: Sources, limit:
                 reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
             if why := reading.why_it_stops():
                 raise _Waits(f"{why} It is signed but not sent: waits_for_cancel, or for the dispute's end (R1).")
-            sent += _send(engine, nodes, instruction)
+            sent += _send(engine, nodes, instruction, signed)
+        except PolicyRefused as error:
+            _hold(engine, instruction, f"policy_refused: {error}")
         except SourceUnreadable as error:
             _hold(engine, instruction, f"source_unreadable: {error}")
         except (ChainUnavailable, WrongChain) as error:
@@ -70,10 +76,12 @@ def broadcast_signed(engine: Engine, nodes: ChainNodes, sources: Sources, limit:
     return sent
 
 
-def _send(engine: Engine, nodes: ChainNodes, instruction: Instruction) -> int:
+def _send(engine: Engine, nodes: ChainNodes, instruction: Instruction, signed: SignedFolder | None) -> int:
     with transaction(engine) as connection:
         lane = _lane_of(connection, instruction)
         _require_quiet_books(connection, instruction)
+        if signed is not None and instruction.state == "signed":
+            _require_policy(connection, instruction, signed)
     assert lane.signed_bytes is not None
     try:
         nodes.require_identity()
@@ -129,6 +137,24 @@ def _require_quiet_books(connection: Connection, instruction: Instruction) -> No
         raise _Waits("coins_lost: coins of it are gone from the chain; cover the loss: fleet ledger adjust cover.")
     if row.paused_reason:
         raise _Waits(f"chain_paused: {row.paused_reason}; an operator resumes chain {instruction.chain_id}.")
+
+
+def _require_policy(connection: Connection, instruction: Instruction, signed: SignedFolder) -> None:
+    """R9: the last look at approvals and policy. What was sent once is out, and asks nobody when it is sent again."""
+    now = rows.now(connection)
+    in_force = read_in_force(connection, signed, now)
+    if (
+        instruction.intent_hash is None
+        or intent_of(instruction, agreement_of(instruction)).hash() != instruction.intent_hash
+    ):
+        raise _Waits(
+            "approvals_lost: its row says something else than what was approved; it is signed but not sent (R1)."
+        )
+    decision = decide(connection, instruction, in_force, now, moment="broadcast")
+    if not decision.is_allowed:
+        raise _Waits(
+            f"policy_denied: {decision.sentence} (rule {decision.rule}). It is signed but not sent: waits_for_cancel (R1)."
+        )
 
 
 def _hold(engine: Engine, instruction: Instruction, reason: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from custody.chain.addresses import InvalidAddress, parse_address
 from custody.chain.assets import to_units
+from custody.policy import AddressBook
 from custody.settings.chains import Chain, Chains
 from custody.settings.environment import SettingsError
 
@@ -79,17 +80,19 @@ _FACTS: Final = text(
     LEFT JOIN fleet.chain_cursors c ON c.chain_id = r.chain_id
     LEFT JOIN LATERAL (
         SELECT address, label FROM fleet.address_book a
-        WHERE a.user_id = p.seller_id AND a.chain_id = r.chain_id ORDER BY a.created_at DESC, a.id DESC LIMIT 1
+        WHERE a.user_id = p.seller_id AND a.chain_id = r.chain_id AND coalesce(a.action, 'add') = 'add'
+        ORDER BY a.created_at DESC, a.id DESC LIMIT 1
     ) a ON true
     WHERE p.id = :id
     """
 )
 
 
-def release_gate(connection: Connection, payment_id: UUID, chains: Chains) -> Gate:
+def release_gate(connection: Connection, payment_id: UUID, chains: Chains, *, book: AddressBook | None = None) -> Gate:
     """What stops a release of ``payment_id``'s whole held amount to its seller now.
 
-    Raises LookupError if there is no such payment.
+    ``book`` holds the signed entries that alone name recipients (R8); None where no approvals are required: then what
+    was proposed last does. Raises LookupError if there is no such payment.
     """
     row = connection.execute(_FACTS, {"id": payment_id}).one_or_none()
     if row is None:
@@ -98,7 +101,10 @@ def release_gate(connection: Connection, payment_id: UUID, chains: Chains) -> Ga
         stop = Stop("no_route", "the payment was never given an address; it cannot have been paid.")
         return Gate(payment_id, 0, "", "", "", "", Decimal(0), 0, 0, (stop,))
     stops = [*_state_stops(row), *_ledger_stops(row)]
-    treasury = ""
+    treasury, recipient, label = "", row.recipient, row.label
+    if book is not None:
+        entry = book.payee_of(str(row.seller_id), row.chain_id)
+        recipient, label = (None, None) if entry is None else (entry.address, entry.label)
     try:
         chain = chains.chain(row.chain_id)
     except SettingsError as error:
@@ -106,15 +112,15 @@ def release_gate(connection: Connection, payment_id: UUID, chains: Chains) -> Ga
     else:
         treasury = chain.treasury
         stops += chain_stops(connection, chain)
-        stops += _recipient_stops(connection, chain, row.recipient)
+        stops += _recipient_stops(connection, chain, recipient, is_proposed=row.recipient is not None)
     held = row.held or Decimal(0)
     return Gate(
         payment_id,
         row.chain_id,
         row.token,
         treasury,
-        row.recipient or "",
-        row.label or "",
+        recipient or "",
+        label or "",
         held,
         to_units(held, row.decimals),
         row.release_epoch or 0,
@@ -218,7 +224,12 @@ def _ledger_stops(row: Any) -> list[Stop]:
     return []
 
 
-def _recipient_stops(connection: Connection, chain: Chain, recipient: str | None) -> list[Stop]:
+def _recipient_stops(connection: Connection, chain: Chain, recipient: str | None, *, is_proposed: bool) -> list[Stop]:
+    if recipient is None and is_proposed:
+        sentence = (
+            f"the seller's entry for chain {chain.id} in the address book has too few signatures; approvers sign it."
+        )
+        return [Stop("recipient_unsigned", sentence)]
     if recipient is None:
         return [
             Stop(

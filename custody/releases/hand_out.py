@@ -23,7 +23,9 @@ from custody.chain import (
 from custody.chain.lanes import LaneBlocked, open_lane, take_nonce
 from custody.chain.nodes import ChainNodes
 from custody.payments import lock_payment
+from custody.policy import PolicyRefused, SignedFolder, read_in_force
 from custody.releases import rows
+from custody.releases.approvals import decide, why_outdated
 from custody.releases.gate import chain_stops, why_recipient_refused
 from custody.releases.payout import FeeOverCeiling, build, call_of
 from custody.releases.rows import Instruction
@@ -57,6 +59,10 @@ class EpochMoved(Exception):
         self.epoch = epoch
 
 
+class ApprovalsLost(Exception):
+    """What made the instruction ready holds no more: it goes back to its approvers. The message says why (R8, R24)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prices:
     """What the chain said for one payout: counts in units of gas, prices in wei."""
@@ -68,11 +74,17 @@ class Prices:
 
 
 def hand_out_next(
-    engine: Engine, nodes: ChainNodes, sources: Sources, *, ceiling_wei: int, in_flight_limit: int
+    engine: Engine,
+    nodes: ChainNodes,
+    sources: Sources,
+    *,
+    signed: SignedFolder | None,
+    ceiling_wei: int,
+    in_flight_limit: int,
 ) -> int:
     """Hand out the chain's next ready instruction, if its treasury is free; 1 if one was, else 0.
 
-    One that must wait keeps its state with its reason, and the next one is tried on the next round.
+    ``signed``: where the signed files lie; None where no approvals are required. One that must wait keeps its state with its reason, and the next one is tried on the next round.
     """
     with transaction(engine) as connection:
         leased = rows.lease(
@@ -91,11 +103,17 @@ def hand_out_next(
             raise Held(why)
         prices = _ask_chain(nodes, instruction)
         with transaction(engine) as connection:
-            return _apply(connection, instruction, nodes, reading, prices, ceiling_wei)
+            return _apply(connection, instruction, nodes, reading, prices, signed, ceiling_wei)
     except EpochMoved as moved:
         with transaction(engine) as connection:
-            _judge_again(connection, instruction, moved.epoch)
+            _judge_again(connection, instruction, moved.epoch, is_approved=signed is None)
         return 1
+    except ApprovalsLost as lost:
+        with transaction(engine) as connection:
+            _back_to_approvers(connection, instruction, str(lost))
+        return 1
+    except PolicyRefused as error:
+        reason = f"policy_refused: {error}"
     except SourceUnreadable as error:
         reason = f"source_unreadable: {error}"
     except (ChainUnavailable, WrongChain) as error:
@@ -140,6 +158,7 @@ def _apply(
     nodes: ChainNodes,
     reading: Reading,
     prices: Prices,
+    signed: SignedFolder | None,
     ceiling_wei: int,
 ) -> int:
     instruction = rows.lock_leased(connection, leased)
@@ -151,6 +170,9 @@ def _apply(
         raise Held(str(stop))
     if why := why_recipient_refused(connection, nodes.chain, instruction.recipient):
         raise Held(f"recipient_refused: {why}")
+    if signed is not None:
+        _require_policy(connection, instruction, signed)
+        ceiling_wei = min(ceiling_wei, instruction.fee_ceiling_wei or 0)
     open_lane(connection, instruction.chain_id, instruction.treasury, "treasury", prices.treasury_nonce)
     call = call_of(instruction)
     taken = take_nonce(
@@ -195,6 +217,29 @@ def _apply(
     return 1
 
 
+def _require_policy(connection: Connection, instruction: Instruction, signed: SignedFolder) -> None:
+    """R9: every approval is verified again, and the policy asked, before bytes leave the fleet. Raises as ``_apply``."""
+    now = rows.now(connection)
+    in_force = read_in_force(connection, signed, now)
+    if instruction.expires_at is not None and instruction.expires_at <= now:
+        raise ApprovalsLost("its approvals ran out before it was handed out")
+    if (why := why_outdated(instruction, in_force)) is not None:
+        raise ApprovalsLost(why)
+    decision = decide(connection, instruction, in_force, now, moment="hand_out")
+    if decision.outcome == "needs_approvals":
+        raise ApprovalsLost(decision.sentence)
+    if not decision.is_allowed:
+        raise Held(f"policy_denied: {decision.sentence} (rule {decision.rule}).")
+
+
+def _back_to_approvers(connection: Connection, leased: Instruction, reason: str) -> None:
+    instruction = rows.lock_leased(connection, leased)
+    if instruction is None:
+        return
+    rows.move(connection, instruction, "awaiting_approval")
+    log.info("release_back_to_approvers", instruction_id=str(instruction.id), reason=reason)
+
+
 def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int) -> None:
     """The last look under locks: payment before balances before house books (L17). Raises Held, EpochMoved."""
     state = lock_payment(connection, instruction.payment_id)
@@ -229,13 +274,14 @@ def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int)
     _require_house_coins(connection, instruction, fee_wei)
 
 
-def _judge_again(connection: Connection, leased: Instruction, epoch: int) -> None:
-    """Back through approval with the epoch that stands now (R12); the next round judges the books anew."""
+def _judge_again(connection: Connection, leased: Instruction, epoch: int, *, is_approved: bool) -> None:
+    """Back to approval with the epoch that stands now (R12), which is another intent; the books are judged anew then."""
     instruction = rows.lock_leased(connection, leased)
     if instruction is None:
         return
     rows.move(connection, instruction, "awaiting_approval", release_epoch=epoch)
-    rows.move(connection, rows.lock(connection, instruction.id), "ready")
+    if is_approved:
+        rows.move(connection, rows.lock(connection, instruction.id), "ready")
     log.info("release_judged_again", instruction_id=str(instruction.id), release_epoch=epoch)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from custody.ledger import Entry, post
 from custody.payments import move_payment
+from custody.policy import AddressBook
 from custody.releases import rows
 from custody.releases.gate import Gate, ReleaseStopped, Stop, release_gate
 from custody.releases.rows import Instruction
@@ -60,10 +61,17 @@ def candidates(connection: Connection, limit: int, after: UUID = FIRST) -> list[
     return list(connection.execute(_CANDIDATES, {"limit": limit, "after": after}).scalars())
 
 
-def draft_release(connection: Connection, payment_id: UUID, chains: Chains, *, request_key: str = WHOLE) -> Instruction:
+def draft_release(
+    connection: Connection,
+    payment_id: UUID,
+    chains: Chains,
+    *,
+    request_key: str = WHOLE,
+    book: AddressBook | None = None,
+) -> Instruction:
     """The instruction to pay a payment's whole held amount to its seller: made if it is new, else as it stands.
 
-    Rings the releases queue; the worker reserves it. Raises ReleaseStopped when the gate is closed, LookupError
+    Rings the releases queue; the worker reserves it. ``book``: see release_gate. Raises ReleaseStopped when the gate is closed, LookupError
     for an unknown payment, ValueError for a bad request key.
     """
     if not 0 < len(request_key) <= REQUEST_KEY_CHARACTERS:
@@ -71,7 +79,7 @@ def draft_release(connection: Connection, payment_id: UUID, chains: Chains, *, r
     standing = rows.find(connection, payment_id, RELEASE, request_key)
     if standing is not None:
         return standing
-    gate = release_gate(connection, payment_id, chains).require_open()
+    gate = release_gate(connection, payment_id, chains, book=book).require_open()
     connection.execute(
         _INSERT,
         {
@@ -110,20 +118,19 @@ def next_request_key(connection: Connection, payment_id: UUID) -> str:
     return f"{WHOLE}-{len(made) + 1}" if last.state in {"failed", "cancelled", "expired"} else last.request_key
 
 
-def reserve(connection: Connection, instruction: Instruction, chains: Chains) -> Instruction:
-    """drafted -> awaiting_approval -> ready, with ``release:reserve`` held / releasing in the same transaction.
+def reserve(
+    connection: Connection, instruction: Instruction, chains: Chains, *, book: AddressBook | None = None
+) -> Instruction:
+    """drafted -> awaiting_approval, with ``release:reserve`` held / releasing in the same transaction.
 
     The caller holds the instruction's lock. What the gate says now must still be what was drafted. Raises
     ReleaseStopped, or a LedgerRefusal; the transaction (or savepoint) must then be rolled back.
     """
     move_payment(connection, instruction.payment_id, "became_releasable")
-    gate = release_gate(connection, instruction.payment_id, chains).require_open()
+    gate = release_gate(connection, instruction.payment_id, chains, book=book).require_open()
     if stops := _differences(gate, instruction):
         raise ReleaseStopped(instruction.payment_id, stops)
     rows.move(connection, instruction, "awaiting_approval", release_epoch=gate.release_epoch)
-    instruction = rows.lock(connection, instruction.id)
-    # The approver registry follows (R3); until it stands, every instruction passes through, and the entry says so.
-    rows.move(connection, instruction, "ready")
     post(
         connection,
         Entry(
@@ -138,11 +145,11 @@ def reserve(connection: Connection, instruction: Instruction, chains: Chains) ->
             amount=instruction.amount,
             key=f"release:{instruction.id}:reserve:1",
             instruction_id=instruction.id,
-            evidence={"approvals": "none required", "recipient": instruction.recipient},
+            evidence={"recipient": instruction.recipient},
         ),
     )
     move_payment(connection, instruction.payment_id, "release_reserved")
-    log.info("release_ready", payment_id=str(instruction.payment_id), instruction_id=str(instruction.id))
+    log.info("release_reserved", payment_id=str(instruction.payment_id), instruction_id=str(instruction.id))
     return rows.lock(connection, instruction.id)
 
 

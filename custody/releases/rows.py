@@ -21,7 +21,10 @@ REASON_CHARACTERS: Final = 1_000  # a node's own words are inside; a person read
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One release instruction. ``amount`` in whole tokens, ``amount_units`` in the smallest unit, fees in wei."""
+    """One release instruction. ``amount`` in whole tokens, ``amount_units`` in the smallest unit, fees in wei.
+
+    The last six are what its approvers agree to; None until it is put before them, and where none are required.
+    """
 
     id: UUID
     payment_id: UUID
@@ -44,12 +47,19 @@ class Instruction:
     attempts: int
     lease_token: UUID | None
     handed_out_at: datetime | None
+    fee_ceiling_wei: int | None = None
+    environment: str | None = None
+    policy_version: int | None = None
+    policy_hash: str | None = None
+    expires_at: datetime | None = None
+    intent_hash: bytes | None = None
 
 
 _COLUMNS: Final = (
     "i.id, i.payment_id, i.purpose, i.request_key, i.chain_id, i.treasury, i.token, i.recipient, i.amount, "
     "i.amount_units, i.release_epoch, i.state, i.held_reason, i.rejected_reason, i.nonce, i.unsigned_bytes, "
-    "i.signing_hash, i.max_total_fee_wei, i.attempts, i.lease_token, i.handed_out_at"
+    "i.signing_hash, i.max_total_fee_wei, i.attempts, i.lease_token, i.handed_out_at, i.fee_ceiling_wei, i.environment, "
+    "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash"
 )
 
 
@@ -77,6 +87,12 @@ def read_row(row: Any) -> Instruction:
         attempts=row.attempts,
         lease_token=row.lease_token,
         handed_out_at=row.handed_out_at,
+        fee_ceiling_wei=None if row.fee_ceiling_wei is None else int(row.fee_ceiling_wei),
+        environment=row.environment,
+        policy_version=row.policy_version,
+        policy_hash=row.policy_hash,
+        expires_at=row.expires_at,
+        intent_hash=None if row.intent_hash is None else bytes(row.intent_hash),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -11,7 +12,10 @@ from custody.chain import ChainClient, ChainUnavailable, WrongChain, connections
 from custody.chain.nodes import ChainNodes
 from custody.ledger import LedgerRefusal
 from custody.payments import TransitionRefused
+from custody.policy import AddressBook, PolicyRefused, SignedFolder, accept, require_genesis_treasuries
+from custody.policy.safekeeping import signed_folder
 from custody.releases import rows
+from custody.releases.approving import approve_due, judge_approvals
 from custody.releases.broadcast import broadcast_signed
 from custody.releases.finality import end_deep_ones
 from custody.releases.gate import ReleaseStopped
@@ -33,6 +37,10 @@ from custody.store.mongo import open_mongo
 
 log = structlog.get_logger(__name__)
 
+APPROVAL_LIFETIME_SECONDS: Final = (
+    86_400  # a day: persons of two time zones see it, and nobody signs last week's intent
+)
+
 
 @dataclass
 class Step:
@@ -44,6 +52,9 @@ class Step:
     sources: Sources
     release_max_total_fee_wei: int
     release_in_flight_limit: int
+    signed: SignedFolder | None = None
+    """Where the signed genesis and policy lie; None where no approvals are required (R17)."""
+    approval_lifetime_seconds: int = APPROVAL_LIFETIME_SECONDS
     _after: UUID = field(default=FIRST, init=False)
 
     def run_once(self, limit: int) -> int:
@@ -51,10 +62,16 @@ class Step:
 
         A marketplace store or a chain that cannot be read holds back what depends on it, and nothing else.
         """
-        progressed = self._find(limit) + self._reserve(limit)
+        try:
+            book = self._signed_book()
+            progressed = self._find(limit, book) + self._reserve(limit, book) + self._approve(limit)
+        except PolicyRefused as error:
+            # Nothing new is promised, approved, handed out or sent; what is out already can still end.
+            log.error("releases_policy_refused", reason=str(error))
+            progressed = 0
         progressed += judge_submissions(self.engine, limit)
         for nodes in self.nodes.values():
-            progressed += broadcast_signed(self.engine, nodes, self.sources, limit)
+            progressed += broadcast_signed(self.engine, nodes, self.sources, limit, signed=self.signed)
             try:
                 progressed += end_deep_ones(self.engine, nodes, limit)
             except (ChainUnavailable, WrongChain) as error:
@@ -64,6 +81,7 @@ class Step:
                 self.engine,
                 nodes,
                 self.sources,
+                signed=self.signed,
                 ceiling_wei=self.release_max_total_fee_wei,
                 in_flight_limit=self.release_in_flight_limit,
             )
@@ -76,7 +94,27 @@ class Step:
             for client in nodes.clients:
                 client.close()
 
-    def _find(self, limit: int) -> int:
+    def _signed_book(self) -> AddressBook | None:
+        """The signed address book, with every new version of the files accepted. Raises PolicyRefused."""
+        if self.signed is None:
+            return None
+        with transaction(self.engine) as connection:
+            in_force = accept(connection, self.signed, rows.now(connection))
+        require_genesis_treasuries(in_force.genesis.genesis, self.chains)
+        return in_force.book
+
+    def _approve(self, limit: int) -> int:
+        if self.signed is None:
+            return 0
+        return judge_approvals(self.engine, self.signed, limit) + approve_due(
+            self.engine,
+            self.signed,
+            limit,
+            fee_ceiling_wei=self.release_max_total_fee_wei,
+            lifetime_seconds=self.approval_lifetime_seconds,
+        )
+
+    def _find(self, limit: int, book: AddressBook | None) -> int:
         """Draft releases of payments whose purchase request is completed; a page of payments a round."""
         with transaction(self.engine) as connection:
             page = candidates(connection, limit, self._after)
@@ -96,13 +134,13 @@ class Step:
                 continue
             with transaction(self.engine) as connection:
                 try:
-                    draft_release(connection, payment_id, self.chains)
+                    draft_release(connection, payment_id, self.chains, book=book)
                     drafted += 1
                 except ReleaseStopped as error:
                     log.info("release_stopped", payment_id=str(payment_id), reason=str(error.stops[0]))
         return drafted
 
-    def _reserve(self, limit: int) -> int:
+    def _reserve(self, limit: int, book: AddressBook | None) -> int:
         """Reserve what was drafted, once the marketplace says that the seller may be paid."""
         with transaction(self.engine) as connection:
             leased = rows.lease(connection, "w.state = 'drafted'", {}, limit)
@@ -127,16 +165,18 @@ class Step:
             if why is not None:
                 self._hold(instruction, why)
                 continue
-            reserved += self._reserve_one(instruction)
+            reserved += self._reserve_one(instruction, book)
         return reserved
 
-    def _reserve_one(self, leased: Instruction) -> int:
+    def _reserve_one(self, leased: Instruction, book: AddressBook | None) -> int:
         try:
             with transaction(self.engine) as connection:
                 instruction = rows.lock_leased(connection, leased)
                 if instruction is None:
                     return 0
-                reserve(connection, instruction, self.chains)
+                reserved = reserve(connection, instruction, self.chains, book=book)
+                if self.signed is None:
+                    rows.move(connection, reserved, "ready")
         except ReleaseStopped as error:
             reason = "; ".join(str(stop) for stop in error.stops)
         except (LedgerRefusal, TransitionRefused) as error:
@@ -170,6 +210,8 @@ def run_once(
         sources,
         settings.release_max_total_fee_wei,
         settings.release_in_flight_limit,
+        signed_folder(settings, configured),
+        settings.approval_lifetime_seconds,
     ).run_once(limit)
 
 
@@ -186,4 +228,6 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
         Sources(engine, mongo, settings.mongo_database, settings.repo_dispute, settings.repo_marketplace),
         settings.release_max_total_fee_wei,
         settings.release_in_flight_limit,
+        signed_folder(settings, chains),
+        settings.approval_lifetime_seconds,
     )

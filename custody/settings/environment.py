@@ -88,6 +88,15 @@ class FleetSettings(BaseSettings):
     trezor_approval_timeout_seconds: Annotated[int, Field(ge=5, le=3600)] = 300
     trezor_safekeeping_required: bool = True
 
+    # What may be done with money: signed files (docs/custody/policy.md)
+    policy_dir: Path | None = Field(None, description="folder of genesis.toml and policy.toml with their signatures")
+    genesis_hash: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="the first genesis' hash, 64 hex digits (fleet genesis init prints it)",
+    )
+    approval_lifetime_seconds: Annotated[int, Field(ge=600, le=604_800)] = 86_400
+
     # Flower
     flower_host: str = "127.0.0.1"
     flower_port: Annotated[int, Field(ge=1, le=65535)] = 8482

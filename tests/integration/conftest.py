@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Database
 from tests.integration.chain_fixtures import ChainWorld, WatchingFleet, chain_world
-from tests.release_scene import Scene, TokenChain, running_token_chain, scenes
+from tests.release_scene import Scene, TokenChain, approval_scenes, running_token_chain, scenes
 from workers.embedded.services import Services
 
 
@@ -35,3 +36,26 @@ def scene(
     token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
 ) -> Iterator[Scene]:
     yield from scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path)
+
+
+APPROVED_RULES: list[dict[str, Any]] = [
+    {
+        "name": "known",
+        "kind": "recipients",
+        "purposes": ["release"],
+        "sources": ["address_book"],
+        "cool_down_seconds": 0,
+    },
+    {"name": "a-day", "kind": "limit_per_day", "currency": "USDT", "purposes": ["release"], "maximum": "250"},
+    {"name": "two-persons", "kind": "approvals", "purposes": ["release"], "tiers": [{"from": "0", "k": 2}]},
+    {"name": "payouts", "kind": "allow", "purposes": ["release"]},
+    {"name": "into-the-treasury", "kind": "allow", "purposes": ["sweep"]},
+]
+
+
+@pytest.fixture
+def approved_scene(
+    token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
+) -> Iterator[Scene]:
+    """The scene where two of three persons approve each release, and at most 250 USDT go out a day."""
+    yield from approval_scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path, APPROVED_RULES)

@@ -10,10 +10,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from custody.policy.signed_entries import propose_entry
 from custody.settings.environment import settings
+from custody.store.engine import transaction
+from tests.approvals import sign_entry
 from tests.conftest import Database
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
-from tests.policy_files import BUYER, SELLER, STRANGER, TREASURY_BSC, Fleet, entry_said, genesis_said, token
+from tests.policy_files import BUYER, SELLER, STRANGER, TREASURY_BSC, Fleet, genesis_said, token
 from workers.cli import policy
 
 COIN = {"symbol": "ETH", "currency": "ETH", "address": "native", "decimals": 18, "treasury_maximum": "1"}
@@ -41,8 +44,18 @@ def why(
 ) -> Iterator[Callable[[UUID], Result]]:
     chain = genesis_said()["chains"][0] | {"id": CHAIN_ID, "name": "dev"}
     chain["tokens"] = [token("USDT", TOKEN, 6), COIN]
-    entry = entry_said(1, "", SELLER, str(seller), chain_id=CHAIN_ID, label="a seller")
-    root = Fleet(genesis_said(chains=[chain]), RULES, (entry,)).write(tmp_path)
+    root = Fleet(genesis_said(chains=[chain]), RULES).write_without_book(tmp_path)
+    with transaction(market.database.engine("fleet_operator")) as connection:
+        entry = propose_entry(
+            connection,
+            environment="amn1",
+            user_id=seller,
+            chain_id=CHAIN_ID,
+            address=SELLER,
+            label="a seller",
+            by="test",
+        )
+    sign_entry(market.database, entry, "ada", "bob")
     app = typer.Typer()
     policy.register(app)
     app.callback()(lambda: None)

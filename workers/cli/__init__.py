@@ -37,6 +37,7 @@ _GROUPS: Final = (
     "processes",
     "demo",
     "signer",
+    "approve",
     "policy",
     "genesis",
 )

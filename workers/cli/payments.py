@@ -115,20 +115,24 @@ def release(
     The releases worker then checks the dispute and the purchase request, reserves the money and hands the instruction
     out; the person at the treasury device has the last word. Exit code 1 if something stops it.
     """
+    from custody.policy import PolicyRefused, read_in_force
+    from custody.policy.safekeeping import signed_folder
     from custody.releases.gate import ReleaseStopped
     from custody.releases.instructions import WHOLE, draft_release, next_request_key
 
     configured = settings()
     chains = load_chains(configured.path("chains_file"))
+    signed = signed_folder(configured, chains)
     engine = open_engine(configured.secret("database_url"), application="fleet-release", pool_size=1)
     try:
         with transaction(engine) as connection:
             payment_id = find_payment(connection, payment)
             key = next_request_key(connection, payment_id) if again else WHOLE
-            instruction = draft_release(connection, payment_id, chains, request_key=key)
+            book = None if signed is None else read_in_force(connection, signed, datetime.now(UTC)).book
+            instruction = draft_release(connection, payment_id, chains, request_key=key, book=book)
             ring(connection, "releases")
         ring_relay(engine)
-    except (ReleaseStopped, PaymentUnknown) as error:
+    except (ReleaseStopped, PaymentUnknown, PolicyRefused) as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None
     finally:

@@ -17,19 +17,19 @@ from custody.policy import (
     Genesis,
     Policy,
     PolicyRefused,
-    Situation,
+    SignedFolder,
     Verified,
-    judge,
     load_folder,
     loosens,
     policy_differences,
+    read_in_force,
 )
 from custody.policy.documents import read_toml, validated
 from custody.policy.engine import plain
-from custody.policy.release_requests import handed_out_of_a_day, instruction_request
 from custody.policy.signing import document_text
 from custody.policy.verified import Accepted
 from custody.releases import rows
+from custody.releases.approvals import judge_instruction
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, transaction
 from custody.trezor.text_rows import rows_of
@@ -201,32 +201,23 @@ def why(
     genesis_hash: GenesisHash,
     as_json: AsJson = False,
 ) -> None:
-    """Say which rule decides a release instruction of the database now. It changes nothing.
-
-    Approvals are not stored yet, so none counts; the fleet's own address book is the folder's.
-    """
-    verified = _load(folder, genesis_hash)
+    """Say which rule decides a release instruction of the database now, with its approvals. It changes nothing."""
     engine = open_engine(settings().secret("database_url"), application="fleet-policy", pool_size=1)
     try:
         with transaction(engine) as connection:
-            request = instruction_request(connection, instruction)
             now = rows.now(connection)
-            situation = Situation(now, handed_out_of_a_day(connection, now))
-    except LookupError as error:
+            in_force = read_in_force(connection, SignedFolder(folder, genesis_hash), now)
+            found = rows.select(connection, "i.id = :id", {"id": instruction})
+            if not found:
+                raise _refused(LookupError(f"there is no release instruction {instruction}"))
+            decision = judge_instruction(connection, found[0], in_force, now)
+    except PolicyRefused as error:
         raise _refused(error) from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise _refused(PolicyRefused("fleet.release_instructions", str(first["loc"][0]), first["msg"])) from None
     finally:
         engine.dispose()
-    decision = judge(
-        request,
-        situation,
-        genesis=verified.genesis.genesis,
-        policy=verified.policy.policy,
-        policy_hash=verified.policy.hash,
-        book=verified.book,
-    )
     if as_json:
         typer.echo(json.dumps(decision_json(decision)))
     else:

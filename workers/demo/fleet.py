@@ -124,6 +124,8 @@ def common_settings(made: Provisioned) -> dict[str, str]:
         "MONGO_URL": made.services.mongo_url,
         "CHAINS_FILE": str(made.chains_file),
         "LEDGER_SEAL_PUBLIC_KEY_FILE": str(made.secrets.ledger_seal_public_key),
+        "POLICY_DIR": str(made.policy_dir),
+        "GENESIS_HASH": made.genesis_hash,
         "LOG_FORMAT": os.environ.get("LOG_FORMAT", "json"),
         "LOG_LEVEL": os.environ.get("LOG_LEVEL", "info"),
         **{name: os.environ[name] for name in ("SENTRY_DSN", "SENTRY_ENVIRONMENT") if name in os.environ},

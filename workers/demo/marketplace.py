@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, text
 
 from custody.chain.logs import payment_reference
 from custody.destinations.issuing import OfferRef, issue_destination, issue_route
+from custody.policy.signed_entries import propose_entry
 from custody.store.engine import transaction
 
 
@@ -41,8 +42,11 @@ def open_payments(
     *,
     chain_id: int,
     orders: list[tuple[str, str, Decimal, str]],
+    environment: str,
 ) -> list[DemoPayment]:
     """Create one payment an order ``(token, symbol, amount, seller's wallet)``, each with its own buyer and offer.
+
+    The seller's wallet is proposed to the address book of ``environment``; approvers sign it.
 
     The destination is issued by the fleet and handed out only after its commit (L12).
     """
@@ -50,7 +54,7 @@ def open_payments(
     documents: dict[str, list[dict[str, Any]]] = {"purchaserequests": [], "selleroffers": [], "payments": []}
     with transaction(engine) as connection:
         for token, symbol, amount, wallet in orders:
-            payment, rows = _open_payment(connection, chain_id, token, symbol, amount, wallet)
+            payment, rows = _open_payment(connection, chain_id, token, symbol, amount, wallet, environment)
             made.append(payment)
             for collection, document in rows.items():
                 documents[collection].append(document)
@@ -79,7 +83,7 @@ def _insert(connection: Connection, statement: str, **values: Any) -> UUID:
 
 
 def _open_payment(
-    connection: Connection, chain_id: int, token: str, symbol: str, amount: Decimal, wallet: str
+    connection: Connection, chain_id: int, token: str, symbol: str, amount: Decimal, wallet: str, environment: str
 ) -> tuple[DemoPayment, dict[str, dict[str, Any]]]:
     legacy = {name: str(ObjectId()) for name in ("buyer", "seller", "request", "offer", "payment")}
     users = {
@@ -131,12 +135,14 @@ def _open_payment(
         token=token,
         request_id=request_id,
     )
-    connection.execute(
-        text(
-            "INSERT INTO fleet.address_book (user_id, chain_id, address, label, added_by) "
-            "VALUES (:user, :chain, :address, 'seller wallet', 'demo')"
-        ),
-        {"user": users["seller"], "chain": chain_id, "address": wallet},
+    propose_entry(
+        connection,
+        environment=environment,
+        user_id=users["seller"],
+        chain_id=chain_id,
+        address=wallet,
+        label="seller wallet",
+        by="demo",
     )
     destination = issue_destination(
         connection,

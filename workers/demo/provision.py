@@ -22,6 +22,7 @@ from custody.store.upgrade import upgrade_database
 from workers.demo.contract_packages import CIRCLE_PACKAGE, REQUEST_NETWORK_PACKAGE
 from workers.demo.contracts import DeployedContracts, deploy_contracts
 from workers.demo.development_chain import ETHER, DevelopmentChain, open_client
+from workers.demo.founding import APPROVERS, approver_seed, found, genesis_hash
 from workers.embedded.npm_packages import fetch
 from workers.embedded.role_passwords import ensure_role_passwords
 from workers.embedded.services import Services
@@ -32,6 +33,7 @@ GAS_PAYER_WEI: Final = 100 * ETHER
 TREASURY_WEI: Final = 100 * ETHER
 DEVELOPMENT_THRESHOLD_BLOCKS: Final = 2  # above the floor of 1, so that waiting for depth is really seen
 _CHAINS_FILE: Final = "chains.toml"
+_POLICY_DIR: Final = "policy"
 
 
 class StateFolderOfAnotherChain(Exception):
@@ -93,6 +95,8 @@ class Provisioned:
     contracts: DeployedContracts
     gas_payer: str
     treasury: str
+    policy_dir: Path
+    genesis_hash: str
 
 
 def provision(services: Services, progress: Callable[[str], None] = lambda _: None) -> Provisioned:
@@ -121,6 +125,18 @@ def provision(services: Services, progress: Callable[[str], None] = lambda _: No
                 chain.set_balance(gas_payer, GAS_PAYER_WEI)
                 chain.set_balance(treasury, TREASURY_WEI)
             chains = load_chains(chains_file)
+            policy_dir = folder.root / _POLICY_DIR
+            deposit_xpub = _account_xpub(keys.deposit_seed)
+            found(
+                policy_dir,
+                state_dir=folder.root,
+                secrets=keys.directory,
+                device_seed=keys.device_seed,
+                deposit_xpub=deposit_xpub,
+                chains=chains,
+                client=client,
+                progress=progress,
+            )
             with transaction(admin) as connection:
                 _refuse_foreign_books(connection.execute(text(_FOREIGN_BOOKS), {"id": contracts.chain_id}).all())
                 for token in chains.chain(contracts.chain_id).tokens:
@@ -136,14 +152,25 @@ def provision(services: Services, progress: Callable[[str], None] = lambda _: No
                             "decimals": token.decimals,
                         },
                     )
-                register_deposit_account(connection, _account_xpub(keys.deposit_seed))
+                register_deposit_account(connection, deposit_xpub)
                 ensure_house_account(connection, contracts.chain_id, gas_payer, "gas_payer")
                 ensure_house_account(connection, contracts.chain_id, treasury, "treasury")
         finally:
             admin.dispose()
             client.close()
             chain.close()
-    return Provisioned(services, keys, passwords, chains_file, chains, contracts, gas_payer, treasury)
+    return Provisioned(
+        services,
+        keys,
+        passwords,
+        chains_file,
+        chains,
+        contracts,
+        gas_payer,
+        treasury,
+        policy_dir,
+        genesis_hash(policy_dir),
+    )
 
 
 _FOREIGN_BOOKS: Final = """
@@ -173,7 +200,7 @@ def _make_secrets(folder: StateFolder) -> Secrets:
     if not (keys.ledger_seal_key.exists() and keys.ledger_seal_public_key.exists()):
         for path, pem in zip((keys.ledger_seal_key, keys.ledger_seal_public_key), new_seal_key(), strict=True):
             write_private(path, pem)
-    for path in (keys.deposit_seed, keys.device_seed):
+    for path in (keys.deposit_seed, keys.device_seed, *(approver_seed(directory, each) for each in APPROVERS)):
         if not path.exists():
             create_seed_file(path)
     return keys

@@ -3,11 +3,12 @@
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -24,15 +25,15 @@ from custody.store.engine import open_engine, transaction
 from custody.store.mongo import open_mongo
 from workers.demo.buyers import DELIVERIES_PER_PAYMENT, Paid, pay, send_webhooks
 from workers.demo.fleet import DevelopmentFleet
+from workers.demo.founding import APPROVERS, ENVIRONMENT, K, approver_seed
 from workers.demo.marketplace import DemoPayment, confirm_delivery, open_payments
 from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS, Provisioned
+from workers.demo.software_devices import end, software_device
 from workers.demo.stages import Pace, watch
 
 PAYMENTS_DEFAULT: Final = 6
 PAYMENTS_MAXIMUM: Final = 1_000
-_DEVICE_START_SECONDS: Final = 20.0
 _SIGNER_WAIT_SECONDS: Final = 600  # between instructions; the demo ends it long before
-_SIGNER_STOP_SECONDS: Final = 20.0
 _REST_ATTEMPTS: Final = 40  # x the pace's poll: ten blocks of the demo's chain
 
 Report = Callable[[str, int], None]
@@ -115,9 +116,11 @@ class Demo:
         backend = mongo[os.environ.get("MONGO_DATABASE", "amanat")]
         try:
             self._set_threshold(admin)
-            opened = open_payments(admin, backend, chain_id=chain.id, orders=self._orders(payments))
+            opened = open_payments(
+                admin, backend, chain_id=chain.id, orders=self._orders(payments), environment=ENVIRONMENT
+            )
             self.report("opened", len(opened))
-            with self._device() as device_path, self._signer(device_path):
+            with self._people():
                 deliveries = self._take(admin, opened, webhooks=webhooks)
                 ids = [payment.id for payment in opened]
                 self._watch(admin, opened, "held")
@@ -204,72 +207,49 @@ class Demo:
                 )
 
     @contextmanager
-    def _device(self) -> Generator[str]:
-        """The software Trezor, a process of its own; it alone knows the treasury's seed."""
-        ready = self.fleet.services.state_dir / "software_device.json"
-        ready.unlink(missing_ok=True)
-        with (self.fleet.services.state_dir / "logs" / "software_device.log").open("ab") as log:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "workers.embedded.trezor_device",
-                    "--seed-file",
-                    str(self.fleet.secrets.device_seed),
-                    "--press",
-                    "yes",
-                    "--ready-file",
-                    str(ready),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            deadline = time.monotonic() + _DEVICE_START_SECONDS
-            while not ready.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("the software device did not start; see logs/software_device.log")
-                time.sleep(0.05)
-            yield str(json.loads(ready.read_text(encoding="utf-8"))["path"])
-        finally:
-            _end(process)
-            ready.unlink(missing_ok=True)
+    def _people(self) -> Generator[None]:
+        """Two of three approvers and the treasury's signer, each with a device and a process without a database URL."""
+        state_dir, secrets_dir = self.fleet.services.state_dir, self.fleet.secrets.directory
+        with ExitStack() as running:
+            treasury = running.enter_context(software_device(state_dir, self.fleet.secrets.device_seed, "treasury"))
+            running.enter_context(self._signer("treasury", treasury, "sign", "--all"))
+            for person in APPROVERS[:K]:
+                path = running.enter_context(software_device(state_dir, approver_seed(secrets_dir, person), person))
+                running.enter_context(self._signer(person, path, "approve", "--all", "--as", person))
+            yield
 
     @contextmanager
-    def _signer(self, device_path: str) -> Generator[None]:
-        """``fleet signer sign --all``: a process with no database URL, as on a signer's own machine."""
+    def _signer(self, name: str, device_path: str, *command: str) -> Generator[None]:
+        """``fleet signer``, as on a person's own machine: its own copy of the signed files, no database."""
+        home = self.fleet.services.state_dir / "people" / name
+        shutil.copytree(self.fleet.policy_dir, home / "policy", dirs_exist_ok=True)
         environment = {
             "PATH": os.defpath,
             "HOME": os.environ.get("HOME", "/"),
-            "FLEET_STATE_DIR": str(self.fleet.services.state_dir / "signer"),
+            "FLEET_STATE_DIR": str(home),
             "SIGNER_API_URL": self.running.signer_api_url,
             "SIGNER_API_TOKEN_FILE": str(self.fleet.secrets.signer_api_token),
             "CHAINS_FILE": str(self.fleet.chains_file),
+            "POLICY_DIR": str(home / "policy"),
+            "GENESIS_HASH": self.fleet.genesis_hash,
             "TREZOR_PATH": device_path,
         }
-        with (self.fleet.services.state_dir / "logs" / "signer.log").open("ab") as log:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "workers.cli",
-                    "signer",
-                    "sign",
-                    "--all",
-                    "--yes",
-                    "--wait",
-                    str(_SIGNER_WAIT_SECONDS),
-                ],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        arguments = (
+            sys.executable,
+            "-m",
+            "workers.cli",
+            "signer",
+            *command,
+            "--yes",
+            "--wait",
+            str(_SIGNER_WAIT_SECONDS),
+        )
+        with (self.fleet.services.state_dir / "logs" / f"signer_{name}.log").open("ab") as log:
+            process = subprocess.Popen(arguments, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             yield
         finally:
-            _end(process)
+            end(process)
 
     def _released(self, admin: Engine, ids: list[Any]) -> int:
         with admin.connect() as connection:
@@ -292,15 +272,6 @@ class Demo:
                 {"ids": ids},
             )
             return {row.entry_type: row.n for row in rows}
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(_SIGNER_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def write_json(result: DemoResult, path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from custody.trezor.transaction import Signature
@@ -16,6 +16,7 @@ SUBMIT_ATTEMPTS: Final = 12  # about 20 s: a restart of the API must not cost a 
 ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024  # a list of 100 instructions is under 200 KiB
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
+ApprovalSubject = Literal["instructions", "address-book"]
 _Digits = Annotated[str, Field(pattern=r"^[0-9]{1,78}$")]
 _HexBytes = Annotated[str, Field(pattern=r"^0x([0-9a-f]{2})*$", max_length=8_192)]
 
@@ -40,6 +41,48 @@ class LastSubmission(BaseModel):
     reason: str | None
 
 
+class ApiApproval(BaseModel):
+    """What an instruction's approvers are asked to agree to, and who did. The fee ceiling in wei."""
+
+    model_config = ConfigDict(frozen=True)
+
+    environment: Annotated[str, Field(pattern=r"^[a-z0-9]{4}$")]
+    policy_version: Annotated[int, Field(ge=1)]
+    policy_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    fee_ceiling_wei: _Digits
+    expires_at: AwareDatetime
+    intent_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    approved_by: list[str]
+
+
+class ApiEntrySignature(BaseModel):
+    """Whose signature of an address book entry the API claims to have."""
+
+    person: str
+    approver: str
+    signature: Annotated[str, Field(pattern=r"^0x[0-9a-f]{130}$")]
+
+
+class ApiEntry(BaseModel):
+    """An address book entry as the API claims it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    environment: str
+    number: int
+    previous: str
+    action: str
+    role: str
+    chain_id: int
+    address: str
+    owner: str
+    label: str
+    added_at: AwareDatetime
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    signatures: list[ApiEntrySignature]
+
+
 class ApiInstruction(BaseModel):
     """An instruction as the API claims it. Amounts in smallest units as decimal digits, fees in wei."""
 
@@ -62,11 +105,13 @@ class ApiInstruction(BaseModel):
     unsigned_bytes: _HexBytes | None
     signing_hash: _HexBytes | None
     max_total_fee_wei: _Digits | None
+    release_epoch: int = 0
     held_reason: str | None
     rejected_reason: str | None
     created_at: str
     handed_out_at: str | None
     last_submission: LastSubmission | None
+    approval: ApiApproval | None = None
     evidence: dict[str, list[dict[str, Any]]] | None = None
 
     @property
@@ -126,6 +171,18 @@ class SignerClient:
             f"/v1/instructions/{instruction_id}/signature",
             {"y_parity": signature.y_parity, "r": f"0x{signature.r:064x}", "s": f"0x{signature.s:064x}"},
         )
+
+    def unsigned_entries(self, fewer_than: int) -> list[ApiEntry]:
+        """Address book entries that fewer than ``fewer_than`` persons signed, the oldest first."""
+        answer = self._call("GET", f"/v1/address-book/unsigned?fewer_than={fewer_than}")
+        try:
+            return [ApiEntry.model_validate(item) for item in answer.get("entries", ())]
+        except (ValidationError, TypeError):
+            raise SignerApiError("The API's address book is malformed; do not sign it.") from None
+
+    def submit_approval(self, subject: ApprovalSubject, subject_id: str, body: dict[str, str]) -> None:
+        """Hand in a person's approval: ``person``, ``approver``, ``digest`` and ``signature``. Twice is harmless."""
+        self._call("POST", f"/v1/{subject}/{subject_id}/approval", body)
 
     def submit_rejection(self, instruction_id: str, reason: str) -> None:
         """Say that the signer did not sign, and why (at most 500 characters)."""

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from custody.store.engine import ring_relay, transaction
+from workers.signer_api.approvals import K_MAXIMUM, ApprovalBody, Subject, submit_approval, unsigned_entries
 from workers.signer_api.evidence import instruction_with_evidence, open_instructions
 from workers.signer_api.rate_limit import RateLimit
 from workers.signer_api.submissions import RejectionBody, SignatureBody, SubmissionRefused, submit
@@ -55,6 +56,9 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
             Route("/v1/instructions/{id}", api.guarded(api.show), methods=["GET"]),
             Route("/v1/instructions/{id}/signature", api.guarded(api.signature), methods=["POST"]),
             Route("/v1/instructions/{id}/rejection", api.guarded(api.rejection), methods=["POST"]),
+            Route("/v1/instructions/{id}/approval", api.guarded(api.approval), methods=["POST"]),
+            Route("/v1/address-book/unsigned", api.guarded(api.unsigned_entries), methods=["GET"]),
+            Route("/v1/address-book/{id}/approval", api.guarded(api.entry_approval), methods=["POST"]),
         ],
     )
 
@@ -107,6 +111,28 @@ class _Api:
     async def rejection(self, request: Request) -> Response:
         return await self._take(request, RejectionBody)
 
+    async def approval(self, request: Request) -> Response:
+        return await self._approve(request, "release_instruction")
+
+    async def entry_approval(self, request: Request) -> Response:
+        return await self._approve(request, "address_book_entry")
+
+    async def unsigned_entries(self, request: Request) -> Response:
+        asked = request.query_params.get("fewer_than", "1")
+        if not (asked.isascii() and asked.isdecimal() and 1 <= int(asked[:3]) <= K_MAXIMUM):
+            raise _Refused(422, f"fewer_than: expected a whole number from 1 to {K_MAXIMUM}, the k of your genesis.")
+        return JSONResponse({"entries": await run_in_threadpool(self._unsigned, int(asked))})
+
+    async def _approve(self, request: Request, subject: Subject) -> Response:
+        subject_id = _instruction_id(request)
+        body = _parse(ApprovalBody, await _read_body(request))
+        try:
+            made = await run_in_threadpool(self._submit_approval, subject, subject_id, body)
+        except SubmissionRefused as error:
+            raise _Refused(error.status, str(error)) from error
+        log.info("approval_received", subject=subject, subject_id=str(subject_id), person=body.person)
+        return JSONResponse(made, status_code=200 if made["repeated"] else 202)
+
     async def _take(self, request: Request, form: type[SignatureBody] | type[RejectionBody]) -> Response:
         instruction_id = _instruction_id(request)
         body = _parse(form, await _read_body(request))
@@ -138,6 +164,16 @@ class _Api:
             made = submit(connection, instruction_id, body)
         ring_relay(self._engine)
         return made
+
+    def _submit_approval(self, subject: Subject, subject_id: UUID, body: ApprovalBody) -> dict[str, Any]:
+        with transaction(self._engine) as connection:
+            made = submit_approval(connection, subject, subject_id, body)
+        ring_relay(self._engine)
+        return made
+
+    def _unsigned(self, fewer_than: int) -> list[dict[str, Any]]:
+        with transaction(self._engine) as connection:
+            return unsigned_entries(connection, fewer_than)
 
 
 async def _read_body(request: Request) -> bytes:

@@ -22,12 +22,17 @@ OPEN_STATES: Final = (
 )
 
 _COLUMNS: Final = """
-    SELECT i.*, t.symbol, t.decimals, s.kind AS last_kind, s.state AS last_state,
+    SELECT i.*, t.symbol, t.decimals, approvals.persons, s.kind AS last_kind, s.state AS last_state,
         coalesce(s.refused_reason, s.reason) AS last_reason, (
             SELECT a.label FROM fleet.address_book a WHERE a.chain_id = i.chain_id AND a.address = i.recipient
             ORDER BY a.created_at DESC LIMIT 1) AS label
     FROM fleet.release_instructions i
     JOIN fleet.tokens t ON t.chain_id = i.chain_id AND t.token = i.token
+    LEFT JOIN LATERAL (
+        SELECT array_agg(DISTINCT a.person ORDER BY a.person) AS persons FROM fleet.approvals a
+        WHERE a.subject_kind = 'release_instruction' AND a.subject_id = i.id AND a.digest = i.intent_hash
+          AND a.state <> 'refused'
+    ) approvals ON true
     LEFT JOIN LATERAL (
         SELECT kind, state, reason, refused_reason FROM fleet.signature_submissions s
         WHERE s.instruction_id = i.id ORDER BY s.received_at DESC, s.id DESC LIMIT 1
@@ -50,7 +55,8 @@ def instruction_with_evidence(connection: Connection, instruction_id: UUID) -> d
     row = connection.execute(text(f"{_COLUMNS} WHERE i.id = :id"), {"id": instruction_id}).one_or_none()
     if row is None:
         return None
-    return {**_instruction(row), "evidence": _evidence(connection, row.payment_id, row.chain_id)}
+    evidence = _evidence(connection, row.payment_id, row.chain_id)
+    return {**_instruction(row), "evidence": {**evidence, "address_book": _entries_of(connection, row)}}
 
 
 def _instruction(row: Any) -> dict[str, Any]:
@@ -77,6 +83,17 @@ def _instruction(row: Any) -> dict[str, Any]:
         "rejected_reason": row.rejected_reason,
         "created_at": row.created_at.isoformat(),
         "handed_out_at": None if row.handed_out_at is None else row.handed_out_at.isoformat(),
+        "approval": None
+        if row.intent_hash is None
+        else {
+            "environment": row.environment,
+            "policy_version": row.policy_version,
+            "policy_hash": row.policy_hash,
+            "fee_ceiling_wei": str(int(row.fee_ceiling_wei)),
+            "expires_at": row.expires_at.isoformat(),
+            "intent_hash": bytes(row.intent_hash).hex(),
+            "approved_by": row.persons or [],
+        },
         "last_submission": None
         if row.last_kind is None
         else {"kind": row.last_kind, "state": row.last_state, "reason": row.last_reason},
@@ -115,6 +132,35 @@ def _evidence(connection: Connection, payment_id: UUID, chain_id: int) -> dict[s
         ]
         for name, statement in queries.items()
     }
+
+
+def _entries_of(connection: Connection, row: Any) -> list[dict[str, Any]]:
+    """The recipient's newest entry with its signatures, for a signer that believes no database (R4, R8)."""
+    entries = entries_with_signatures(
+        connection,
+        "b.chain_id = :chain AND b.address = :address AND b.role = 'payee'",
+        {"chain": row.chain_id, "address": row.recipient},
+        newest_first=True,
+    )
+    return entries[:1]
+
+
+def entries_with_signatures(
+    connection: Connection, where: str, parameters: dict[str, Any], *, newest_first: bool = False
+) -> list[dict[str, Any]]:
+    """Address book entries that satisfy ``where``, a condition written in this package, each with who signed it."""
+    statement = f"""
+        SELECT b.id::text AS id, b.environment, b.number, b.previous, b.action, b.role, b.chain_id, b.address, b.owner, b.label,
+            b.added_at, b.hash, coalesce((
+                SELECT jsonb_agg(jsonb_build_object('person', a.person, 'approver', a.approver,
+                                                    'signature', '0x' || encode(a.signature, 'hex')) ORDER BY a.id)
+                FROM fleet.approvals a WHERE a.subject_kind = 'address_book_entry' AND a.subject_id = b.id
+                  AND a.state <> 'refused'), '[]') AS signatures
+        FROM fleet.address_book b WHERE b.number IS NOT NULL AND {where}
+        ORDER BY b.number {"DESC" if newest_first else ""} LIMIT :limit
+    """  # noqa: S608
+    found = connection.execute(text(statement), {**parameters, "limit": LIST_LIMIT})
+    return [{**row._mapping, "added_at": row.added_at.isoformat()} for row in found]
 
 
 def _hex(raw: bytes | None) -> str | None:

@@ -56,6 +56,7 @@ GRANT INSERT ON fleet.outbox TO fleet_confirmations;
 GRANT SELECT ON fleet.chain_cursors, fleet.chain_blocks, fleet.tokens, fleet.house_accounts, fleet.payment_routes,
     public.payments, fleet.deposit_accounts, fleet.ledger_balances, public.funds_ledger_entries, public.config_settings,
     public.config_setting_history TO fleet_sweeps;
+GRANT SELECT ON fleet.accepted_documents TO fleet_sweeps;
 GRANT SELECT, INSERT, UPDATE ON fleet.sweep_jobs, fleet.nonce_lanes, fleet.chain_transactions, fleet.chain_facts,
     fleet.dead_work TO fleet_sweeps;
 GRANT SELECT ON public.derived_destinations TO fleet_sweeps;
@@ -73,6 +74,9 @@ GRANT SELECT (id, legacy_object_id, role, status) ON public.users TO fleet_relea
 GRANT SELECT, INSERT, UPDATE ON fleet.release_instructions, fleet.nonce_lanes, fleet.chain_transactions, fleet.chain_facts,
     fleet.dead_work TO fleet_releases;
 GRANT SELECT, UPDATE ON fleet.signature_submissions TO fleet_releases;
+-- It says which approvals count, and makes none (R9, R24).
+GRANT SELECT, UPDATE (state, refused_reason) ON fleet.approvals TO fleet_releases;
+GRANT SELECT, INSERT ON fleet.accepted_documents, fleet.policy_decisions TO fleet_releases;
 GRANT UPDATE (status, escrow_state, updated_at) ON public.payments TO fleet_releases;
 GRANT UPDATE (status, updated_at) ON public.purchase_requests TO fleet_releases;
 GRANT INSERT ON fleet.outbox TO fleet_releases;
@@ -81,6 +85,8 @@ GRANT INSERT ON fleet.outbox TO fleet_releases;
 GRANT SELECT ON fleet.release_instructions, fleet.tokens, fleet.chain_facts, fleet.address_book, fleet.payment_routes,
     public.funds_ledger_entries, public.derived_destination_sweeps, public.derived_destinations TO fleet_signer_api;
 GRANT SELECT, INSERT ON fleet.signature_submissions TO fleet_signer_api;
+GRANT SELECT, INSERT (subject_kind, subject_id, digest, person, approver, signature) ON fleet.approvals TO fleet_signer_api;
+GRANT SELECT ON fleet.policy_decisions TO fleet_signer_api;
 GRANT INSERT ON fleet.outbox TO fleet_signer_api;
 
 -- The mirror reads what it copies.
