@@ -84,7 +84,7 @@ def keep_library_quiet() -> None:
     too.
     """
     logger = logging.getLogger("trezorlib")
-    logger.setLevel(max(logger.level, logging.INFO))
+    logger.setLevel(max(logger.getEffectiveLevel(), logging.INFO))
 
 
 def _open(

@@ -21,6 +21,7 @@ _MEANING = {
     "detected": "transfer seen on chain and booked",
     "held": "deep enough: in escrow",
     "swept": "moved to the treasury",
+    "approved": "two of three approvers agreed on their devices",
     "signed": "release signed on the Trezor",
     "released": "seller paid, purchase request seller_paid",
     "mirrored": "payment and entries in MongoDB",

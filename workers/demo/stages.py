@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
 from custody.payments.story import tell
 
-STAGES: Final = ("detected", "held", "swept", "signed", "released", "mirrored")
+STAGES: Final = ("detected", "held", "swept", "approved", "signed", "released", "mirrored")
 
 _COUNTS = text(
     """
@@ -23,6 +23,8 @@ _COUNTS = text(
        WHERE id = ANY(:ids) AND escrow_state IN ('funded', 'releasable', 'releasing', 'released')) AS held,
       (SELECT count(DISTINCT payment_id) FROM public.funds_ledger_entries
        WHERE payment_id = ANY(:ids) AND entry_type = 'adjustment' AND reason = 'sweep') AS swept,
+      (SELECT count(DISTINCT payment_id) FROM fleet.release_instructions
+       WHERE payment_id = ANY(:ids) AND state IN ('ready', 'handed_out', 'signed', 'broadcast', 'final')) AS approved,
       (SELECT count(DISTINCT payment_id) FROM fleet.release_instructions
        WHERE payment_id = ANY(:ids) AND state IN ('signed', 'broadcast', 'final')) AS signed,
       (SELECT count(*) FROM public.payments WHERE id = ANY(:ids) AND escrow_state = 'released') AS released,
