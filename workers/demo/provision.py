@@ -34,6 +34,7 @@ TREASURY_WEI: Final = 100 * ETHER
 DEVELOPMENT_THRESHOLD_BLOCKS: Final = 2  # above the floor of 1, so that waiting for depth is really seen
 _CHAINS_FILE: Final = "chains.toml"
 _POLICY_DIR: Final = "policy"
+_TREASURY_MAXIMUM: Final = 1_000_000  # whole tokens: a thousand payments of a demo, none of them real
 
 
 class StateFolderOfAnotherChain(Exception):
@@ -278,5 +279,6 @@ def _write_chains(path: Path, client: ChainClient, contracts: DeployedContracts,
             f'symbol = "{symbol}"',
             f'address = "{address}"',
             f"decimals = {decimals}",
+            f'treasury_maximum = "{_TREASURY_MAXIMUM}"',
         ]
     write_private(path, "\n".join(lines) + "\n")

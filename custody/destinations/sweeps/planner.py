@@ -7,8 +7,10 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, text
 
+from custody.chain.assets import to_amount
 from custody.destinations.issuing import COLLECTION
 from custody.destinations.sweeps.booked import facts_at
+from custody.destinations.sweeps.treasury_room import TreasuryRoom
 from custody.settings.chains import NATIVE, Chains
 from custody.store.outbox import mirror
 
@@ -88,6 +90,7 @@ def plan(connection: Connection, chains: Chains, *, limit: int) -> Plan:
     waiting: list[Waiting] = []
     known = {chain.id: chain for chain in chains.chains}
     sweepable = [f"{chain.id}:{t.address}" for chain in chains.chains for t in chain.tokens if t.address != NATIVE]
+    room = TreasuryRoom(connection, chains)
     for place in connection.execute(_CANDIDATES, {"limit": limit, "sweepable": sweepable}).all():
         chain = known.get(place.chain_id)
         reason = None
@@ -116,6 +119,9 @@ def plan(connection: Connection, chains: Chains, *, limit: int) -> Plan:
         units = sum(fact.units for fact in facts if fact.is_judged)
         if units == 0:
             waiting.append(Waiting(place.id, place.token, "deposit_not_deep"))
+            continue
+        if (full := room.why_full(place.chain_id, place.token, to_amount(units, place.decimals))) is not None:
+            waiting.append(Waiting(place.id, place.token, full))
             continue
         job = connection.execute(
             _INSERT,
