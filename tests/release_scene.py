@@ -21,7 +21,7 @@ from sqlalchemy import text
 from custody.chain import Receipt, erc20
 from custody.ledger import Entry, post
 from custody.payments import move_payment
-from custody.policy import SignedFolder, read_in_force
+from custody.policy import AddressBookEntry, SignedFolder, read_in_force
 from custody.policy.signed_entries import propose_entry
 from custody.releases import Step, build, rows
 from custody.releases.approvals import signed_text
@@ -36,7 +36,7 @@ from tests.anvil_node import running_anvil
 from tests.approvals import hand_in_approval, sign_entry
 from tests.conftest import STATE_DIR, Database
 from tests.marketplace import Marketplace
-from tests.policy_files import Fleet, genesis_said, signed, token
+from tests.policy_files import PEOPLE, Fleet, approver, genesis_said, signed, token
 from workers.demo.contract_packages import REQUEST_NETWORK_PACKAGE
 from workers.demo.contracts import SUPPLY, tether_token
 from workers.demo.development_chain import ETHER, DevelopmentChain
@@ -85,6 +85,8 @@ class Scene:
     folder: Path
     rules: Sequence[Mapping[str, Any]] | None = None
     """The policy's rules where approvals are required (ada, bob and cyd approve, k is 2); None: none are."""
+    devices: Mapping[str, str] = field(default_factory=dict[str, str])
+    """More approvers, each with the address of a device."""
     seed: str = field(init=False)
     treasury: str = field(init=False)
     market: Marketplace = field(init=False)
@@ -158,7 +160,9 @@ class Scene:
         }
         policy_dir = self.folder / "policy"
         policy_dir.mkdir()
-        self.files = Fleet(genesis_said(chains=[chain]), self.rules)
+        approvers = [approver(person) for person in PEOPLE]
+        approvers += [approver(person, address=at) for person, at in self.devices.items()]
+        self.files = Fleet(genesis_said(chains=[chain], approvers=approvers), self.rules)
         return {"policy_dir": policy_dir, "genesis_hash": self.files.write_without_book(policy_dir)}
 
     def approve(self, payment: UUID, *people: str, **changed: Any) -> None:
@@ -190,20 +194,23 @@ class Scene:
         assert self.step.signed is not None
         return self.step.signed
 
+    def propose(self, seller: UUID, address: str) -> AddressBookEntry:
+        """The seller's wallet as an operator proposes it, without anybody's signature."""
+        with transaction(self.database.engine("fleet_operator")) as connection:
+            return propose_entry(
+                connection,
+                environment="amn1",
+                user_id=seller,
+                chain_id=31337,
+                address=address,
+                label="wallet of the seller",
+                by="test",
+            )
+
     def address_book(self, seller: UUID, address: str, *people: str) -> None:
         """The seller's wallet; where approvals are required it is signed, by ada and bob when nobody is named."""
         if self.rules is not None:
-            with transaction(self.database.engine("fleet_operator")) as connection:
-                entry = propose_entry(
-                    connection,
-                    environment="amn1",
-                    user_id=seller,
-                    chain_id=31337,
-                    address=address,
-                    label="wallet of the seller",
-                    by="test",
-                )
-            sign_entry(self.database, entry, *(people or ("ada", "bob")))
+            sign_entry(self.database, self.propose(seller, address), *(people or ("ada", "bob")))
             return
         self.market.execute(
             "INSERT INTO fleet.address_book (user_id, chain_id, address, label, added_by) "
@@ -450,9 +457,10 @@ def approval_scenes(
     mongo_database: str,
     folder: Path,
     rules: Sequence[Mapping[str, Any]],
+    devices: Mapping[str, str] | None = None,
 ) -> Iterator[Scene]:
     """A fixture's body where approvals are required."""
-    scene = Scene(chain, database, mongo_url, mongo_database, folder, rules)
+    scene = Scene(chain, database, mongo_url, mongo_database, folder, rules, devices or {})
     yield scene
     scene.close()
 
