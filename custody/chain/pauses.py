@@ -109,8 +109,7 @@ def pause(connection: Connection, chain_id: int, *, reason: str, by: str) -> boo
 def propose_go_on(connection: Connection, chain_id: int, *, reason: str, by: str) -> UUID:
     """Propose that a paused chain goes on. Nothing changes yet.
 
-    Bound to this very pause and to the dead work behind it. Raises ActionRefused outside development chains and for a
-    chain that is not paused, ValueError for a reason or label that is none.
+    Bound to this very pause and to the dead work behind it. Raises ActionRefused for a chain that is not paused, ValueError for a reason or label that is none.
     """
     require_reason(reason)
     require_label(by)

@@ -1,7 +1,7 @@
-"""Actions by hand (custody-rules R10): proposed by one person, executed by another, each written down.
+"""Actions by hand (custody-rules R10): proposed by one person, signed by two on their devices, each written down.
 
-``by`` is a label, never an authority. Until the signatures of two persons can be checked, the database executes and
-even proposes only on development chains (custody/ledger/sql/operator_actions.sql).
+``by`` is a label, never an authority. The database executes what two persons' signatures stand under; on development
+chains another label than the proposer's is enough (custody/ledger/sql/operator_actions.sql).
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ LISTED_MAXIMUM: Final = 100  # what a person can read at once
 
 
 class ActionRefused(LedgerRefusal):
-    """FL006: not on this chain, not by this person, or not what was proposed. The message says which."""
+    """FL006: too few signatures, not by this person, or not what was proposed. The message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,14 @@ class Action:
     proposed_by: str
     proposed_at: datetime
     state: str
+    signed_by: Sequence[str] = ()
+    """Persons whose device signed these parameters, as the releases worker verified."""
 
 
 def propose(connection: Connection, payment_id: UUID, kind: Kind, amount: Decimal, *, reason: str, by: str) -> UUID:
     """Propose to move ``amount`` (whole tokens) of a payment's primary asset. Nothing is posted.
 
-    Raises ActionRefused outside development chains, LookupError for a payment without a route, ValueError for an
-    amount, reason or label that is none.
+    Raises LookupError for a payment without a route, ValueError for an amount, reason or label that is none.
     """
     if not amount.is_finite() or amount <= 0:
         raise ValueError(f"amount: expected a number above zero, got {amount}")
@@ -75,8 +76,7 @@ def propose(connection: Connection, payment_id: UUID, kind: Kind, amount: Decima
 def propose_correction(connection: Connection, entry_id: UUID, *, reason: str, by: str) -> UUID:
     """Propose the exact reverse of an adjustment made by hand: at most once, and never of a reversal.
 
-    Raises ActionRefused outside development chains, LookupError for an entry that is no adjustment by hand, or
-    covers a loss: that has two sides.
+    Raises LookupError for an entry that is no adjustment by hand, or covers a loss: that has two sides.
     """
     row = connection.execute(
         text(
@@ -106,8 +106,7 @@ def propose_cover(
     treasury's coins are the same as before (L22). The rules' table says "treasury / overdraft" for the payment's entry;
     that would raise the overdraft as well as the treasury, and the books would be below the chain by the amount.
 
-    ``token``: which asset, when the book has lost more than one. Raises ActionRefused outside development chains,
-    LookupError for a book without such a loss or whose coins are missing elsewhere than in a treasury, ValueError.
+    ``token``: which asset, when the book has lost more than one. Raises LookupError for a book without such a loss or whose coins are missing elsewhere than in a treasury, ValueError.
     """
     if not amount.is_finite() or amount <= 0:
         raise ValueError(f"amount: expected a number above zero, got {amount}")
@@ -194,8 +193,8 @@ def open_actions(connection: Connection, kind: str = "adjust") -> Sequence[Actio
     rows = connection.execute(
         text(
             "SELECT id, kind, chain_id, parameters, encode(parameter_hash, 'hex') AS hash, reason, proposed_by, "
-            "proposed_at, state FROM fleet.operator_actions WHERE state = 'proposed' AND kind = :kind "
-            "ORDER BY proposed_at LIMIT :n"
+            "proposed_at, state, fleet.persons_who_signed(id, parameter_hash) AS signed_by "
+            "FROM fleet.operator_actions WHERE state = 'proposed' AND kind = :kind ORDER BY proposed_at LIMIT :n"
         ),
         {"n": LISTED_MAXIMUM, "kind": kind},
     )

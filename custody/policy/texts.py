@@ -32,6 +32,25 @@ def entry_text(entry: AddressBookEntry, document_hash: str) -> str:
     )
 
 
+def action_text(
+    environment: str, kind: str, chain_id: int, action_id: str, says: tuple[str, ...], action_hash: str
+) -> str:
+    """What two persons sign of an operator's action (R10): verb, chain, its number, what it does, the whole hash.
+
+    ``says``: at most three rows in plain words; the hash covers every parameter.
+    """
+    verb = "PAUSE" if kind == "go_on" else "ADJUST"
+    rows = {f"says {place}": each for place, each in enumerate(says)}
+    return _rows(
+        "operator action",
+        verb=f"{verb} {environment}",
+        kind=f"{kind} {chain_id}",
+        number=f"nr {action_id[-8:]}",
+        **rows,
+        hash=action_hash,
+    )
+
+
 def _rows(file: str, **fields: str) -> str:
     try:
         return in_rows(**fields)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from custody.ledger import Entry, post
 from custody.payments import lock_payment, move_payment
 from custody.policy import InForce, PolicyRefused, SignedFolder, read_in_force
+from custody.policy.operator_actions import ActionNotShowable, SignableAction
 from custody.policy.signatures import signer_of
 from custody.policy.signed_entries import entry_hash, read_entry
 from custody.policy.texts import entry_text
@@ -36,8 +37,7 @@ log = structlog.get_logger(__name__)
 _CLAIM: Final = text(
     """
     SELECT id, subject_kind, subject_id, digest, person, approver, signature FROM fleet.approvals
-    WHERE state = 'received' AND subject_kind IN ('release_instruction', 'address_book_entry')
-    ORDER BY received_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    WHERE state = 'received' ORDER BY received_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
     """
 )
 _JUDGED: Final = text("UPDATE fleet.approvals SET state = :state, refused_reason = :reason WHERE id = :id")
@@ -71,15 +71,21 @@ def judge_approvals(engine: Engine, signed: SignedFolder, limit: int) -> int:
 
 
 def _judge(connection: Connection, row: Any, in_force: InForce, now: datetime) -> None:
-    power: Any
+    power: Any = "policy"
+    instruction = None
     if row.subject_kind == SUBJECT:
         instruction = rows.lock(connection, row.subject_id)
         shown, digest = _shown_of_instruction(instruction, in_force)
         power = instruction.purpose
-    else:
-        instruction = None
+    elif row.subject_kind == "address_book_entry":
         shown, digest = _shown_of_entry(connection, row.subject_id)
-        power = "policy"
+    else:
+        action = _open_action(connection, row.subject_id)
+        power, digest = action.power, action.hash()
+        try:
+            shown = action.text(in_force.genesis.genesis.environment)
+        except (ActionNotShowable, PolicyRefused) as error:
+            raise _Refused(f"not_showable: {error}.") from error
     approver = next(
         (each for each in in_force.genesis.genesis.active_approvers(power, now) if each.address == row.approver), None
     )
@@ -123,6 +129,16 @@ def _shown_of_entry(connection: Connection, entry_id: Any) -> tuple[str, bytes]:
         return entry_text(entry, found), bytes.fromhex(found)
     except PolicyRefused as error:
         raise _Refused(f"not_showable: {error}") from error
+
+
+def _open_action(connection: Connection, action_id: Any) -> SignableAction:
+    row = connection.execute(
+        text("SELECT id, kind, chain_id, parameters::text AS said, state FROM fleet.operator_actions WHERE id = :id"),
+        {"id": action_id},
+    ).one_or_none()
+    if row is None or row.state != "proposed":
+        raise _Refused(f"not_open: the action is {'unknown' if row is None else row.state}; it takes no signature.")
+    return SignableAction(str(row.id), row.kind, row.chain_id, row.said)
 
 
 def put_before_approvers(

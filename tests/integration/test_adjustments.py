@@ -1,4 +1,4 @@
-"""Adjustments by hand: proposed by one, executed by another, on development chains only (custody-rules R10)."""
+"""Adjustments by hand: proposed by one, executed by another; signatures are test_operator_signatures.py's (R10)."""
 
 from decimal import Decimal
 from typing import Any
@@ -115,17 +115,15 @@ def test_an_adjustment_is_corrected_once_and_a_correction_never(late: Book) -> N
         correct(late.posted[0][2])  # what the chain said is the watcher's to take back (L20)
 
 
-def test_where_money_is_real_nothing_is_proposed_or_executed(market: Marketplace) -> None:
+def test_where_money_is_real_nothing_is_executed_unsigned(market: Marketplace) -> None:
     real = Marketplace(market.database, chain_id=1)
     real._indices = 10_000  # beside the other marketplace's
     payment = real.payment()
-    engine = market.database.engine("fleet_operator")
-    with pytest.raises(ActionRefused, match="signatures of two persons"), transaction(engine) as connection:
-        propose(connection, payment, "accepted", Decimal(1), reason="r", by="mina")
+    with transaction(market.database.engine("fleet_operator")) as connection:
+        action = propose(connection, payment, "accepted", Decimal(1), reason="r", by="mina")
+        agreed = next(one.hash for one in open_actions(connection) if one.id == action)
     book = book_of(market)
-    action, agreed = proposed(book)
-    market.execute("UPDATE fleet.operator_actions SET chain_id = 1 WHERE id = :id", id=action)
-    with pytest.raises(ActionRefused, match="signatures of two persons"):
+    with pytest.raises(ActionRefused, match="needs the signatures of two persons, nobody signed"):
         executed(book, action, agreed)
 
 

@@ -26,8 +26,8 @@ from custody.store.engine import open_engine, ring_relay, transaction
 from workers.cli.terminal import shown
 
 adjust = typer.Typer(
-    help="Adjustments by hand: proposed by one, executed by another. Refused where the money is real, until the "
-    "signatures of two persons can be checked.",
+    help="Adjustments by hand: proposed by one, signed by two persons on their devices (fleet signer approve), then "
+    "executed. On a development chain another name than the proposer's is enough.",
     no_args_is_help=True,
 )
 
@@ -74,7 +74,9 @@ def _propose(kind: Kind, payment: UUID, amount: str, by: str, reason: str) -> No
     value = _amount(amount)
     with _database() as connection:
         action = propose(connection, payment, kind, value, reason=reason, by=by)
-    typer.echo(f"proposed as {action}; another person reads it with: fleet ledger adjust list")
+    typer.echo(
+        f"proposed as {action}; two persons sign it: fleet signer approve; it is shown by: fleet ledger adjust list"
+    )
 
 
 @adjust.command("cover")
@@ -89,7 +91,9 @@ def cover(
     value = _amount(amount)
     with _database() as connection:
         action = propose_cover(connection, book, value, reason=reason, by=by, token=token)
-    typer.echo(f"proposed as {action}; another person reads it with: fleet ledger adjust list")
+    typer.echo(
+        f"proposed as {action}; two persons sign it: fleet signer approve; it is shown by: fleet ledger adjust list"
+    )
 
 
 @adjust.command("correct")
@@ -97,18 +101,22 @@ def correct(entry: UUID, by: By, reason: Reason) -> None:
     """Propose the exact reverse of an adjustment made by hand."""
     with _database() as connection:
         action = propose_correction(connection, entry, reason=reason, by=by)
-    typer.echo(f"proposed as {action}; another person reads it with: fleet ledger adjust list")
+    typer.echo(
+        f"proposed as {action}; two persons sign it: fleet signer approve; it is shown by: fleet ledger adjust list"
+    )
 
 
 @adjust.command("list")
 def list_() -> None:
-    """What waits for a second person."""
+    """What waits for signatures or for its execution, and who has signed."""
     with _database() as connection:
         actions = open_actions(connection)
-    table = Table("action", "what", "reason", "proposed by", "hash")
+    table = Table("action", "what", "reason", "proposed by", "signed by", "hash")
     for one in actions:
         what = ", ".join(f"{name} {value}" for name, value in one.parameters.items())
-        table.add_row(str(one.id), shown(what), shown(one.reason), shown(one.proposed_by), one.hash)
+        table.add_row(
+            str(one.id), shown(what), shown(one.reason), shown(one.proposed_by), ", ".join(one.signed_by), one.hash
+        )
     Console().print(table if actions else "nothing waits")
 
 
@@ -116,7 +124,7 @@ def list_() -> None:
 def execute_(
     action: UUID, by: By, agreed: Annotated[str, typer.Option("--hash", help="the hash that the list shows")]
 ) -> None:
-    """Post what another person proposed."""
+    """Post what was proposed, once two persons have signed it."""
     with _database() as connection:
         entry = execute(connection, action, agreed_hash=agreed, by=by)
     typer.echo(f"posted as entry {entry}")

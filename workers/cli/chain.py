@@ -65,17 +65,17 @@ def pause_(chain_id: ChainId, by: By, reason: Reason) -> None:
 
 @chain.command("go-on")
 def go_on_(chain_id: ChainId, by: By, reason: Reason) -> None:
-    """Propose that a paused chain goes on. Another person lifts the pause."""
+    """Propose that a paused chain goes on. Two persons sign it (fleet signer approve), then fleet chain agree lifts it."""
     with _database() as connection:
         action = propose_go_on(connection, chain_id, reason=reason, by=by)
-    typer.echo(f"proposed as {action}; another person reads it with: fleet chain status")
+    typer.echo(f"proposed as {action}; two persons sign it: fleet signer approve; it is shown by: fleet chain status")
 
 
 @chain.command("agree")
 def agree(
     action: UUID, by: By, agreed: Annotated[str, typer.Option("--hash", help="the hash that the status shows")]
 ) -> None:
-    """Lift the pause that another person proposed to lift, and resolve the work that it was for."""
+    """Lift the pause that another person proposed to lift and two signed, and resolve the work that it was for."""
     with _database() as connection:
         resolved = go_on(connection, action, agreed_hash=agreed, by=by)
     typer.echo(f"the chain goes on; {resolved} pieces of work are settled with it (fleet stuck shows what is left)")
@@ -145,17 +145,22 @@ def _print(states: list[ChainState], waiting: Sequence[Action]) -> None:
     if nodes.row_count:
         console.print(nodes)
     if waiting:
-        proposals = Table("action", "chain", Column("why", overflow="fold"), "proposed by", "settles", "hash", box=None)
+        proposals = Table(
+            "action", "chain", Column("why", overflow="fold"), "proposed by", "signed by", "settles", "hash", box=None
+        )
         for action in waiting:
             proposals.add_row(
                 str(action.id),
                 str(action.chain_id),
                 shown(action.reason),
                 shown(action.proposed_by),
+                ", ".join(action.signed_by),
                 f"{len(action.parameters['resolves'])} pieces of work",
                 action.hash,
             )
-        console.print("\nproposed to go on; another person agrees with: fleet chain agree ACTION --hash HASH --by NAME")
+        console.print(
+            "\nproposed to go on; signed by two it is lifted with: fleet chain agree ACTION --hash HASH --by NAME"
+        )
         console.print(proposals)
 
 

@@ -16,6 +16,7 @@ from custody.chain.assets import NATIVE
 from custody.policy import AddressBookEntry, PolicyRefused, Verified
 from custody.policy.documents import validated
 from custody.policy.genesis import Approver
+from custody.policy.operator_actions import ActionNotShowable, SignableAction
 from custody.policy.signed_entries import entry_hash, who_signed
 from custody.policy.texts import entry_text
 from custody.releases.approval_text import Names, approval_text
@@ -23,7 +24,7 @@ from custody.releases.intent import Intent
 from custody.trezor import DeviceError, SigningDevice, open_device
 from custody.trezor.text_rows import TextNotShowable, rows_of
 from workers.signer.checks import InstructionRefused
-from workers.signer.client import ApiEntry, ApiInstruction, ApprovalSubject, SignerApiAway, SignerClient
+from workers.signer.client import ApiAction, ApiEntry, ApiInstruction, ApprovalSubject, SignerApiAway, SignerClient
 
 APPROVAL_PATH: Final = "m/44'/60'/2'/0/0"
 """Approvals have an account of their own: no signature of it is worth anything elsewhere (R6)."""
@@ -152,6 +153,24 @@ def approvable_entry(claimed: ApiEntry, desk: ApproverDesk) -> Approvable:
     return Approvable("address-book", claimed.id, found, shown, summary)
 
 
+def approvable_action(claimed: ApiAction, desk: ApproverDesk) -> Approvable:
+    """What an operator's action asks this person to sign (R10). Raises InstructionRefused."""
+    action = SignableAction(claimed.id, claimed.kind, claimed.chain_id, claimed.parameters)
+    genesis = desk.verified.genesis.genesis
+    if genesis.chain(claimed.chain_id) is None:
+        raise _refused(claimed.id, f"chain {claimed.chain_id} is not in this machine's genesis")
+    if action.hash().hex() != claimed.hash:
+        raise _refused(claimed.id, f"the hash of its parameters is {action.hash().hex()}, the API says {claimed.hash}")
+    if action.power not in desk.approver().powers:
+        raise _refused(claimed.id, f"{desk.person} has not the power {action.power!r} in the genesis")
+    try:
+        shown = action.text(genesis.environment)
+    except (ActionNotShowable, PolicyRefused) as error:
+        raise _refused(claimed.id, str(error)) from None
+    summary = f"{claimed.kind} proposed by {claimed.proposed_by} ({claimed.reason}): {claimed.parameters}"
+    return Approvable("actions", claimed.id, claimed.hash, shown, summary)
+
+
 def approve(
     client: SignerClient, desk: ApproverDesk, wanted: list[Approvable], *, progress: Progress, confirm: Confirm
 ) -> list[str]:
@@ -189,7 +208,7 @@ def approve_open(
     progress: Progress = lambda _sentence, _rows: None,
     confirm: Confirm = lambda _rows: True,
 ) -> ApprovingOutcome:
-    """Approve what waits for this person until nothing does for ``wait_seconds``: address book entries first.
+    """Approve what waits for this person until nothing does for ``wait_seconds``: entries and actions first.
 
     What this machine refuses is left with its sentence, and what others wait for goes on. Raises DeviceError,
     SignerApiError.
@@ -215,12 +234,15 @@ def approve_open(
 
 
 def _waiting(client: SignerClient, desk: ApproverDesk, outcome: ApprovingOutcome) -> list[Approvable]:
-    """What this person has not signed and could. Entries alone while there are any: instructions need them."""
+    """What this person has not signed and could. Entries and actions while there are any: instructions need them."""
     found: list[Approvable] = []
     seen = {*outcome.approved, *outcome.refused}
     for entry in client.unsigned_entries(desk.verified.genesis.genesis.k):
         if entry.id not in seen and desk.person not in {each.person for each in entry.signatures}:
             _collect(found, outcome, entry.id, lambda each=entry: approvable_entry(each, desk))
+    for action in client.actions():
+        if action.id not in seen and desk.person not in action.signed_by:
+            _collect(found, outcome, action.id, lambda each=action: approvable_action(each, desk))
     if found:
         return found
     now = datetime.now(UTC)

@@ -16,7 +16,7 @@ SUBMIT_ATTEMPTS: Final = 12  # about 20 s: a restart of the API must not cost a 
 ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024  # a list of 100 instructions is under 200 KiB
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
-ApprovalSubject = Literal["instructions", "address-book"]
+ApprovalSubject = Literal["instructions", "address-book", "actions"]
 _Digits = Annotated[str, Field(pattern=r"^[0-9]{1,78}$")]
 _HexBytes = Annotated[str, Field(pattern=r"^0x([0-9a-f]{2})*$", max_length=8_192)]
 
@@ -81,6 +81,22 @@ class ApiEntry(BaseModel):
     added_at: AwareDatetime
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     signatures: list[ApiEntrySignature]
+
+
+class ApiAction(BaseModel):
+    """An operator's action as the API claims it. ``parameters`` is the very text that its hash covers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    kind: str
+    chain_id: int
+    parameters: Annotated[str, Field(max_length=65_536)]
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    reason: str
+    proposed_by: str
+    proposed_at: AwareDatetime
+    signed_by: list[str]
 
 
 class ApiInstruction(BaseModel):
@@ -179,6 +195,14 @@ class SignerClient:
             return [ApiEntry.model_validate(item) for item in answer.get("entries", ())]
         except (ValidationError, TypeError):
             raise SignerApiError("The API's address book is malformed; do not sign it.") from None
+
+    def actions(self) -> list[ApiAction]:
+        """Operators' actions that wait for signatures, the oldest first."""
+        answer = self._call("GET", "/v1/actions")
+        try:
+            return [ApiAction.model_validate(item) for item in answer.get("actions", ())]
+        except (ValidationError, TypeError):
+            raise SignerApiError("The API's actions are malformed; do not sign them.") from None
 
     def submit_approval(self, subject: ApprovalSubject, subject_id: str, body: dict[str, str]) -> None:
         """Hand in a person's approval: ``person``, ``approver``, ``digest`` and ``signature``. Twice is harmless."""

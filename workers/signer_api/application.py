@@ -17,7 +17,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from custody.store.engine import ring_relay, transaction
-from workers.signer_api.approvals import K_MAXIMUM, ApprovalBody, Subject, submit_approval, unsigned_entries
+from workers.signer_api.approvals import (
+    K_MAXIMUM,
+    ApprovalBody,
+    Subject,
+    open_actions,
+    submit_approval,
+    unsigned_entries,
+)
 from workers.signer_api.evidence import instruction_with_evidence, open_instructions
 from workers.signer_api.rate_limit import RateLimit
 from workers.signer_api.submissions import RejectionBody, SignatureBody, SubmissionRefused, submit
@@ -59,6 +66,8 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
             Route("/v1/instructions/{id}/approval", api.guarded(api.approval), methods=["POST"]),
             Route("/v1/address-book/unsigned", api.guarded(api.unsigned_entries), methods=["GET"]),
             Route("/v1/address-book/{id}/approval", api.guarded(api.entry_approval), methods=["POST"]),
+            Route("/v1/actions", api.guarded(api.open_actions), methods=["GET"]),
+            Route("/v1/actions/{id}/approval", api.guarded(api.action_approval), methods=["POST"]),
         ],
     )
 
@@ -117,6 +126,12 @@ class _Api:
     async def entry_approval(self, request: Request) -> Response:
         return await self._approve(request, "address_book_entry")
 
+    async def action_approval(self, request: Request) -> Response:
+        return await self._approve(request, "operator_action")
+
+    async def open_actions(self, _request: Request) -> Response:
+        return JSONResponse({"actions": await run_in_threadpool(self._actions)})
+
     async def unsigned_entries(self, request: Request) -> Response:
         asked = request.query_params.get("fewer_than", "1")
         if not (asked.isascii() and asked.isdecimal() and 1 <= int(asked[:3]) <= K_MAXIMUM):
@@ -170,6 +185,10 @@ class _Api:
             made = submit_approval(connection, subject, subject_id, body)
         ring_relay(self._engine)
         return made
+
+    def _actions(self) -> list[dict[str, Any]]:
+        with transaction(self._engine) as connection:
+            return open_actions(connection)
 
     def _unsigned(self, fewer_than: int) -> list[dict[str, Any]]:
         with transaction(self._engine) as connection:

@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, text
 
 from custody.store.outbox import ring
-from workers.signer_api.evidence import entries_with_signatures
+from workers.signer_api.evidence import LIST_LIMIT, entries_with_signatures
 from workers.signer_api.submissions import UNJUDGED_LIMIT, SubmissionRefused
 
-Subject = Literal["release_instruction", "address_book_entry"]
+Subject = Literal["release_instruction", "address_book_entry", "operator_action"]
 K_MAXIMUM: Final = 32  # as many as a genesis may have approvers
 
 
@@ -35,6 +35,24 @@ def unsigned_entries(connection: Connection, fewer_than: int) -> list[dict[str, 
         """,
         {"wanted": fewer_than},
     )
+
+
+def open_actions(connection: Connection) -> list[dict[str, Any]]:
+    """Operators' actions that wait for signatures, the oldest first. ``parameters`` is PostgreSQL's text, to the letter."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT a.id::text AS id, a.kind, a.chain_id, a.parameters::text AS parameters,
+                encode(a.parameter_hash, 'hex') AS hash, a.reason, a.proposed_by, a.proposed_at, coalesce((
+                    SELECT array_agg(DISTINCT p.person ORDER BY p.person) FROM fleet.approvals p
+                    WHERE p.subject_kind = 'operator_action' AND p.subject_id = a.id AND p.digest = a.parameter_hash
+                      AND p.state <> 'refused'), '{}') AS signed_by
+            FROM fleet.operator_actions a WHERE a.state = 'proposed' ORDER BY a.proposed_at, a.id LIMIT :limit
+            """
+        ),
+        {"limit": LIST_LIMIT},
+    )
+    return [{**row._mapping, "proposed_at": row.proposed_at.isoformat()} for row in rows]
 
 
 def submit_approval(connection: Connection, subject: Subject, subject_id: UUID, body: ApprovalBody) -> dict[str, Any]:
@@ -93,6 +111,17 @@ def _require_digest(connection: Connection, subject: Subject, subject_id: UUID, 
             raise SubmissionRefused(404, f"There is no address book entry {subject_id}.")
         if found != digest:
             raise SubmissionRefused(409, f"The entry's hash is {found}; what was signed is another one.")
+        return
+    if subject == "operator_action":
+        row = connection.execute(
+            text("SELECT state, parameter_hash FROM fleet.operator_actions WHERE id = :id"), {"id": subject_id}
+        ).one_or_none()
+        if row is None:
+            raise SubmissionRefused(404, f"There is no action {subject_id}.")
+        if row.state != "proposed":
+            raise SubmissionRefused(409, f"The action is {row.state}; only a proposed one takes a signature.")
+        if bytes(row.parameter_hash).hex() != digest:
+            raise SubmissionRefused(409, "The action has other parameters than were signed; look again.")
         return
     row = connection.execute(
         text("SELECT state, intent_hash FROM fleet.release_instructions WHERE id = :id"), {"id": subject_id}

@@ -50,7 +50,6 @@ DECLARE
     v_parameters jsonb := fleet.pause_as_parameters(p_chain_id);
     v_id uuid;
 BEGIN
-    PERFORM fleet.refuse_without_signatures(p_chain_id);
     IF v_parameters IS NULL THEN
         RAISE EXCEPTION 'chain % is not paused', p_chain_id USING ERRCODE = 'FL006';
     END IF;

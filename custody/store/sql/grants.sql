@@ -77,6 +77,7 @@ GRANT SELECT, UPDATE ON fleet.signature_submissions TO fleet_releases;
 -- It says which approvals count, and makes none (R9, R24).
 GRANT SELECT, UPDATE (state, refused_reason) ON fleet.approvals TO fleet_releases;
 GRANT SELECT, INSERT ON fleet.accepted_documents, fleet.policy_decisions TO fleet_releases;
+GRANT SELECT ON fleet.operator_actions TO fleet_releases;
 GRANT UPDATE (status, escrow_state, updated_at) ON public.payments TO fleet_releases;
 GRANT UPDATE (status, updated_at) ON public.purchase_requests TO fleet_releases;
 GRANT INSERT ON fleet.outbox TO fleet_releases;
@@ -86,7 +87,7 @@ GRANT SELECT ON fleet.release_instructions, fleet.tokens, fleet.chain_facts, fle
     public.funds_ledger_entries, public.derived_destination_sweeps, public.derived_destinations TO fleet_signer_api;
 GRANT SELECT, INSERT ON fleet.signature_submissions TO fleet_signer_api;
 GRANT SELECT, INSERT (subject_kind, subject_id, digest, person, approver, signature) ON fleet.approvals TO fleet_signer_api;
-GRANT SELECT ON fleet.policy_decisions TO fleet_signer_api;
+GRANT SELECT ON fleet.policy_decisions, fleet.operator_actions TO fleet_signer_api;
 GRANT INSERT ON fleet.outbox TO fleet_signer_api;
 
 -- The mirror reads what it copies.
@@ -144,9 +145,9 @@ GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recip
     ON fleet.release_instructions TO fleet_operator;
 
 GRANT EXECUTE ON FUNCTION fleet.post_entry, fleet.post_entries TO fleet_watcher, fleet_confirmations, fleet_sweeps, fleet_releases;
--- An operator posts by hand, and lets a chain go on, only as one person proposed and another executes (R10).
+-- An operator posts by hand, and lets a chain go on, only what one person proposed and two signed (R10).
 GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fleet.withdraw_action, fleet.propose_go_on,
-    fleet.execute_go_on TO fleet_operator;
+    fleet.execute_go_on, fleet.persons_who_signed TO fleet_operator;
 -- Whoever meets what it must not judge alone pauses a chain, and so does any one guard.
 GRANT EXECUTE ON FUNCTION fleet.pause_chain TO fleet_watcher, fleet_releases, fleet_operator;
 -- A CHECK runs as whoever inserts, which before adoption is the marketplace's backend (L20). It reads its row alone.

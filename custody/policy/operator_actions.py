@@ -1,0 +1,77 @@
+"""What two persons sign of an operator's action (R10): its own bytes hashed here again, its effect in plain words."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from custody.policy.genesis import Power
+from custody.policy.texts import action_text
+from custody.trezor.text_rows import COLUMNS
+
+POWERS: Final[dict[str, Power]] = {"adjust": "adjustment", "go_on": "policy"}
+"""Whose approval counts for each kind; one that is not here needs the power over files."""
+
+
+class ActionNotShowable(ValueError):
+    """The action's parameters are not what its kind has. The message says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignableAction:
+    """An operator's action as its signers see it. ``parameters_text`` is PostgreSQL's own text of the parameters."""
+
+    id: str
+    kind: str
+    chain_id: int
+    parameters_text: str
+
+    @property
+    def power(self) -> Power:
+        """The power that an approver needs."""
+        return POWERS.get(self.kind, "policy")
+
+    def hash(self) -> bytes:
+        """SHA-256 over kind and parameters, each as its length (4 bytes, big endian) and its UTF-8 text."""
+        encoded = [field.encode() for field in (self.kind, self.parameters_text)]
+        return hashlib.sha256(b"".join(len(each).to_bytes(4, "big") + each for each in encoded)).digest()
+
+    def text(self, environment: str) -> str:
+        """What a device shows. Raises ActionNotShowable, PolicyRefused."""
+        return action_text(environment, self.kind, self.chain_id, self.id, self.says(), self.hash().hex())
+
+    def says(self) -> tuple[str, ...]:
+        """What it does, in at most three rows. Raises ActionNotShowable."""
+        said = self._parameters()
+        match self.kind:
+            case "adjust":
+                try:
+                    amount = Decimal(said["amount"])
+                    accounts = f"{said['debit']}>{said['credit']}"
+                    book = str(said["book_id"])
+                except (KeyError, TypeError, InvalidOperation):
+                    raise ActionNotShowable("expected amount, debit, credit and book_id of an adjustment") from None
+                return (f"{amount:f}", _two_rows(accounts), book[: 2 * COLUMNS])
+            case "go_on":
+                reason = said.get("paused_reason")
+                if not isinstance(reason, str):
+                    raise ActionNotShowable("expected paused_reason of a chain that goes on")
+                return (f"resolves {len(said.get('resolves', ()))}", _two_rows(reason))
+            case _:
+                raise ActionNotShowable(f"kind {self.kind!r} is not known here; expected {' or '.join(POWERS)}")
+
+    def _parameters(self) -> dict[str, Any]:
+        try:
+            said = json.loads(self.parameters_text, parse_float=Decimal)
+        except ValueError:
+            raise ActionNotShowable("parameters: expected JSON") from None
+        if not isinstance(said, dict) or said.get("chain_id") != self.chain_id:
+            raise ActionNotShowable(f"parameters: expected those of chain {self.chain_id}")
+        return said
+
+
+def _two_rows(said: str) -> str:
+    """The start of a text that a device can show; the hash covers all of it."""
+    ascii_only = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in said)
+    return ascii_only[: 2 * COLUMNS] or "?"
