@@ -1,6 +1,7 @@
 """The signer API's client. Its answers are claims: workers.signer.checks compares them with local configuration."""
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
@@ -8,12 +9,15 @@ import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from custody.ledger.seals import Seal, seal_from_json
 from custody.trezor.transaction import Signature
+from workers.signer.pinned_tls import PinDiffers, pinned_context
 
 TIMEOUT_SECONDS: Final = 10.0  # an answer is one short transaction
 ATTEMPTS: Final = 4  # with waits of 0.2, 0.4, 0.8 s
 SUBMIT_ATTEMPTS: Final = 12  # about 20 s: a restart of the API must not cost a person's presses
 ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024  # a list of 100 instructions is under 200 KiB
+SEALS_PAGE: Final = 500  # seals in one answer; the API sends as many
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 ApprovalSubject = Literal["instructions", "address-book"]
@@ -125,17 +129,20 @@ class ApiInstruction(BaseModel):
 class SignerClient:
     """Talks to the signer API. Every method raises SignerApiError with a sentence.
 
-    Plain HTTP is for this machine only: anywhere else the bearer token would travel in the open.
+    Plain HTTP is for this machine only: anywhere else the bearer token would travel in the open. With
+    ``certificate_sha256`` (https) exactly the server with that key is talked to (R4).
     """
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, *, certificate_sha256: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise SignerApiError(f"SIGNER_API_URL is {url!r}: expected http:// or https:// with a host.")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise SignerApiError(f"SIGNER_API_URL is {url!r}: use https:// for a host other than this machine.")
+        pinned = None if certificate_sha256 is None else pinned_context(certificate_sha256)
         self._http = httpx.Client(
             base_url=url,
+            verify=True if pinned is None else pinned,
             headers={"Authorization": f"Bearer {token}"},
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
@@ -163,6 +170,22 @@ class SignerClient:
     def instruction(self, instruction_id: str) -> ApiInstruction:
         """One instruction with its evidence."""
         return self._read(self._call("GET", f"/v1/instructions/{instruction_id}"))
+
+    def seals_after(self, last_seen: Seal | None) -> Iterator[Seal]:
+        """The last seen seal again and all after it, page by page; without one, the newest alone."""
+        query = "" if last_seen is None else f"?from={last_seen.seal_no}"
+        while True:
+            found = self._call("GET", f"/v1/seals{query}").get("seals")
+            if not isinstance(found, list):
+                raise SignerApiError("The API's answer has no list of seals; is SIGNER_API_URL right?")
+            try:
+                page = [seal_from_json(each) for each in found]
+            except ValueError as error:
+                raise SignerApiError(f"The API's seals are malformed ({error}); do not sign.") from None
+            yield from page
+            if last_seen is None or len(page) < SEALS_PAGE:
+                return
+            query = f"?from={page[-1].seal_no + 1}"
 
     def submit_signature(self, instruction_id: str, signature: Signature) -> None:
         """Hand in a signature: three numbers and nothing else. Handing it in twice is harmless."""
@@ -214,6 +237,11 @@ class SignerClient:
                         raise SignerApiError("The API's answer is too long; is SIGNER_API_URL right?")
                 status = response.status_code
         except httpx.HTTPError as error:
+            if (differs := _pin_difference(error)) is not None:
+                raise SignerApiError(
+                    f"{self._http.base_url} is not the signer API that trust.toml pins: {differs}. Nothing was sent to "
+                    "it; tell the custody team."
+                ) from None
             raise SignerApiAway(
                 f"The signer API at {self._http.base_url} does not answer ({type(error).__name__}); check "
                 "SIGNER_API_URL and that the fleet runs."
@@ -228,3 +256,11 @@ class SignerClient:
             kind = SignerApiAway if status in {429, 503} else SignerApiError
             raise kind(f"The signer API refused: {answer.get('error', status)}", status)
         return answer
+
+
+def _pin_difference(error: BaseException | None) -> PinDiffers | None:
+    while error is not None:
+        if isinstance(error, PinDiffers):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

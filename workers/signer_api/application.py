@@ -18,13 +18,14 @@ from starlette.routing import Route
 
 from custody.store.engine import ring_relay, transaction
 from workers.signer_api.approvals import K_MAXIMUM, ApprovalBody, Subject, submit_approval, unsigned_entries
-from workers.signer_api.evidence import instruction_with_evidence, open_instructions
+from workers.signer_api.evidence import instruction_with_evidence, open_instructions, seals_from
 from workers.signer_api.rate_limit import RateLimit
 from workers.signer_api.submissions import RejectionBody, SignatureBody, SubmissionRefused, submit
 
 log = structlog.get_logger(__name__)
 
 BODY_LIMIT_BYTES: Final = 4_096  # a signature is under 200 bytes, a reason at most 500 characters
+SEAL_NUMBER_DIGITS: Final = 18  # below a bigint's end
 TOKEN_MINIMUM_CHARACTERS: Final = 32  # below it a token can be guessed
 
 _Body = TypeVar("_Body", bound=BaseModel)
@@ -54,6 +55,7 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
             Route("/healthz", api.healthz, methods=["GET"]),
             Route("/v1/instructions", api.guarded(api.open_ones), methods=["GET"]),
             Route("/v1/instructions/{id}", api.guarded(api.show), methods=["GET"]),
+            Route("/v1/seals", api.guarded(api.seals), methods=["GET"]),
             Route("/v1/instructions/{id}/signature", api.guarded(api.signature), methods=["POST"]),
             Route("/v1/instructions/{id}/rejection", api.guarded(api.rejection), methods=["POST"]),
             Route("/v1/instructions/{id}/approval", api.guarded(api.approval), methods=["POST"]),
@@ -105,6 +107,12 @@ class _Api:
             raise _Refused(404, "There is no such instruction.")
         return JSONResponse(found)
 
+    async def seals(self, request: Request) -> Response:
+        given = request.query_params.get("from")
+        if given is not None and not (given.isascii() and given.isdigit() and len(given) <= SEAL_NUMBER_DIGITS):
+            raise _Refused(422, "from: expected the number of a seal.")
+        return JSONResponse({"seals": await run_in_threadpool(self._seals, None if given is None else int(given))})
+
     async def signature(self, request: Request) -> Response:
         return await self._take(request, SignatureBody)
 
@@ -154,6 +162,10 @@ class _Api:
     def _list(self) -> list[dict[str, Any]]:
         with transaction(self._engine) as connection:
             return open_instructions(connection)
+
+    def _seals(self, number: int | None) -> list[dict[str, Any]]:
+        with transaction(self._engine) as connection:
+            return seals_from(connection, number)
 
     def _show(self, instruction_id: UUID) -> dict[str, Any] | None:
         with transaction(self._engine) as connection:
