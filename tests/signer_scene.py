@@ -4,6 +4,7 @@ And the files of a signer's own machine that go with it. What a database superus
 """
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +25,8 @@ from custody.policy.toml_text import toml_text
 from custody.store.engine import transaction
 from custody.trezor import UnsignedTransaction, encode_erc20_transfer
 from tests import policy_files
-from tests.release_scene import AMOUNT, UNITS, Scene, new_seed
+from tests.conftest import Database
+from tests.release_scene import AMOUNT, UNITS, Scene, TokenChain, new_seed
 from tests.sealed_ledger import new_key, seal_all
 from workers.demo.development_chain import ETHER
 from workers.demo.wallet import Wallet
@@ -233,6 +235,15 @@ class SignerScene(Scene):
             hash=forged.signing_hash(),
             id=row.id,
         )
+
+
+def signer_scenes(
+    chain: TokenChain, database: Database, mongo_url: str, mongo_database: str, folder: Path
+) -> Iterator[SignerScene]:
+    """A fixture's body."""
+    scene = SignerScene(chain, database, mongo_url, mongo_database, folder)
+    yield scene
+    scene.close()
 
 
 def thief() -> str:

@@ -4,30 +4,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from custody.destinations.derivation import address_at
-from custody.settings.environment import settings
+from custody.trezor import UnsignedTransaction
 from tests.anvil_node import running_anvil
 from tests.conftest import Database
 from tests.policy_files import key
 from tests.release_scene import UNITS, TokenChain
-from tests.signer_api_server import TOKEN, serving
-from tests.signer_scene import SignerScene, random_hash, thief
-from workers.cli.signer import EXIT_REFUSED, signer
+from tests.signer_api_server import serving
+from tests.signer_desk import Cli, at_desk, said
+from tests.signer_scene import SignerScene, random_hash, signer_scenes, thief
+from workers.cli.signer import EXIT_REFUSED
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice
-
-Cli = Callable[..., Result]
 
 
 @pytest.fixture(name="scene")
 def _scene(
     token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
 ) -> Iterator[SignerScene]:
-    scene = SignerScene(token_chain, database, services.mongo_url, mongo_database, tmp_path)
-    yield scene
-    scene.close()
+    yield from signer_scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path)
 
 
 @pytest.fixture(name="device")
@@ -37,30 +33,9 @@ def _device(scene: SignerScene) -> Iterator[SoftwareDevice]:
 
 
 @pytest.fixture(name="cli")
-def _cli(scene: SignerScene, device: SoftwareDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    token = tmp_path / "token"
-    token.touch(mode=0o600)
-    token.write_text(TOKEN)
-    with serving(scene.database) as url:
-        for name, value in {
-            "CHAINS_FILE": str(scene.folder / "chains.toml"),
-            "SIGNER_API_URL": url,
-            "SIGNER_API_TOKEN_FILE": str(token),
-            "TREZOR_PATH": device.path,
-            "SIGNER_TRUST_FILE": str(scene.write_trust()),
-            "SIGNER_JOURNAL_FILE": str(tmp_path / "journal.jsonl"),
-        }.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("DATABASE_URL", raising=False)
-        settings.cache_clear()
-        runner = CliRunner(env={"COLUMNS": "200"})
-        yield lambda *arguments: runner.invoke(signer, list(arguments))
-    settings.cache_clear()
-
-
-def said(result: Result) -> str:
-    """What a command printed, in one line."""
-    return " ".join(result.output.split())
+def _cli(scene: SignerScene, device: SoftwareDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    with serving(scene.database) as url, at_desk(scene, device.path, url, monkeypatch) as cli:
+        yield cli
 
 
 def test_honest_evidence_is_confirmed_by_the_signers_own_node_and_signed(
@@ -212,10 +187,7 @@ def test_what_was_swept_once_is_not_paid_out_twice_whatever_the_database_says(
     scene.rule()
     # The paid instruction becomes one of another payment that points at the same coins, with the next nonce.
     row = scene.instruction(first)
-    again = row.unsigned_bytes
-    from custody.trezor import UnsignedTransaction
-
-    raw = UnsignedTransaction.from_signing_bytes(bytes(again))
+    raw = UnsignedTransaction.from_signing_bytes(bytes(row.unsigned_bytes))
     forged = UnsignedTransaction(
         raw.chain_id,
         raw.nonce + 1,
