@@ -90,6 +90,9 @@ class FleetSettings(BaseSettings):
     trezor_fingerprint: str | None = Field(
         None, pattern=r"^[0-9a-f]{8}$", description="fingerprint of the wallet's root key; its device is the one used"
     )
+    signer_name: str | None = Field(
+        None, pattern=r"^[!-~]([ -~]{0,62}[!-~])?$", description="who signs, as other signers see it; else user@host"
+    )
     signer_trust_file: Path | None = Field(None, description="trust.toml of a signer's own machine (docs/sign.md)")
     signer_journal_file: Path | None = Field(
         None, description="the signer's journal; signer-journal.jsonl in FLEET_STATE_DIR when not set"

@@ -87,6 +87,13 @@ class ApiEntry(BaseModel):
     signatures: list[ApiEntrySignature]
 
 
+class Leased(BaseModel):
+    """Who is signing it, until when (ISO 8601)."""
+
+    signer: str
+    until: str
+
+
 class ApiInstruction(BaseModel):
     """An instruction as the API claims it. Amounts in smallest units as decimal digits, fees in wei."""
 
@@ -116,6 +123,7 @@ class ApiInstruction(BaseModel):
     handed_out_at: str | None
     last_submission: LastSubmission | None
     approval: ApiApproval | None = None
+    lease: Leased | None = None
     evidence: dict[str, list[dict[str, Any]]] | None = None
 
     @property
@@ -172,9 +180,13 @@ class SignerClient:
         return self._read(self._call("GET", f"/v1/instructions/{instruction_id}"))
 
     def seals_after(self, last_seen: Seal | None) -> Iterator[Seal]:
-        """The last seen seal again and all after it, page by page; without one, the newest alone."""
-        query = "" if last_seen is None else f"?from={last_seen.seal_no}"
+        """The last seen seal again and all after it; without one, the newest alone."""
+        return self.seals_from(None if last_seen is None else last_seen.seal_no)
+
+    def seals_from(self, number: int | None) -> Iterator[Seal]:
+        """The ledger's seals from a number on, page by page; the newest alone without one."""
         while True:
+            query = "" if number is None else f"?from={number}"
             found = self._call("GET", f"/v1/seals{query}").get("seals")
             if not isinstance(found, list):
                 raise SignerApiError("The API's answer has no list of seals; is SIGNER_API_URL right?")
@@ -183,9 +195,9 @@ class SignerClient:
             except ValueError as error:
                 raise SignerApiError(f"The API's seals are malformed ({error}); do not sign.") from None
             yield from page
-            if last_seen is None or len(page) < SEALS_PAGE:
+            if number is None or len(page) < SEALS_PAGE:
                 return
-            query = f"?from={page[-1].seal_no + 1}"
+            number = page[-1].seal_no + 1
 
     def submit_signature(self, instruction_id: str, signature: Signature) -> None:
         """Hand in a signature: three numbers and nothing else. Handing it in twice is harmless."""
@@ -206,6 +218,10 @@ class SignerClient:
     def submit_approval(self, subject: ApprovalSubject, subject_id: str, body: dict[str, str]) -> None:
         """Hand in a person's approval: ``person``, ``approver``, ``digest`` and ``signature``. Twice is harmless."""
         self._call("POST", f"/v1/{subject}/{subject_id}/approval", body)
+    def take_lease(self, instruction_id: str, signer: str, seconds: int) -> None:
+        """Say who is signing it, for so many seconds at most; 0 gives it back. Refused while another one is."""
+        body = {"signer": signer, "seconds": seconds}
+        self._call("POST", f"/v1/instructions/{instruction_id}/lease", body, attempts=ATTEMPTS)
 
     def submit_rejection(self, instruction_id: str, reason: str) -> None:
         """Say that the signer did not sign, and why (at most 500 characters)."""
@@ -218,10 +234,13 @@ class SignerClient:
             fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors(include_input=False))
             raise SignerApiError(f"The API's instruction is malformed ({fields}); do not sign it.") from None
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, attempts: int | None = None
+    ) -> dict[str, Any]:
+        usual = ATTEMPTS if method == "GET" else SUBMIT_ATTEMPTS
         retrying = Retrying(
             retry=retry_if_exception_type(SignerApiAway),
-            stop=stop_after_attempt(ATTEMPTS if method == "GET" else SUBMIT_ATTEMPTS),
+            stop=stop_after_attempt(attempts or usual),
             wait=wait_exponential(multiplier=0.2, max=2),
             reraise=True,
         )

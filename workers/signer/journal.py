@@ -36,6 +36,10 @@ class JournalRefused(InstructionRefused):
     """The journal cannot be used, or what is asked goes against what it remembers. The message says what to do."""
 
 
+class JournalNotFree(JournalRefused):
+    """There is no journal yet, or another signer on this machine has it open."""
+
+
 class Journal:
     """An open journal, locked: one signer a machine at a time. A context manager.
 
@@ -162,7 +166,7 @@ class Journal:
             fd = os.open(self.path, flags)
         except FileNotFoundError:
             if not create:
-                raise JournalRefused(
+                raise JournalNotFree(
                     f"The signer's journal {self.path} does not exist. If this machine has signed before, bring it back "
                     "from a copy; if it is new, start one: fleet signer journal start"
                 ) from None
@@ -193,7 +197,7 @@ class Journal:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise JournalRefused(
+            raise JournalNotFree(
                 f"Another fleet signer on this machine uses the journal {self.path}; wait until it has ended."
             ) from None
 

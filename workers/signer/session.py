@@ -4,7 +4,8 @@ Between the checks and the device stands the journal: what is asked is on this m
 anything, and the answer before it is handed in. A crash anywhere in between loses nothing (R4).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from workers.signer.checks import (
     require_device_path,
     require_readable,
 )
-from workers.signer.client import ApiInstruction, SignerClient
+from workers.signer.client import ApiInstruction, SignerApiError, SignerClient
 from workers.signer.journal import Journal
 from workers.signer.judgement import Judge, Judged
 from workers.signer.trust import Trust
@@ -59,6 +60,12 @@ class SigningDeskSettings:
     journal: Journal | None = None
     verify_rpc: tuple[str, ...] = ()
     fingerprint: str | None = None
+    signer: str = "signer"
+
+    @property
+    def lease_seconds(self) -> int:
+        """How long others are asked to wait: a person's time at the device, and a minute around it."""
+        return int(self.approval_timeout_seconds) + 60
 
     @property
     def judge(self) -> Judge:
@@ -95,10 +102,13 @@ def sign_instruction(
         progress(Event("resumed", f"The device signed {claimed.id} before; that signature is handed in.", claimed.id))
         _hand_in(client, desk, checked, kept, progress)
         return True
-    signature = sign_on_device(desk, judged, progress=progress, confirm=confirm, on_rejection=_told(client, claimed))
-    if signature is None:
-        return False
-    _hand_in(client, desk, checked, signature, progress)
+    with _leased(client, desk, claimed):
+        signature = sign_on_device(
+            desk, judged, progress=progress, confirm=confirm, on_rejection=_told(client, claimed)
+        )
+        if signature is None:
+            return False
+        _hand_in(client, desk, checked, signature, progress)
     return True
 
 
@@ -190,6 +200,18 @@ def _hand_in(
     if desk.journal is not None and not desk.journal.was_handed_in(claimed.signing_hash or ""):
         desk.journal.record_handed_in(claimed.signing_hash or "")
     progress(Event("signed", f"Instruction {claimed.id} was signed and handed in.", claimed.id))
+
+
+@contextmanager
+def _leased(client: SignerClient, desk: SigningDeskSettings, claimed: ApiInstruction) -> Generator[None]:
+    """Tell other signers who is at it; refused while another one is (R23)."""
+    client.take_lease(claimed.id, desk.signer, desk.lease_seconds)
+    try:
+        yield
+    finally:
+        # Already signed, most of the time; an API that is away forgets it by itself.
+        with suppress(SignerApiError):
+            client.take_lease(claimed.id, desk.signer, 0)
 
 
 def _told(client: SignerClient, claimed: ApiInstruction) -> Callable[[DeviceRejected], None]:

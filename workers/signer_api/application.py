@@ -19,6 +19,7 @@ from starlette.routing import Route
 from custody.store.engine import ring_relay, transaction
 from workers.signer_api.approvals import K_MAXIMUM, ApprovalBody, Subject, submit_approval, unsigned_entries
 from workers.signer_api.evidence import instruction_with_evidence, open_instructions, seals_from
+from workers.signer_api.leases import LeaseBody, Leases
 from workers.signer_api.rate_limit import RateLimit
 from workers.signer_api.submissions import RejectionBody, SignatureBody, SubmissionRefused, submit
 
@@ -55,6 +56,7 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
             Route("/healthz", api.healthz, methods=["GET"]),
             Route("/v1/instructions", api.guarded(api.open_ones), methods=["GET"]),
             Route("/v1/instructions/{id}", api.guarded(api.show), methods=["GET"]),
+            Route("/v1/instructions/{id}/lease", api.guarded(api.lease), methods=["POST"]),
             Route("/v1/seals", api.guarded(api.seals), methods=["GET"]),
             Route("/v1/instructions/{id}/signature", api.guarded(api.signature), methods=["POST"]),
             Route("/v1/instructions/{id}/rejection", api.guarded(api.rejection), methods=["POST"]),
@@ -70,6 +72,7 @@ class _Api:
         self._engine = engine
         self._token = token
         self._rate_limit = rate_limit
+        self._leases = Leases()
 
     def guarded(self, handler: _Handler) -> _Handler:
         """The handler behind rate limit and bearer token, its errors as sentences."""
@@ -99,13 +102,24 @@ class _Api:
         return JSONResponse({"status": "ok"})
 
     async def open_ones(self, _request: Request) -> Response:
-        return JSONResponse({"instructions": await run_in_threadpool(self._list)})
+        found = await run_in_threadpool(self._list)
+        return JSONResponse({"instructions": [self._leased(each) for each in found]})
 
     async def show(self, request: Request) -> Response:
         found = await run_in_threadpool(self._show, _instruction_id(request))
         if found is None:
             raise _Refused(404, "There is no such instruction.")
-        return JSONResponse(found)
+        return JSONResponse(self._leased(found))
+
+    async def lease(self, request: Request) -> Response:
+        instruction_id = _instruction_id(request)
+        body = _parse(LeaseBody, await _read_body(request))
+        if body.seconds and await run_in_threadpool(self._state, instruction_id) != "handed_out":
+            raise _Refused(409, "Only an instruction that is handed out is signed.")
+        standing = self._leases.take(instruction_id, body)
+        if standing is not None and standing.signer != body.signer:
+            raise _Refused(409, f"{standing.signer} is signing it, until {standing.until:%H:%M:%S} UTC at the latest.")
+        return JSONResponse({"lease": None if standing is None else standing.as_json()})
 
     async def seals(self, request: Request) -> Response:
         given = request.query_params.get("from")
@@ -166,6 +180,16 @@ class _Api:
     def _seals(self, number: int | None) -> list[dict[str, Any]]:
         with transaction(self._engine) as connection:
             return seals_from(connection, number)
+
+    def _leased(self, found: dict[str, Any]) -> dict[str, Any]:
+        lease = self._leases.of(UUID(found["id"]))
+        return {**found, "lease": None if lease is None else lease.as_json()}
+
+    def _state(self, instruction_id: UUID) -> str | None:
+        with transaction(self._engine) as connection:
+            return connection.execute(
+                text("SELECT state FROM fleet.release_instructions WHERE id = :id"), {"id": instruction_id}
+            ).scalar_one_or_none()
 
     def _show(self, instruction_id: UUID) -> dict[str, Any] | None:
         with transaction(self._engine) as connection:

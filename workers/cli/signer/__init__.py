@@ -2,10 +2,20 @@
 
 import typer
 
-from workers.cli.signer import journalling, reading, signing, trusting
+from workers.cli.signer import carrying, journalling, reading, signing, trusting
 from workers.cli.signer.desk import EXIT_REFUSED, EXIT_REJECTED, signer
 
-__all__ = ["EXIT_REFUSED", "EXIT_REJECTED", "journalling", "reading", "register", "signer", "signing", "trusting"]
+__all__ = [
+    "EXIT_REFUSED",
+    "EXIT_REJECTED",
+    "carrying",
+    "journalling",
+    "reading",
+    "register",
+    "signer",
+    "signing",
+    "trusting",
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -1,5 +1,7 @@
 """What every ``fleet signer`` command shares: this machine's settings, its files, and how an error is told."""
 
+import getpass
+import platform
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +91,7 @@ def desk(journal: Journal, verify_rpc: list[str] | None) -> SigningDeskSettings:
         journal=journal,
         verify_rpc=tuple(verify_rpc or ()),
         fingerprint=configured.trezor_fingerprint,
+        signer=who(),
     )
 
 
@@ -96,6 +99,18 @@ def fail(error: Exception, code: int = EXIT_REFUSED) -> typer.Exit:
     """Say what is wrong; the exit to raise."""
     typer.secho(str(error), fg="red", err=True)
     return typer.Exit(code)
+
+
+def who() -> str:
+    """Who signs here, as other signers see it: a label, never an authority (R10)."""
+    if (name := settings().signer_name) is not None:
+        return name
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a user without a name, as in some containers
+        user = "signer"
+    printable = f"{user}@{platform.node() or 'here'}".encode("ascii", "replace").decode()
+    return printable.replace(" ", "-")[:64]
 
 
 def _ask_pin() -> str:

@@ -2,6 +2,9 @@
 
 import json
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
@@ -17,11 +20,14 @@ from workers.cli.signer.desk import (
     client,
     console,
     fail,
+    journal_path,
     open_journal,
     signer,
     trust,
 )
-from workers.signer import ApiInstruction, check_instruction
+from workers.signer import Journal, check_instruction
+from workers.signer.inbox import Item, items
+from workers.signer.journal import JournalNotFree
 from workers.signer.judgement import Judge
 from workers.signer.session import describe
 
@@ -30,14 +36,14 @@ WATCH_SECONDS: Final = 1.0
 
 @signer.command()
 def inbox(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
-    """Instructions that have not ended: those that wait for a signer first."""
+    """Instructions that have not ended: interrupted ones first, then those that wait for a signer."""
     try:
-        with client() as api:
-            found = api.instructions()
+        with client() as api, _journal_if_any() as journal:
+            found = items(api.instructions(), journal, datetime.now(UTC))
     except SENTENCES as error:
         raise fail(error) from None
     if as_json:
-        typer.echo(json.dumps([each.model_dump(exclude={"evidence"}) for each in found], indent=2))
+        typer.echo(json.dumps([each.as_json() for each in found], indent=2))
         return
     console.print(_table(found))
 
@@ -52,7 +58,7 @@ def show(
     try:
         with client() as api:
             claimed = api.instruction(instruction_id)
-            console.print_json(json.dumps(claimed.model_dump()))
+            console.print_json(claimed.model_dump_json())
             if claimed.unsigned_bytes is None:
                 return
             known = chains(chains_file)
@@ -86,17 +92,37 @@ def watch() -> None:
         raise fail(error) from None
 
 
-def _table(found: list[ApiInstruction]) -> Table:
-    table = Table("instruction", "state", "amount", "to", "chain", "nonce", "since", "why it waits")
-    for each in found:
+@contextmanager
+def _journal_if_any() -> Generator[Journal | None]:
+    """The journal to look into, None when there is none yet or another signer has it open: an inbox only reads."""
+    try:
+        journal = Journal(journal_path(), create=False)
+    except JournalNotFree:
+        yield None
+        return
+    with journal:
+        yield journal
+
+
+def _table(found: list[Item]) -> Table:
+    table = Table("instruction", "state", "age", "amount", "seller", "expires", "presses", "who must act")
+    for item in found:
+        each = item.instruction
         table.add_row(
             each.id,
-            each.state,
+            f"{each.state}, interrupted here" if item.is_resumed else each.state,
+            _age(item.age_seconds),
             f"{each.amount} {each.symbol}",
             each.label or each.recipient,
-            str(each.chain_id),
-            "" if each.nonce is None else str(each.nonce),
-            (each.handed_out_at or each.created_at)[:19],
-            each.rejected_reason or each.held_reason or "",
+            "" if each.approval is None else f"{each.approval.expires_at:%Y-%m-%d %H:%M}",
+            "" if item.presses is None else str(item.presses),
+            item.who_acts,
         )
     return table
+
+
+def _age(seconds: int) -> str:
+    for length, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // length} {name}"
+    return f"{seconds} s"

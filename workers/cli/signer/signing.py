@@ -1,5 +1,7 @@
 """``fleet signer sign`` and ``reject``: the two answers to an instruction."""
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,16 +25,18 @@ from workers.cli.signer.desk import (
 from workers.signer import (
     CheckedInstruction,
     Event,
-    InstructionRefused,
     SignerClient,
+    SigningDeskSettings,
     sign_instruction,
     sign_open_instructions,
 )
+from workers.signer.inbox import items, next_item
+from workers.signer.offline import sign_bundle
 
 
 @signer.command()
 def sign(
-    instruction_id: Annotated[str | None, typer.Argument(help="default: the one that waits")] = None,
+    instruction_id: Annotated[str | None, typer.Argument(help="default: the next one that waits")] = None,
     every: Annotated[bool, typer.Option("--all", help="one after another until none is open")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask here; the device always asks")] = False,
     wait: Annotated[
@@ -41,6 +45,9 @@ def sign(
     ] = 0,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="with --all: end after this many signatures")
+    ] = None,
+    offline: Annotated[
+        Path | None, typer.Option("--offline", metavar="BUNDLE", help="sign this bundle, without any network")
     ] = None,
     verify_rpc: VerifyRpc = None,
     chains_file: ChainsFile = None,
@@ -55,8 +62,20 @@ def sign(
     def confirm(_checked: CheckedInstruction, _screens: tuple[str, ...]) -> bool:
         return yes or typer.confirm("Send it to the device?")
 
+    if offline is not None and (every or instruction_id is not None):
+        raise typer.BadParameter("--offline names its instruction by its bundle")
     try:
         known = chains(chains_file)
+        if offline is not None:
+            with open_journal(known) as journal:
+                answer = sign_bundle(known, desk(journal, None), offline, progress=print_event, confirm=confirm)
+            console.print(
+                "Nothing was sent to the device."
+                if answer is None
+                else f"Take {answer} to the machine with the network.",
+                soft_wrap=True,
+            )
+            return
         with open_journal(known) as journal, client() as api:
             place = desk(journal, verify_rpc)
             if every:
@@ -76,13 +95,23 @@ def sign(
                     typer.secho(outcome.errors[-1], fg="red", err=True)
                     raise typer.Exit(EXIT_REFUSED)
                 return
-            chosen = instruction_id or _one_that_waits(api)
+            chosen = instruction_id or _next(api, place)
             if not sign_instruction(api, known, place, chosen, progress=print_event, confirm=confirm):
                 console.print("Nothing was sent to the device; the instruction stays open.")
     except DeviceRejected as error:
         raise fail(error, EXIT_REJECTED) from None
     except SENTENCES as error:
         raise fail(error) from None
+
+
+@signer.command("next")
+def sign_next(
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask here; the device always asks")] = False,
+    verify_rpc: VerifyRpc = None,
+    chains_file: ChainsFile = None,
+) -> None:
+    """Sign the next one that waits: first what was interrupted here, then the longest handed out."""
+    sign(yes=yes, verify_rpc=verify_rpc, chains_file=chains_file)
 
 
 @signer.command()
@@ -114,8 +143,6 @@ def print_event(event: Event) -> None:
         console.print(event.text, style="dim")
 
 
-def _one_that_waits(api: SignerClient) -> str:
-    for each in api.instructions():
-        if each.state == "handed_out":
-            return each.id
-    raise InstructionRefused("No instruction is handed out; see `fleet signer inbox`.")
+def _next(api: SignerClient, place: SigningDeskSettings) -> str:
+    found = items(api.instructions(), place.journal, datetime.now(UTC))
+    return next_item(found).instruction.id
