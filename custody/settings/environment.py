@@ -87,6 +87,16 @@ class FleetSettings(BaseSettings):
     trezor_derivation_path: Annotated[str, Field(pattern=r"^m(/[0-9]{1,10}['h]?){1,10}$")] = "m/44'/60'/0'/0/0"
     trezor_approval_timeout_seconds: Annotated[int, Field(ge=5, le=3600)] = 300
     trezor_safekeeping_required: bool = True
+    trezor_fingerprint: str | None = Field(
+        None, pattern=r"^[0-9a-f]{8}$", description="fingerprint of the wallet's root key; its device is the one used"
+    )
+    signer_name: str | None = Field(
+        None, pattern=r"^[!-~]([ -~]{0,62}[!-~])?$", description="who signs, as other signers see it; else user@host"
+    )
+    signer_trust_file: Path | None = Field(None, description="trust.toml of a signer's own machine (docs/sign.md)")
+    signer_journal_file: Path | None = Field(
+        None, description="the signer's journal; signer-journal.jsonl in FLEET_STATE_DIR when not set"
+    )
 
     # What may be done with money: signed files (docs/custody/policy.md)
     policy_dir: Path | None = Field(None, description="folder of genesis.toml and policy.toml with their signatures")
