@@ -63,9 +63,13 @@ class FleetSettings(BaseSettings):
     )
     request_network_api_interval_seconds: Annotated[float, Field(ge=0.2, le=60)] = 1.0
 
-    # Keys: read by the sweeps worker alone
+    # Keys: read by the keys agent alone
     deposit_seed_file: Path | None = Field(None, description="BIP-39 phrase of the deposit account, mode 0600")
     gas_payer_key_file: Path | None = Field(None, description="hex private key of the gas payer, mode 0600")
+    keys_agent_socket: Path | None = Field(None, description="Unix socket of the keys agent, at most 107 bytes of path")
+    keys_agent_journal: Path | None = Field(None, description="file of what the gas payer spent in the last day")
+    gas_payer_day_maximum_wei: Annotated[int, Field(ge=21_000)] = 10**18
+    gas_payer_float_maximum_wei: Annotated[int, Field(ge=21_000)] = 10**19
 
     # Seals of the ledger
     ledger_seal_key_file: Path | None = Field(
@@ -81,6 +85,15 @@ class FleetSettings(BaseSettings):
         "http://127.0.0.1:8481",
         pattern=r"^https?://[^/\s]+/?$",
         description="where `fleet signer` finds the signer API, http(s)://HOST:PORT",
+    )
+    signer_api_public_host: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9.-]*:[0-9]{1,5}$",
+        max_length=36,
+        description="HOST:PORT of SIGNER_API_URL as signers' machines have it, lower case",
+    )
+    signer_api_certificate_pin: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the certificate (DER) that signers see there"
     )
     signer_api_token_file: Path | None = Field(None, description="bearer token shared by API and signer, mode 0600")
     trezor_path: str | None = Field(None, description="trezorlib path of the device, e.g. webusb:... or udp:HOST:PORT")
