@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -27,13 +28,13 @@ from workers.signer_api.approvals import (
 )
 from workers.signer_api.evidence import instruction_with_evidence, open_instructions, seals_from
 from workers.signer_api.leases import LeaseBody, Leases
+from workers.signer_api.openapi import SEAL_NUMBER_DIGITS, document
 from workers.signer_api.rate_limit import RateLimit
 from workers.signer_api.submissions import RejectionBody, SignatureBody, SubmissionRefused, submit
 
 log = structlog.get_logger(__name__)
 
 BODY_LIMIT_BYTES: Final = 4_096  # a signature is under 200 bytes, a reason at most 500 characters
-SEAL_NUMBER_DIGITS: Final = 18  # below a bigint's end
 TOKEN_MINIMUM_CHARACTERS: Final = 32  # below it a token can be guessed
 
 _Body = TypeVar("_Body", bound=BaseModel)
@@ -61,6 +62,7 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
     return Starlette(
         routes=[
             Route("/healthz", api.healthz, methods=["GET"]),
+            Route("/openapi.json", _described, methods=["GET"]),
             Route("/v1/instructions", api.guarded(api.open_ones), methods=["GET"]),
             Route("/v1/instructions/{id}", api.guarded(api.show), methods=["GET"]),
             Route("/v1/instructions/{id}/lease", api.guarded(api.lease), methods=["POST"]),
@@ -73,7 +75,18 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
             Route("/v1/actions", api.guarded(api.open_actions), methods=["GET"]),
             Route("/v1/actions/{id}/approval", api.guarded(api.action_approval), methods=["POST"]),
         ],
+        exception_handlers={HTTPException: _no_route},
     )
+
+
+async def _described(_request: Request) -> Response:
+    return JSONResponse(document())
+
+
+async def _no_route(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentence = "There is no such path." if error.status_code == 404 else "The path takes another method."
+    return _error(error.status_code, sentence, dict(error.headers or {}))
 
 
 class _Api:
