@@ -41,6 +41,7 @@ _GROUPS: Final = (
     "demo",
     "signer",
     "approve",
+    "device_lost",
     "policy",
     "genesis",
     "keys",
