@@ -153,5 +153,8 @@ GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fl
     fleet.execute_go_on, fleet.persons_who_signed TO fleet_operator;
 -- Whoever meets what it must not judge alone pauses a chain, and so does any one guard.
 GRANT EXECUTE ON FUNCTION fleet.pause_chain TO fleet_watcher, fleet_releases, fleet_operator;
+-- Every worker looks first whether the database is the one of before (R22).
+GRANT EXECUTE ON FUNCTION fleet.pause_after_restore TO fleet_webhooks, fleet_watcher, fleet_confirmations, fleet_sweeps,
+    fleet_releases, fleet_mirror, fleet_housekeeping;
 -- A CHECK runs as whoever inserts, which before adoption is the marketplace's backend (L20). It reads its row alone.
 GRANT EXECUTE ON FUNCTION fleet.entry_is_sound TO PUBLIC;
