@@ -44,6 +44,7 @@ _GROUPS: Final = (
     "policy",
     "genesis",
     "keys",
+    "register",
 )
 
 
