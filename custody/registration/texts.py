@@ -16,7 +16,7 @@ from custody.trezor.text_rows import COLUMNS, TextNotShowable, in_rows
 REGISTER_VERB: Final = "REGISTER amanat"
 CHALLENGE_SECONDS: Final = 120  # R6; a person compares twelve rows in less
 NONCE_BYTES: Final = 16
-PIN_CHARACTERS: Final = 32  # 128 bits of the certificate's SHA-256: two rows
+PIN_CHARACTERS: Final = 32  # 128 bits of the pin: two rows
 NO_CERTIFICATE: Final = "no TLS, loopback"
 HOST_CHARACTERS_MAXIMUM: Final = 2 * COLUMNS
 USER_CHARACTERS: Final = 8  # the last ones, as of an instruction: a UUIDv7 begins with the time
@@ -29,7 +29,7 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{8}")
 
 @dataclass(frozen=True, slots=True)
 class ApiPlace:
-    """An API as both sides know it: ``host`` HOST:PORT in lower case, ``pin`` SHA-256 of its certificate or None.
+    """An API as both sides know it: ``host`` HOST:PORT in lower case, ``pin`` SHA-256 of its certificate's public key or None.
 
     Raises ValueError for anything else.
     """
@@ -43,7 +43,7 @@ class ApiPlace:
                 f"host {self.host!r}: expected HOST:PORT in lower case, at most {HOST_CHARACTERS_MAXIMUM} characters"
             )
         if self.pin is not None and not _PIN.fullmatch(self.pin):
-            raise ValueError("certificate pin: expected 64 hex digits, the SHA-256 of the certificate (DER)")
+            raise ValueError("certificate pin: expected 64 hex digits, the SHA-256 of the certificate's public key")
 
     @property
     def shown_pin(self) -> str:

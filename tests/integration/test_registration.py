@@ -20,6 +20,7 @@ from custody.destinations.issuing import IssuingRefused, register_deposit_accoun
 from custody.ledger.house import ensure_house_account
 from custody.mirror import run_once
 from custody.policy import Genesis
+from custody.policy.documents import document_hash
 from custody.registration import (
     ApiPlace,
     RegistrationRefused,
@@ -30,15 +31,16 @@ from custody.registration import (
     revoke,
 )
 from custody.registration.challenges import CHALLENGES_LIMIT
-from custody.settings.environment import settings
+from custody.settings.environment import SettingsError, load_settings, settings
 from custody.store.engine import transaction
 from custody.store.mongo import open_mongo
 from custody.trezor import DeviceRejected
 from custody.trezor.accounts import ROLE_ACCOUNTS
+from tasks import housekeeping
 from tests.conftest import Database
 from tests.keys_agent import new_phrase
 from tests.marketplace import CHAIN_ID, Marketplace
-from tests.policy_files import approver, genesis_said
+from tests.policy_files import approver, genesis_file, genesis_said, write_signed
 from tests.registering import FINGERPRINT, Person, signed
 from tests.signer_api_server import TOKEN, bearer, post, serving
 from workers.cli import register as command
@@ -542,3 +544,31 @@ def test_without_the_bearer_token_nothing_is_said(office: Office):
         assert httpx.request(method, office.url + path).status_code == 401
     assert httpx.get(f"{office.url}/v1/registrations/x", headers=bearer()).status_code == 404
     assert httpx.get(f"{office.url}/v1/registrations/{uuid4()}", headers=bearer()).status_code == 404
+
+
+# The worker ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_housekeeping_worker_judges_with_the_signed_genesis(office: Office, ada: Person, tmp_path: Path):
+    """An approver's device is refused as a user's; without a genesis nobody is registered where safekeeping is on."""
+    said = genesis_said(
+        approvers=[approver("ada"), approver("bob"), approver("cyd", address=ada.account().address)],
+    )
+    write_signed(tmp_path / "genesis.toml", genesis_file(said))
+    configured = {
+        "signer_api_public_host": office.place.host,
+        "policy_dir": tmp_path,
+        "genesis_hash": document_hash("genesis", said),
+    }
+    engine = office.database.engine("fleet_housekeeping")
+    answer = post(office.url, "/v1/registrations", office.body(ada, office.challenge(office.invite())))
+    with pytest.raises(SettingsError, match="POLICY_DIR is not set"):
+        housekeeping.build(engine, load_settings(signer_api_public_host=office.place.host))()
+    assert office.state(answer.json()["id"]) == ("received", None)
+    assert housekeeping.build(engine, load_settings(**configured))() == 1
+    state, reason = office.state(answer.json()["id"])
+    assert (state, "the approver cyd's already" in (reason or "")) == ("refused", True)
+    right = Person(new_phrase())
+    answer = post(office.url, "/v1/registrations", office.body(right, office.challenge(office.invite())))
+    assert housekeeping.build(engine, load_settings(**configured))() == 1
+    assert office.state(answer.json()["id"]) == ("accepted", None)

@@ -12,13 +12,14 @@ from sqlalchemy import Connection, text
 from custody.payments.story import PaymentUnknown, find_payment
 from custody.registration import RegistrationRefused, invite, issue_address, revoke
 from custody.registration.accounts import PURPOSE, find_user
-from custody.settings.environment import SettingsError, read_secret_file, settings
+from custody.settings.environment import SettingsError, settings
 from custody.store.engine import open_engine, ring_relay, transaction
 from custody.trezor import DeviceError, DeviceRejected
 from custody.trezor.text_rows import TextNotShowable, rows_of
-from workers.cli import signer as signing
+from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED, signer
+from workers.cli.signer.desk import ask_pin, client, trust
 from workers.signer.certificate import place_at
-from workers.signer.client import SignerApiError, SignerClient
+from workers.signer.client import SignerApiError
 from workers.signer.registering import RegisteringDesk, RegistrationFailed, register_device
 
 trezor = typer.Typer(no_args_is_help=True, help="Trezors of the marketplace's users: invite, revoke, addresses.")
@@ -39,21 +40,23 @@ def register_this_device(
     """
     try:
         configured = settings().require("trezor_path")
+        known = trust()
         desk = RegisteringDesk(
             device_path=configured.trezor_path or "",
-            place=place_at(configured.signer_api_url),
+            place=place_at(
+                configured.signer_api_url, pinned=known.api.certificate_sha256 if known and known.api else None
+            ),
             user_id=UUID(user),
             approval_timeout_seconds=configured.trezor_approval_timeout_seconds,
             label=label,
-            pin_callback=lambda: typer.prompt("PIN: the positions on the grid that the device shows", hide_input=True),
+            pin_callback=ask_pin,
         )
-        token = read_secret_file(configured.path("signer_api_token_file"), what="SIGNER_API_TOKEN_FILE")
         # Asked for, not an argument: process lists show arguments.
         invitation = typer.prompt("invitation code", hide_input=True).strip()
-        with SignerClient(configured.signer_api_url, token) as client:
-            made = register_device(client, desk, invitation, show=_show_text)
+        with client() as api:
+            made = register_device(api, desk, invitation, show=_show_text)
     except DeviceRejected as error:
-        raise _fail(str(error), signing.EXIT_REJECTED) from None
+        raise _fail(str(error), EXIT_REJECTED) from None
     except ValueError as error:
         raise _fail(
             f"{error}; expected the user's id, a UUID" if not isinstance(error, TextNotShowable) else str(error)
@@ -153,12 +156,12 @@ def _as_operator(work: Callable[[Connection], _Result], *, rings: bool = False) 
     return made
 
 
-def _fail(sentence: str, code: int = signing.EXIT_REFUSED) -> typer.Exit:
+def _fail(sentence: str, code: int = EXIT_REFUSED) -> typer.Exit:
     typer.secho(sentence, fg="red", err=True)
     return typer.Exit(code)
 
 
 def register(app: typer.Typer) -> None:
-    if not any(command.name == "register" for command in signing.signer.registered_commands):
-        signing.signer.command("register")(register_this_device)
+    if not any(command.name == "register" for command in signer.registered_commands):
+        signer.command("register")(register_this_device)
     app.add_typer(trezor, name="trezor")

@@ -242,6 +242,7 @@ class SignerClient:
     def submit_approval(self, subject: ApprovalSubject, subject_id: str, body: dict[str, str]) -> None:
         """Hand in a person's approval: ``person``, ``approver``, ``digest`` and ``signature``. Twice is harmless."""
         self._call("POST", f"/v1/{subject}/{subject_id}/approval", body)
+
     def take_lease(self, instruction_id: str, signer: str, seconds: int) -> None:
         """Say who is signing it, for so many seconds at most; 0 gives it back. Refused while another one is."""
         body = {"signer": signer, "seconds": seconds}
