@@ -5,7 +5,7 @@ from alembic import op
 from custody.store.sql_files import run_sql
 
 revision = "0017"
-down_revision = "0011"
+down_revision = "0014"
 
 
 def upgrade() -> None:
