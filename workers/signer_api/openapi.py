@@ -15,6 +15,7 @@ SEAL_NUMBER_DIGITS: Final = 18  # below a bigint's end
 _ERRORS: Final = {
     400: "the body is no JSON, or ended early",
     401: "the bearer token is missing or wrong",
+    403: "the invitation is unknown or has ended, or the proof does not hold",
     404: "there is no such thing",
     409: "it is in another state, or was answered otherwise",
     413: "the body is too long",
