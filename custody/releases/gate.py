@@ -72,7 +72,9 @@ _FACTS: Final = text(
     """
     SELECT p.id, p.status::text AS status, p.escrow_state::text AS escrow, p.disputed, p.seller_id,
         r.chain_id, r.token, t.symbol, t.decimals, b.held, b.treasury, b.releasing, b.refunding, b.paying_fees,
-        b.overdraft, b.dispute_open, b.release_epoch, c.paused_reason, a.address AS recipient, a.label
+        b.overdraft, b.dispute_open, b.release_epoch, c.paused_reason, a.address AS recipient, a.label,
+        EXISTS (SELECT FROM fleet.refund_orders o LEFT JOIN fleet.release_instructions i ON i.id = o.instruction_id
+                WHERE o.payment_id = p.id AND o.source = 'held' AND (i.id IS NULL OR i.state = 'drafted')) AS refund_ordered
     FROM public.payments p
     LEFT JOIN fleet.payment_routes r ON r.payment_id = p.id
     LEFT JOIN fleet.tokens t ON t.chain_id = r.chain_id AND t.token = r.token
@@ -195,6 +197,8 @@ def _state_stops(row: Any) -> list[Stop]:
                 "releasable can be released.",
             )
         )
+    if row.refund_ordered:
+        stops.append(Stop("refund_ordered", "a refund of what is held was ordered; it is reserved first (R21)."))
     if row.disputed or row.dispute_open:
         stops.append(Stop("dispute_open", f"{row.dispute_open or 1} dispute(s) open; resolve them first (L4)."))
     return stops

@@ -29,8 +29,8 @@ REQUEST_KEY_CHARACTERS: Final = 64  # a label such as whole-2; more is a mistake
 _INSERT: Final = text(
     """
     INSERT INTO fleet.release_instructions
-        (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch)
-    VALUES (:payment, :purpose, :key, :chain, :treasury, :token, :recipient, :amount, :units, :epoch)
+        (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch, cause)
+    VALUES (:payment, :purpose, :key, :chain, :treasury, :token, :recipient, :amount, :units, :epoch, :cause)
     ON CONFLICT (payment_id, purpose, request_key) DO NOTHING
     """
 )
@@ -68,10 +68,12 @@ def draft_release(
     *,
     request_key: str = WHOLE,
     book: AddressBook | None = None,
+    cause: str | None = None,
 ) -> Instruction:
     """The instruction to pay a payment's whole held amount to its seller: made if it is new, else as it stands.
 
-    Rings the releases queue; the worker reserves it. ``book``: see release_gate. Raises ReleaseStopped when the gate is closed, LookupError
+    Rings the releases queue; the worker reserves it. ``book``: see release_gate. ``cause``: what orders it in place of
+    the buyer's word. Raises ReleaseStopped when the gate is closed, LookupError
     for an unknown payment, ValueError for a bad request key.
     """
     if not 0 < len(request_key) <= REQUEST_KEY_CHARACTERS:
@@ -93,6 +95,7 @@ def draft_release(
             "amount": gate.amount,
             "units": gate.amount_units,
             "epoch": gate.release_epoch,
+            "cause": cause,
         },
     )
     ring(connection, "releases")
