@@ -271,7 +271,6 @@ def reserve_refund(connection: Connection, instruction: Instruction, chains: Cha
     if stops := _stops(connection, instruction, chains, book):
         raise ReleaseStopped(instruction.payment_id, tuple(stops))
     rows.move(connection, instruction, "awaiting_approval", release_epoch=book.release_epoch)
-    rows.move(connection, rows.lock(connection, instruction.id), "ready")
     evidence: dict[str, Any] = {
         "recipient": instruction.recipient,
         "cause": instruction.cause,
