@@ -197,24 +197,10 @@ def refund_address(
 ) -> str | None:
     """The newest address that its own key signed for, else the buyer's address-book entry, else None.
 
-    Each signature is recovered again here: whoever wrote the row is not believed (R9). ``book`` holds the signed entries;
-    None where no approvals are required.
+    ``book`` holds the signed entries; None where no approvals are required.
     """
-    proofs = connection.execute(
-        text(
-            "SELECT address, signed_at, y_parity, r, s FROM fleet.refund_addresses "
-            "WHERE payment_id = :payment AND chain_id = :chain ORDER BY created_at DESC, id DESC LIMIT :limit"
-        ),
-        {"payment": payment_id, "chain": chain_id, "limit": PROOFS_LIMIT},
-    )
-    for proof in proofs:
-        try:
-            signature = Signature(proof.y_parity, int(proof.r), int(proof.s))
-            require_proof(payment_id, chain_id, proof.address, proof.signed_at, signature)
-        except (ProofRefused, SignatureError) as error:
-            log.error("refund_proof_refused", payment_id=str(payment_id), address=proof.address, reason=str(error))
-            continue
-        return proof.address
+    if (proved := _proved_addresses(connection, payment_id, chain_id)) != []:
+        return proved[0]
     if book is not None:
         entry = book.payee_of(str(buyer_id), chain_id)
         return None if entry is None else entry.address
@@ -225,6 +211,32 @@ def refund_address(
         ),
         {"buyer": buyer_id, "chain": chain_id},
     ).scalar_one_or_none()
+
+
+def is_proved(connection: Connection, instruction: Instruction) -> bool:
+    """Whether the instruction's recipient is an address that its own key signed for (R21)."""
+    return instruction.recipient in _proved_addresses(connection, instruction.payment_id, instruction.chain_id)
+
+
+def _proved_addresses(connection: Connection, payment_id: UUID, chain_id: int) -> list[str]:
+    """Those whose signature recovers now, the newest first: whoever wrote the row is not believed (R9)."""
+    proofs = connection.execute(
+        text(
+            "SELECT address, signed_at, y_parity, r, s FROM fleet.refund_addresses "
+            "WHERE payment_id = :payment AND chain_id = :chain ORDER BY created_at DESC, id DESC LIMIT :limit"
+        ),
+        {"payment": payment_id, "chain": chain_id, "limit": PROOFS_LIMIT},
+    )
+    found: list[str] = []
+    for proof in proofs:
+        try:
+            signature = Signature(proof.y_parity, int(proof.r), int(proof.s))
+            require_proof(payment_id, chain_id, proof.address, proof.signed_at, signature)
+        except (ProofRefused, SignatureError) as error:
+            log.error("refund_proof_refused", payment_id=str(payment_id), address=proof.address, reason=str(error))
+            continue
+        found.append(proof.address)
+    return found
 
 
 def record_proof(
