@@ -1,7 +1,9 @@
 """R21: money goes back only to an address that its buyer proved, by disputes, surplus and operators; and the timer."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +18,11 @@ from custody.releases.refund_proof import ProofRefused
 from custody.releases.refunds import OrderRefused, order_by_hand
 from custody.settings.environment import settings
 from custody.store.engine import transaction
+from tests.conftest import Database
 from tests.dispute_scene import entries, of_purpose, prove_address, resolve, work_on
-from tests.release_scene import AMOUNT, UNITS, Scene
+from tests.release_scene import AMOUNT, UNITS, Scene, TokenChain, approval_scenes
 from workers.cli.releases import releases
+from workers.embedded.services import Services
 
 # Refunds and splits (R21)
 
@@ -280,3 +284,42 @@ def test_the_operators_commands(scene: Scene, monkeypatch: pytest.MonkeyPatch) -
     assert (late.exit_code, "nothing can be changed" in late.output) == (1, True)
     scene.require_books_equal_chain()
     settings.cache_clear()
+
+
+# Approvals
+
+
+@pytest.fixture
+def refunding_scene(
+    token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
+) -> Iterator[Scene]:
+    """Two of three persons approve releases to the address book, and refunds to addresses that buyers signed."""
+    rules: list[dict[str, Any]] = [
+        {"name": "sellers", "kind": "recipients", "purposes": ["release"], "sources": ["address_book"], "cool_down_seconds": 0},
+        {"name": "buyers", "kind": "recipients", "purposes": ["refund"], "sources": ["buyer_signature"], "cool_down_seconds": 0},
+        {"name": "payouts", "kind": "allow", "purposes": ["release", "refund"]},
+    ]  # fmt: skip
+    yield from approval_scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path, rules)
+
+
+def test_a_refund_waits_for_approvals_and_the_policy_knows_that_its_buyer_signed(refunding_scene: Scene) -> None:
+    scene = refunding_scene
+    payment = scene.payment()
+    scene.run()
+    assert scene.instruction(payment).state == "awaiting_approval"
+    scene.open_dispute(payment)
+    scene.run()
+    assert scene.instruction(payment).state == "expired"
+    buyer = Account.create()
+    prove_address(scene, payment, buyer)
+    resolve(scene, payment, action="refund")
+    work_on(scene)
+    row = of_purpose(scene, payment, "refund")
+    assert (row.state, row.recipient) == ("awaiting_approval", buyer.address)
+    assert row.held_reason.startswith("needs_approvals")
+    scene.approve(payment, "ada")
+    scene.approve(payment, "cyd")
+    work_on(scene)
+    assert of_purpose(scene, payment, "refund").state == "final"
+    assert scene.token_balance(buyer.address) == UNITS
+    scene.require_books_equal_chain()
