@@ -20,6 +20,7 @@ from custody.payments import TransitionRefused, lock_payment
 from custody.policy import AddressBook
 from custody.releases import rows
 from custody.releases.dispute_outcomes import Outcome, Undecided
+from custody.releases.fees import NO_FEES, FeeRates
 from custody.releases.gate import ReleaseStopped
 from custody.releases.instructions import FIRST, draft_release
 from custody.releases.refunds import order_refund
@@ -228,8 +229,13 @@ def close_dispute(connection: Connection, payment_id: UUID, dispute_id: str, out
     return 1
 
 
-def draft_after_disputes(engine: Engine, chains: Chains, limit: int, *, book: AddressBook | None = None) -> int:
-    """Draft the seller's part of what disputes left, once the gate is open; how many were drafted. ``book``: see release_gate."""
+def draft_after_disputes(
+    engine: Engine, chains: Chains, limit: int, *, book: AddressBook | None = None, rates: FeeRates = NO_FEES
+) -> int:
+    """Draft the seller's part of what disputes left, once the gate is open; how many were drafted.
+
+    ``book``, ``rates``: see release_gate.
+    """
     with transaction(engine) as connection:
         due = connection.execute(
             text(
@@ -247,7 +253,9 @@ def draft_after_disputes(engine: Engine, chains: Chains, limit: int, *, book: Ad
         cause = f"dispute:{row.dispute_id}:{row.opening}"
         with transaction(engine) as connection:
             try:
-                draft_release(connection, row.payment_id, chains, request_key=cause, book=book, cause=cause)
+                draft_release(
+                    connection, row.payment_id, chains, request_key=cause, book=book, cause=cause, rates=rates
+                )
             except ReleaseStopped as error:
                 _say(connection, row.payment_id, row.dispute_id, str(error.stops[0]))
                 continue

@@ -24,7 +24,8 @@ REASON_CHARACTERS: Final = 1_000  # a node's own words are inside; a person read
 class Instruction:
     """One release instruction. ``amount`` in whole tokens, ``amount_units`` in the smallest unit, fees in wei.
 
-    ``source``: the account that the amount is reserved from. ``cause``: what a refund is for, None for a release.
+    ``source``: the account that the amount is reserved from. ``cause``: what orders it, None for the buyer's
+    word. The fees are whole tokens that the house keeps beside the amount.
     ``fee_ceiling_wei`` to ``intent_hash`` are what its approvers agree to; None until it is put before them, and where
     none are required.
     """
@@ -58,13 +59,15 @@ class Instruction:
     intent_hash: bytes | None = None
     source: str = "held"
     cause: str | None = None
+    platform_fee: Decimal = Decimal(0)
+    provider_fee: Decimal = Decimal(0)
 
 
 _COLUMNS: Final = (
     "i.id, i.payment_id, i.purpose, i.request_key, i.chain_id, i.treasury, i.token, i.recipient, i.amount, "
     "i.amount_units, i.release_epoch, i.state, i.held_reason, i.rejected_reason, i.nonce, i.unsigned_bytes, "
     "i.signing_hash, i.max_total_fee_wei, i.attempts, i.lease_token, i.handed_out_at, i.fee_ceiling_wei, i.environment, "
-    "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash, i.source, i.cause"
+    "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash, i.source, i.cause, i.platform_fee, i.provider_fee"
 )
 
 
@@ -100,6 +103,8 @@ def read_row(row: Any) -> Instruction:
         intent_hash=None if row.intent_hash is None else bytes(row.intent_hash),
         source=row.source,
         cause=row.cause,
+        platform_fee=row.platform_fee,
+        provider_fee=row.provider_fee,
     )
 
 

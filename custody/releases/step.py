@@ -20,6 +20,7 @@ from custody.releases.approving import approve_due, judge_approvals
 from custody.releases.broadcast import broadcast_signed
 from custody.releases.cancelling import answer_requests, send_cancels
 from custody.releases.disputes import DisputeWatch, draft_after_disputes
+from custody.releases.fees import NO_FEES, FeeRates
 from custody.releases.finality import end_deep_ones
 from custody.releases.gate import ReleaseStopped
 from custody.releases.hand_out import hand_out_next
@@ -63,6 +64,8 @@ class Step:
     """Hours after its delivery that a request which nobody disputes is paid; None: only when its buyer completed it."""
     surplus_refund_minimum: Decimal | None = None
     """Whole tokens from which on a surplus is ordered back to its buyer; None: never by itself."""
+    rates: FeeRates = NO_FEES
+    """What the house keeps of a release, in basis points."""
     _after: UUID = field(default=FIRST, init=False)
     _dispute_watch: DisputeWatch | None = field(default=None, init=False)
 
@@ -133,7 +136,7 @@ class Step:
 
     def _order_and_draft(self, limit: int, book: AddressBook | None) -> int:
         """Make the instructions of whatever orders one: completed requests, the timer, disputes, refund orders."""
-        moved = draft_after_disputes(self.engine, self.chains, limit, book=book)
+        moved = draft_after_disputes(self.engine, self.chains, limit, book=book, rates=self.rates)
         if self.surplus_refund_minimum is not None:
             moved += order_surplus(self.engine, self.surplus_refund_minimum, limit)
         return moved + draft_refunds(self.engine, self.chains, limit, book=book) + self._find(limit, book)
@@ -158,7 +161,7 @@ class Step:
                 continue
             with transaction(self.engine) as connection:
                 try:
-                    draft_release(connection, payment_id, self.chains, book=book)
+                    draft_release(connection, payment_id, self.chains, book=book, rates=self.rates)
                     drafted += 1
                 except ReleaseStopped as error:
                     log.info("release_stopped", payment_id=str(payment_id), reason=str(error.stops[0]))
@@ -201,7 +204,7 @@ class Step:
                 reserved = (
                     reserve_refund(connection, instruction, self.chains)
                     if instruction.purpose == "refund"
-                    else reserve(connection, instruction, self.chains, book=book)
+                    else reserve(connection, instruction, self.chains, book=book, rates=self.rates)
                 )
                 if self.signed is None:
                     rows.move(connection, reserved, "ready")
@@ -242,6 +245,7 @@ def run_once(
         settings.approval_lifetime_seconds,
         settings.auto_release_hours,
         settings.surplus_refund_minimum,
+        FeeRates(settings.platform_fee_basis_points, settings.provider_fee_basis_points),
     ).run_once(limit)
 
 
@@ -262,4 +266,5 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
         settings.approval_lifetime_seconds,
         settings.auto_release_hours,
         settings.surplus_refund_minimum,
+        FeeRates(settings.platform_fee_basis_points, settings.provider_fee_basis_points),
     )

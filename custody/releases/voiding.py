@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from custody.ledger import Entry, post
 from custody.payments import lock_payment, move_payment
 from custody.releases import rows
+from custody.releases.fees import give_back
 from custody.releases.rows import Instruction
 from custody.releases.states import InstructionState
 
@@ -49,6 +50,7 @@ def void(connection: Connection, instruction: Instruction, reason: str, evidence
             evidence={**evidence, "reason": reason},
         ),
     )
+    give_back(connection, instruction, back)
     if instruction.purpose == "release":
         move_payment(connection, instruction.payment_id, "release_voided")
 

@@ -137,6 +137,8 @@ class FleetSettings(BaseSettings):
     sweep_in_flight_limit: Annotated[int, Field(ge=1, le=64)] = 16
     release_in_flight_limit: Annotated[int, Field(ge=1, le=16)] = 16
     release_max_total_fee_wei: Annotated[int, Field(ge=21_000)] = 10**16
+    platform_fee_basis_points: Annotated[int, Field(ge=0, le=4_999)] = 0
+    provider_fee_basis_points: Annotated[int, Field(ge=0, le=4_999)] = 0
     auto_release_hours: Annotated[int, Field(ge=1, le=8_760)] | None = Field(
         None,
         description="hours after its delivery that an undisputed request is paid without the buyer's word; off without",

@@ -93,4 +93,7 @@ CREATE INDEX refund_addresses_payment ON fleet.refund_addresses (payment_id, cha
 -- to which it returns when it is voided. A release is paid from what is held.
 ALTER TABLE fleet.release_instructions
     ADD COLUMN source text NOT NULL DEFAULT 'held' CHECK (source IN ('held', 'disputed', 'suspense')),
-    ADD COLUMN cause text CHECK (length(cause) BETWEEN 1 AND 200);
+    ADD COLUMN cause text CHECK (length(cause) BETWEEN 1 AND 200),
+    -- What the house keeps of a release, beside its amount (L7).
+    ADD COLUMN platform_fee numeric(38, 18) NOT NULL DEFAULT 0 CHECK (platform_fee >= 0),
+    ADD COLUMN provider_fee numeric(38, 18) NOT NULL DEFAULT 0 CHECK (provider_fee >= 0);
