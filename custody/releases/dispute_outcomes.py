@@ -19,6 +19,7 @@ _DECIDED_FOR_THE_SELLER: Final = "release"
 _FOR_THE_BUYER: Final = frozenset({"refund", "split", "compensation"})
 PERCENT_DECIMALS: Final = 2
 _HUNDRED: Final = Decimal(100)
+_WHOLE_HUNDREDTHS: Final = 10_000  # of a percent
 
 
 class Undecided(ValueError):
@@ -49,7 +50,8 @@ class Outcome:
             return disputed
         unit = Decimal(1).scaleb(-decimals)
         if self.refund_percent is not None:
-            return (disputed * self.refund_percent / _HUNDRED // unit) * unit
+            hundredths = int(self.refund_percent.scaleb(PERCENT_DECIMALS))
+            return Decimal(int(disputed.scaleb(decimals)) * hundredths // _WHOLE_HUNDREDTHS).scaleb(-decimals)
         assert self.refund_amount is not None
         if self.refund_amount > disputed:
             raise Undecided(
