@@ -149,6 +149,25 @@ def store_signed(connection: Connection, transaction_id: UUID, signed_bytes: byt
     )
 
 
+def add_signed(
+    connection: Connection, transaction_id: UUID, signed_bytes: bytes, transaction_hash: str, *, to_send: bool
+) -> None:
+    """Keep one more signature of a nonce that has several (R1): its hash always, its bytes if they are to be sent now."""
+    connection.execute(
+        text(
+            """
+            UPDATE fleet.chain_transactions
+            SET signed_bytes = CASE WHEN :send OR signed_bytes IS NULL THEN :raw ELSE signed_bytes END,
+                transaction_hash = CASE WHEN :send OR signed_bytes IS NULL THEN :hash ELSE transaction_hash END,
+                hashes = CASE WHEN :hash = ANY (hashes) THEN hashes ELSE array_append(hashes, :hash) END,
+                state = CASE WHEN :send OR state = 'intent' THEN 'signed' ELSE state END
+            WHERE id = :id AND state IN ('intent', 'signed', 'broadcast')
+            """
+        ),
+        {"id": transaction_id, "raw": signed_bytes, "hash": transaction_hash, "send": to_send},
+    )
+
+
 def mark_broadcast(connection: Connection, transaction_id: UUID) -> None:
     """A node has taken the bytes (or knew them already), now. Sending the same bytes again is harmless."""
     connection.execute(
@@ -168,14 +187,18 @@ def mark_final(
     block_hash: str,
     succeeded: bool,
     fee_wei: int,
+    transaction_hash: str | None = None,
 ) -> bool:
-    """The nonce was consumed by this transaction in a canonical block at depth. True if this call said so first."""
+    """The nonce was consumed by this transaction in a canonical block at depth. True if this call said so first.
+
+    ``transaction_hash``: the mined one, where a nonce has several.
+    """
     result = connection.execute(
         text(
             """
             UPDATE fleet.chain_transactions
             SET state = 'final', block_number = :number, block_hash = :hash, succeeded = :succeeded,
-                fee_wei = :fee, final_at = clock_timestamp()
+                fee_wei = :fee, final_at = clock_timestamp(), transaction_hash = coalesce(:mined, transaction_hash)
             WHERE id = :id AND state IN ('signed', 'broadcast')
             """
         ),
@@ -185,6 +208,7 @@ def mark_final(
             "hash": block_hash,
             "succeeded": succeeded,
             "fee": fee_wei,
+            "mined": transaction_hash,
         },
     )
     return result.rowcount == 1

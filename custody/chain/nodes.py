@@ -141,6 +141,10 @@ class ChainNodes:
         answered = [answer for answer in said if not isinstance(answer, ChainUnavailable | WrongChain)]
         return answered, [str(answer) for answer in said if isinstance(answer, ChainUnavailable | WrongChain)]
 
+    def agreed(self, read: Callable[[ChainClient], _Value]) -> _Value:
+        """The answer that a quorum gives."""
+        return self._agreed(read)
+
     def any_has_receipt(self, transaction_hashes: Sequence[str]) -> bool:
         """Whether a single node has a receipt of one of them, canonical or not."""
         return any(

@@ -108,9 +108,15 @@ def _ours(connection: Connection, chain_id: int, transactions: Sequence[BlockTra
     rows = connection.execute(
         text(
             """
-            SELECT sender, nonce, recipient, value_wei, data, hashes FROM fleet.chain_transactions
-            WHERE chain_id = :chain AND purpose = ANY(:payouts) AND state <> 'failed'
-                AND (hashes && CAST(:hashes AS text[]) OR (sender = ANY(:senders) AND nonce = ANY(:nonces)))
+            WITH lanes AS (
+                SELECT id, subject_id, sender, nonce, recipient, value_wei, data, hashes FROM fleet.chain_transactions
+                WHERE chain_id = :chain AND purpose = ANY(:payouts) AND state <> 'failed'
+                    AND (hashes && CAST(:hashes AS text[]) OR (sender = ANY(:senders) AND nonce = ANY(:nonces))))
+            SELECT sender, nonce, recipient, value_wei, data, hashes FROM lanes
+            UNION ALL
+            -- A nonce whose cancel was handed out may be spent by it: nothing, from the treasury to itself (R1).
+            SELECT sender, nonce, sender, 0, '', '{}' FROM lanes
+            WHERE EXISTS (SELECT FROM fleet.nonce_digests d WHERE d.instruction_id = lanes.subject_id AND d.kind = 'cancel')
             """
         ),
         {
@@ -142,7 +148,9 @@ _HOUSE_COINS = text(
             SELECT count(*) FILTER (WHERE i.max_total_fee_wei IS NULL) FROM fleet.chain_transactions t
             LEFT JOIN fleet.release_instructions i ON i.id = t.subject_id
             WHERE t.chain_id = h.chain_id AND t.sender = h.address AND t.state IN ('intent', 'signed', 'broadcast')) AS open_ends, (
-            SELECT coalesce(sum(t.value_wei + i.max_total_fee_wei), 0) FROM fleet.chain_transactions t
+            SELECT coalesce(sum(t.value_wei + greatest(i.max_total_fee_wei, (
+                SELECT max(d.max_total_fee_wei) FROM fleet.nonce_digests d WHERE d.instruction_id = i.id))), 0)
+            FROM fleet.chain_transactions t
             JOIN fleet.release_instructions i ON i.id = t.subject_id
             WHERE t.chain_id = h.chain_id AND t.sender = h.address AND t.state IN ('intent', 'signed', 'broadcast')) AS at_most
     FROM fleet.house_accounts h

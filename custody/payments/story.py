@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from custody.payments.chain_waits import Wait, chains_of, waits_for_chain, waits_for_depth
+from custody.payments.release_waits import waits_for_disputes, waits_for_release
 from custody.payments.standing import OPEN_STATUSES
 from custody.payments.waiting import Waiting, WatchedChain, waiting
 
@@ -219,9 +220,35 @@ def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
     ):
         detail = row.refused_reason or row.reason or ""
         yield Happening(row.received_at, "signer", f"{row.kind} {row.state} {detail}".strip())
+    yield from _happened_in_disputes(connection, payment.id)
+
+
+def _happened_in_disputes(connection: Connection, payment_id: UUID) -> Iterator[Happening]:
+    """Disputes as the books know them, and what was asked of instructions."""
+    for row in _rows(
+        connection,
+        "SELECT * FROM fleet.payment_disputes WHERE payment_id = :id ORDER BY opened_at LIMIT 100",
+        id=payment_id,
+    ):
+        yield Happening(row.opened_at, "dispute", f"{row.dispute_id} opened: the money is frozen")
+        if row.closed_at is not None:
+            part = f", {row.refund_amount.normalize():f} to the buyer" if row.refund_amount else ""
+            yield Happening(row.closed_at, "dispute", f"{row.dispute_id} closed as {row.outcome}{part}")
+    for row in _rows(
+        connection,
+        """
+        SELECT r.requested_at, r.kind, r.requested_by, r.reason, r.state, r.answer
+        FROM fleet.release_requests r JOIN fleet.release_instructions i ON i.id = r.instruction_id
+        WHERE i.payment_id = :id ORDER BY r.requested_at LIMIT 100
+        """,
+        id=payment_id,
+    ):
+        said = f": {row.answer}" if row.answer else ""
+        yield Happening(row.requested_at, "release", f"{row.kind} asked by {row.requested_by} ({row.reason}){said}")
 
 
 def _waits(connection: Connection, payment: Any, chains: list[WatchedChain], depths: list[Waiting]) -> Iterator[Wait]:
+    yield from waits_for_disputes(connection, payment.id)
     if payment.status_text in {"completed", "refunded", "cancelled", "failed"}:
         return
     for row in _rows(
@@ -246,7 +273,7 @@ def _waits(connection: Connection, payment: Any, chains: list[WatchedChain], dep
     if payment.escrow_text == "partial":
         yield Wait("the rest of the amount", None, "the buyer's further transfer to the same address")
     yield from _waits_for_sweep(connection, payment)
-    yield from _waits_for_release(connection, payment)
+    yield from waits_for_release(connection, payment)
 
 
 def _waits_for_money(connection: Connection, payment: Any) -> Iterator[Wait]:
@@ -294,58 +321,3 @@ def _waits_for_sweep(connection: Connection, payment: Any) -> Iterator[Wait]:
                 row.updated_at,
                 "the sweeps worker's next pass",
             )
-
-
-def _waits_for_release(connection: Connection, payment: Any) -> Iterator[Wait]:
-    instructions = _rows(
-        connection,
-        "SELECT state, held_reason, rejected_reason, created_at, handed_out_at, signed_at "
-        "FROM fleet.release_instructions "
-        "WHERE payment_id = :id AND state NOT IN ('final', 'cancelled', 'expired', 'failed') ORDER BY created_at",
-        id=payment.id,
-    )
-    for row in instructions:
-        reason = f": {row.held_reason}" if row.held_reason else ""
-        if row.state == "handed_out":
-            said = f" (refused on the device: {row.rejected_reason})" if row.rejected_reason else ""
-            yield Wait(f"the signer's approval on the treasury device{said}", row.handed_out_at, "fleet signer sign")
-        elif row.state in {"signed", "broadcast"}:
-            yield Wait(f"its release transaction is {row.state}{reason}", row.signed_at, "the chain's next blocks")
-        else:
-            yield Wait(
-                f"its release is {row.state}{reason}",
-                row.created_at,
-                "the instruction before it on the device",
-            )
-    if not instructions and payment.status_text == "confirmed":
-        request = connection.execute(
-            text("SELECT status::text AS status, updated_at FROM public.purchase_requests WHERE id = :id"),
-            {"id": payment.purchase_request_id},
-        ).one_or_none()
-        if request is not None and request.status not in {"completed", "seller_paid"}:
-            yield Wait(
-                f"the purchase request is {request.status}",
-                request.updated_at,
-                "the buyer confirms the delivery",
-            )
-        else:
-            yield from _waits_for_draft(connection, payment)
-
-
-def _waits_for_draft(connection: Connection, payment: Any) -> Iterator[Wait]:
-    """The worker drafts a payment's first release; after one that failed, people decide on another."""
-    ended = connection.execute(
-        text(
-            "SELECT state, held_reason, updated_at FROM fleet.release_instructions "
-            "WHERE payment_id = :id ORDER BY created_at DESC LIMIT 1"
-        ),
-        {"id": payment.id},
-    ).one_or_none()
-    if ended is None:
-        yield Wait("the releases worker has not drafted its release", None, "the next pass, each second")
-    else:
-        yield Wait(
-            f"its release {ended.state}: {ended.held_reason or 'no reason given'}",
-            ended.updated_at,
-            "an operator, once its reason is understood: fleet release PAYMENT --again",
-        )

@@ -16,6 +16,7 @@ from custody.policy.release_requests import handed_out_of_a_day, instruction_req
 from custody.policy.signatures import signer_of
 from custody.releases.approval_text import Names, approval_text
 from custody.releases.intent import Intent
+from custody.releases.refunds import is_proved
 from custody.releases.rows import Instruction
 from custody.trezor.text_rows import TextNotShowable
 from custody.trezor.transaction import SignatureError
@@ -155,6 +156,8 @@ def counting_approvals(connection: Connection, instruction: Instruction, in_forc
 def judge_instruction(connection: Connection, instruction: Instruction, in_force: InForce, now: datetime) -> Decision:
     """What the policy says of an instruction now, with its approvals. Locks and keeps nothing."""
     request = instruction_request(connection, instruction.id)
+    if instruction.purpose == "refund":
+        request = request.model_copy(update={"buyer_signed_recipient": is_proved(connection, instruction)})
     handed_out: list[HandOut] = handed_out_of_a_day(connection, now)
     approvals = counting_approvals(connection, instruction, in_force)
     return in_force.judge(request, Situation(now, handed_out, approvals))

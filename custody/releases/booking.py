@@ -15,7 +15,9 @@ from custody.ledger import Entry, post
 from custody.payments import lock_payment, move_payment
 from custody.releases import rows
 from custody.releases.outcome import Paid
+from custody.releases.requests import why_cancelled
 from custody.releases.rows import Instruction
+from custody.releases.voiding import PROMISED, void
 from custody.store.outbox import mirror
 
 _ETHER_DECIMALS: Final = 18
@@ -44,7 +46,7 @@ def book_paid(
             token=instruction.token,
             entry_type=instruction.purpose,
             reason="final",
-            debit="releasing",
+            debit=PROMISED[instruction.purpose],
             credit="treasury",
             amount=instruction.amount,
             key=f"release:{instruction.id}:final:1",
@@ -54,8 +56,11 @@ def book_paid(
             evidence=evidence,
         ),
     )
-    move_payment(connection, instruction.payment_id, "released")
-    _mark_seller_paid(connection, instruction.payment_id)
+    if instruction.purpose == "release":
+        move_payment(connection, instruction.payment_id, "released")
+        _mark_seller_paid(connection, instruction.payment_id)
+    else:
+        _end_refunded(connection, instruction)
     _book_fee(connection, instruction, receipt, evidence)
 
 
@@ -79,38 +84,26 @@ def book_failed(
             {"id": lane.id, "why": reason},
         )
     rows.move(connection, instruction, "failed")
-    connection.execute(
-        text("UPDATE fleet.release_instructions SET held_reason = :reason WHERE id = :id"),
-        {"id": instruction.id, "reason": reason[: rows.REASON_CHARACTERS]},
-    )
-    lock_payment(connection, instruction.payment_id)
-    disputed = connection.execute(
-        text(
-            "SELECT dispute_open FROM fleet.ledger_balances "
-            "WHERE book_id = :book AND chain_id = :chain AND token = :token"
-        ),
-        {"book": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
-    ).scalar_one()
-    post(
-        connection,
-        Entry(
-            book_kind="payment",
-            book_id=instruction.payment_id,
-            chain_id=instruction.chain_id,
-            token=instruction.token,
-            entry_type=instruction.purpose,
-            reason="void",
-            debit="releasing",
-            credit="disputed" if disputed else "held",
-            amount=instruction.amount,
-            key=f"release:{instruction.id}:void:1",
-            instruction_id=instruction.id,
-            evidence={**evidence, "reason": reason},
-        ),
-    )
-    move_payment(connection, instruction.payment_id, "release_voided")
+    rows.note(connection, instruction.id, reason)
+    void(connection, instruction, reason, evidence)
     if receipt is not None:
         _book_fee(connection, instruction, receipt, evidence)
+
+
+def book_cancelled(
+    connection: Connection,
+    instruction: Instruction,
+    lane: LaneTransaction,
+    receipt: Receipt,
+    evidence: Mapping[str, Any],
+) -> None:
+    """The cancel spent the nonce: nothing can be paid by it any more (R1), the promise is given back, its fee is booked."""
+    _end_lane(connection, lane, receipt)
+    rows.move(connection, instruction, "cancelled")
+    reason = why_cancelled(connection, instruction.id)
+    rows.note(connection, instruction.id, reason)
+    void(connection, instruction, reason, evidence)
+    _book_fee(connection, instruction, receipt, evidence)
 
 
 def pause_chain(connection: Connection, chain_id: int, reason: str) -> None:
@@ -128,6 +121,7 @@ def _end_lane(connection: Connection, lane: LaneTransaction, receipt: Receipt) -
         block_hash=receipt.block_hash,
         succeeded=receipt.succeeded,
         fee_wei=receipt.fee,
+        transaction_hash=receipt.transaction_hash,
     )
 
 
@@ -183,6 +177,23 @@ def _book_fee(connection: Connection, instruction: Instruction, receipt: Receipt
             evidence={**evidence, "instruction_id": str(instruction.id)},
         ),
     )
+
+
+def _end_refunded(connection: Connection, instruction: Instruction) -> None:
+    """The payment is refunded once nothing of it is left to pay; until then, or after a release, its state stays."""
+    row = connection.execute(
+        text(
+            """
+            SELECT p.status::text AS status, b.held + b.disputed + b.releasing + b.refunding AS left_over
+            FROM public.payments p JOIN fleet.ledger_balances b
+                ON b.book_id = p.id AND b.chain_id = :chain AND b.token = :token
+            WHERE p.id = :payment
+            """
+        ),
+        {"payment": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
+    ).one()
+    if row.left_over == 0 and row.status in {"confirmed", "processing"}:
+        move_payment(connection, instruction.payment_id, "refunded")
 
 
 def _mark_seller_paid(connection: Connection, payment_id: UUID) -> None:

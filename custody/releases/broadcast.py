@@ -25,8 +25,9 @@ SEND_AGAIN_SECONDS: Final = 60  # a node may have dropped it; sending the same b
 _DUE: Final = """
     w.chain_id = :chain AND (w.state = 'signed' OR w.state = 'broadcast' AND EXISTS (
         SELECT FROM fleet.chain_transactions t
-        WHERE t.subject_id = w.id AND t.nonce = w.nonce AND t.state = 'broadcast'
-          AND t.broadcast_at < clock_timestamp() - make_interval(secs => :again)))
+        WHERE t.subject_id = w.id AND t.nonce = w.nonce
+          AND (t.state = 'signed'   -- a higher bid
+               OR t.state = 'broadcast' AND t.broadcast_at < clock_timestamp() - make_interval(secs => :again))))
 """
 
 
@@ -62,7 +63,7 @@ def broadcast_signed(
             reading = readings[instruction.payment_id]
             if not reading.is_fresh():  # those before it took their time
                 reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
-            if why := reading.why_it_stops():
+            if why := reading.why_it_stops(instruction.purpose):
                 raise _Waits(f"{why} It is signed but not sent: waits_for_cancel, or for the dispute's end (R1).")
             sent += _send(engine, nodes, instruction, signed)
         except PolicyRefused as error:

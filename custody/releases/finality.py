@@ -1,13 +1,14 @@
 """Ending instructions: only a canonical transaction on the nonce, at depth, ends one (R1, L13, L19).
 
 Own and paid: the outbound fact, ``release:final``, the fee in the treasury's house book, lane, instruction,
-payment and purchase request move in one transaction. Own and reverted: the fee and ``release:void``. Another
-transaction on the nonce: ``failed(nonce_taken)``, and the chain pauses.
+payment and purchase request move in one transaction. Own and reverted, or the cancel: the fee and ``release:void``.
+Another transaction on the nonce: ``failed(nonce_taken)``, and the chain pauses. A nonce that is spent by none of the
+hashes we know is looked up on the chain: whoever holds our bytes may have sent them without telling us.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import structlog
 from sqlalchemy import Connection, Engine, text
@@ -15,18 +16,23 @@ from sqlalchemy import Connection, Engine, text
 from custody.chain import effective_threshold
 from custody.chain.lanes import LaneTransaction, transactions_of
 from custody.chain.nodes import ChainNodes, Mined
+from custody.chain.spender import Spender, spender_of
 from custody.ledger import LedgerRefusal
 from custody.payments import TransitionRefused
 from custody.releases import rows
-from custody.releases.booking import book_failed, book_paid, pause_chain
+from custody.releases.booking import book_cancelled, book_failed, book_paid, pause_chain
+from custody.releases.digests import digests_of
 from custody.releases.outcome import Paid, Unclear, judge_receipt
+from custody.releases.payout import BytesDiffer
 from custody.releases.rows import Instruction
+from custody.releases.signing import SubmissionRefused, take_signature, whose
 from custody.settings.thresholds import newest_threshold
 from custody.store.engine import transaction
+from custody.trezor.transaction import Signature, SignatureError
 
 log = structlog.get_logger(__name__)
 
-_OPEN: Final = "i.chain_id = :chain AND i.state IN ('handed_out', 'signed', 'broadcast')"
+_OPEN: Final = "i.chain_id = :chain AND i.state IN ('handed_out', 'signed', 'broadcast', 'cancelling')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class _Open:
     instruction: Instruction
     lane: LaneTransaction | None
     hashes: Sequence[str]
+    cancels: frozenset[str]
+    """Those of the hashes that are the cancel's (R1)."""
 
 
 def end_deep_ones(engine: Engine, nodes: ChainNodes, limit: int) -> int:
@@ -65,8 +73,13 @@ def _open(connection: Connection, instruction: Instruction) -> _Open:
             known: Any = connection.execute(
                 text("SELECT hashes FROM fleet.chain_transactions WHERE id = :id"), {"id": lane.id}
             ).scalar_one()
-            return _Open(instruction, lane, tuple(known))
-    return _Open(instruction, None, ())
+            cancels = {
+                each.transaction_hash
+                for each in digests_of(connection, instruction.id)
+                if each.kind == "cancel" and each.transaction_hash
+            }
+            return _Open(instruction, lane, tuple(known), frozenset(cancels))
+    return _Open(instruction, None, (), frozenset())
 
 
 def _spent_below(nodes: ChainNodes, waiting: Sequence[_Open], mined: Mapping[str, Mined], threshold: int) -> int:
@@ -110,7 +123,41 @@ def _end(
     if nodes.any_has_receipt(item.hashes):
         _doubt(engine, item)
         return 0
-    return _end_foreign(engine, nodes, item)
+    return _end_unknown(engine, nodes, item, nonce)
+
+
+def _end_unknown(engine: Engine, nodes: ChainNodes, item: _Open, nonce: int) -> int:
+    """The nonce is spent by none of the hashes we know: by one of our digests, by a foreign one, or nobody can say."""
+    spender = spender_of(nodes, item.instruction.treasury, nonce)
+    whose_it_is = "unclear" if spender is None else _adopt(engine, item, spender)
+    if whose_it_is == "ours":
+        return 1  # its hash is known now: the next round ends it by its receipt
+    if spender is not None and whose_it_is == "unclear":
+        return 0
+    return _end_foreign(engine, nodes, item, is_known=spender is not None)
+
+
+def _adopt(engine: Engine, item: _Open, spender: Spender) -> Literal["ours", "foreign", "unclear"]:
+    """Take the signature of a mined transaction that is one of our digests, as if its signer had handed it in."""
+    try:
+        signature = Signature(spender.parity, spender.r, spender.s)
+    except SignatureError:
+        return "foreign"  # of another transaction type: none of ours can be
+    with transaction(engine) as connection:
+        instruction = rows.lock(connection, item.instruction.id)
+        if instruction.state != item.instruction.state:
+            return "unclear"
+        digests = digests_of(connection, instruction.id)
+        try:
+            found = whose(instruction, digests, signature)
+            if found is None:
+                return "foreign"
+            take_signature(connection, instruction, digests, *found, signature)
+        except (BytesDiffer, SubmissionRefused) as error:
+            _say_once(connection, instruction, f"stored_bytes_differ: {error}; an operator looks at it.")
+            return "unclear"
+    log.warning("release_sent_by_signer", instruction_id=str(instruction.id), hash=spender.transaction_hash)
+    return "ours"
 
 
 def _doubt(engine: Engine, item: _Open) -> None:
@@ -126,7 +173,8 @@ def _doubt(engine: Engine, item: _Open) -> None:
 
 
 def _end_own(engine: Engine, nodes: ChainNodes, item: _Open, own: Mined, threshold: int) -> int:
-    outcome = judge_receipt(item.instruction, own.receipt)
+    is_cancel = own.receipt.transaction_hash in item.cancels
+    outcome = None if is_cancel else judge_receipt(item.instruction, own.receipt)
     evidence = {
         "threshold": threshold,
         "depth": own.depth,
@@ -141,11 +189,13 @@ def _end_own(engine: Engine, nodes: ChainNodes, item: _Open, own: Mined, thresho
             instruction = rows.lock(connection, item.instruction.id)
             if instruction.state != item.instruction.state:
                 return 0
-            if isinstance(outcome, Unclear):
+            if outcome is None:
+                book_cancelled(connection, instruction, item.lane, own.receipt, evidence)
+            elif isinstance(outcome, Unclear):
                 pause_chain(connection, nodes.chain.id, f"release {instruction.id}: {outcome.sentence}")
                 _say_once(connection, instruction, f"{outcome.reason}: {outcome.sentence}")
                 return 0
-            if isinstance(outcome, Paid):
+            elif isinstance(outcome, Paid):
                 book_paid(connection, instruction, item.lane, own.receipt, outcome, evidence)
             else:
                 book_failed(connection, instruction, item.lane, own.receipt, outcome.reason, evidence)
@@ -164,8 +214,8 @@ def _end_own(engine: Engine, nodes: ChainNodes, item: _Open, own: Mined, thresho
     return 1
 
 
-def _end_foreign(engine: Engine, nodes: ChainNodes, item: _Open) -> int:
-    """L19: a transaction that is none of ours spent the nonce."""
+def _end_foreign(engine: Engine, nodes: ChainNodes, item: _Open, *, is_known: bool) -> int:
+    """L19: a transaction that is none of ours spent the nonce. ``is_known``: a quorum of nodes shows which one."""
     reason = (
         f"nonce_taken: nonce {item.instruction.nonce} of {item.instruction.treasury} was spent by a transaction that "
         "is not ours"
@@ -175,9 +225,9 @@ def _end_foreign(engine: Engine, nodes: ChainNodes, item: _Open) -> int:
         if instruction.state != item.instruction.state:
             return 0
         pause_chain(connection, nodes.chain.id, reason)
-        if instruction.state == "handed_out":
-            # A signer may have sent our own bytes himself: voiding now could pay twice. His signature, or an
-            # operator, says which it was.
+        if not is_known:
+            # Whoever has our bytes may have sent them, with a signature that we never saw: voiding now could pay
+            # twice. That signature, or a node that keeps older state, says which it was.
             _say_once(connection, instruction, f"{reason}; if the signer sent it himself, submit its signature.")
             return 0
         book_failed(connection, instruction, item.lane, None, reason, {})

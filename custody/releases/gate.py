@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from custody.chain.addresses import InvalidAddress, parse_address
 from custody.chain.assets import to_units
 from custody.policy import AddressBook
+from custody.releases.fees import NO_FEES, NOTHING, FeeRates, Fees
 from custody.settings.chains import Chain, Chains
 from custody.settings.environment import SettingsError
 
@@ -42,7 +43,7 @@ class ReleaseStopped(Exception):
 class Gate:
     """What the gate found. The plan (treasury, recipient, amount) is whole when ``stops`` is empty.
 
-    ``amount`` is the payment's held balance in its primary asset, whole tokens; ``amount_units`` the same in the
+    ``amount`` is the payment's held balance in its primary asset less the house's ``fees``, whole tokens; ``amount_units`` the same in the
     token's smallest unit.
     """
 
@@ -56,6 +57,7 @@ class Gate:
     amount_units: int
     release_epoch: int
     stops: tuple[Stop, ...]
+    fees: Fees = NOTHING
 
     @property
     def is_open(self) -> bool:
@@ -72,7 +74,9 @@ _FACTS: Final = text(
     """
     SELECT p.id, p.status::text AS status, p.escrow_state::text AS escrow, p.disputed, p.seller_id,
         r.chain_id, r.token, t.symbol, t.decimals, b.held, b.treasury, b.releasing, b.refunding, b.paying_fees,
-        b.overdraft, b.dispute_open, b.release_epoch, c.paused_reason, a.address AS recipient, a.label
+        b.overdraft, b.dispute_open, b.release_epoch, c.paused_reason, a.address AS recipient, a.label,
+        EXISTS (SELECT FROM fleet.refund_orders o LEFT JOIN fleet.release_instructions i ON i.id = o.instruction_id
+                WHERE o.payment_id = p.id AND o.source = 'held' AND (i.id IS NULL OR i.state = 'drafted')) AS refund_ordered
     FROM public.payments p
     LEFT JOIN fleet.payment_routes r ON r.payment_id = p.id
     LEFT JOIN fleet.tokens t ON t.chain_id = r.chain_id AND t.token = r.token
@@ -88,8 +92,15 @@ _FACTS: Final = text(
 )
 
 
-def release_gate(connection: Connection, payment_id: UUID, chains: Chains, *, book: AddressBook | None = None) -> Gate:
-    """What stops a release of ``payment_id``'s whole held amount to its seller now.
+def release_gate(
+    connection: Connection,
+    payment_id: UUID,
+    chains: Chains,
+    *,
+    book: AddressBook | None = None,
+    rates: FeeRates = NO_FEES,
+) -> Gate:
+    """What stops a release of ``payment_id``'s whole held amount, less the house's fees, to its seller now.
 
     ``book`` holds the signed entries that alone name recipients (R8); None where no approvals are required: then what
     was proposed last does. Raises LookupError if there is no such payment.
@@ -114,6 +125,7 @@ def release_gate(connection: Connection, payment_id: UUID, chains: Chains, *, bo
         stops += chain_stops(connection, chain)
         stops += _recipient_stops(connection, chain, recipient, is_proposed=row.recipient is not None)
     held = row.held or Decimal(0)
+    fees = rates.of(held, row.decimals)
     return Gate(
         payment_id,
         row.chain_id,
@@ -121,10 +133,11 @@ def release_gate(connection: Connection, payment_id: UUID, chains: Chains, *, bo
         treasury,
         recipient or "",
         label or "",
-        held,
-        to_units(held, row.decimals),
+        held - fees.total,
+        to_units(held - fees.total, row.decimals),
         row.release_epoch or 0,
         tuple(stops),
+        fees,
     )
 
 
@@ -195,6 +208,8 @@ def _state_stops(row: Any) -> list[Stop]:
                 "releasable can be released.",
             )
         )
+    if row.refund_ordered:
+        stops.append(Stop("refund_ordered", "a refund of what is held was ordered; it is reserved first (R21)."))
     if row.disputed or row.dispute_open:
         stops.append(Stop("dispute_open", f"{row.dispute_open or 1} dispute(s) open; resolve them first (L4)."))
     return stops

@@ -26,6 +26,7 @@ from custody.payments import lock_payment
 from custody.policy import PolicyRefused, SignedFolder, read_in_force
 from custody.releases import rows
 from custody.releases.approvals import decide, why_outdated
+from custody.releases.digests import keep
 from custody.releases.gate import chain_stops, why_recipient_refused
 from custody.releases.payout import FeeOverCeiling, build, call_of
 from custody.releases.rows import Instruction
@@ -99,7 +100,7 @@ def hand_out_next(
     instruction = leased[0]
     try:
         reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
-        if why := reading.why_it_stops():
+        if why := reading.why_it_stops(instruction.purpose):
             raise Held(why)
         prices = _ask_chain(nodes, instruction)
         with transaction(engine) as connection:
@@ -208,6 +209,7 @@ def _apply(
         rejected_reason=None,
         handed_out_at=rows.now(connection),
     )
+    keep(connection, instruction.id, "payout", unsigned)
     log.info(
         "release_handed_out",
         payment_id=str(instruction.payment_id),
@@ -243,12 +245,13 @@ def _back_to_approvers(connection: Connection, leased: Instruction, reason: str)
 def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int) -> None:
     """The last look under locks: payment before balances before house books (L17). Raises Held, EpochMoved."""
     state = lock_payment(connection, instruction.payment_id)
-    if state.escrow != "releasing":
+    if instruction.purpose == "release" and state.escrow != "releasing":
         raise Held(f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.")
     row = connection.execute(
         text(
             """
-            SELECT dispute_open, release_epoch, releasing, overdraft, (
+            SELECT dispute_open, release_epoch, overdraft,
+                CASE :purpose WHEN 'release' THEN releasing ELSE refunding END AS promised, (
                 SELECT coalesce(sum(CASE e.reason WHEN 'reserve' THEN e.amount ELSE -e.amount END), 0)
                 FROM public.funds_ledger_entries e
                 WHERE e.instruction_id = :id AND e.book_id = :book AND e.reason IN ('reserve', 'void', 'final')) AS own
@@ -257,6 +260,7 @@ def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int)
         ),
         {
             "id": instruction.id,
+            "purpose": instruction.purpose,
             "book": instruction.payment_id,
             "chain": instruction.chain_id,
             "token": instruction.token,
@@ -267,11 +271,11 @@ def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int)
     if row.overdraft > 0:
         raise Held("coins_lost: coins of it are gone from the chain; cover the loss: fleet ledger adjust cover (L3).")
     # What another instruction reserved is not this one's: both would be paid.
-    if min(row.releasing, row.own) < instruction.amount:
+    if min(row.promised, row.own) < instruction.amount:
         raise Held("not_reserved: the books do not reserve this amount for it; an operator looks at it.")
     if row.release_epoch != instruction.release_epoch:
         raise EpochMoved(row.release_epoch)
-    _require_house_coins(connection, instruction, fee_wei)
+    require_house_coins(connection, instruction, fee_wei)
 
 
 def _judge_again(connection: Connection, leased: Instruction, epoch: int, *, is_approved: bool) -> None:
@@ -285,7 +289,7 @@ def _judge_again(connection: Connection, leased: Instruction, epoch: int, *, is_
     log.info("release_judged_again", instruction_id=str(instruction.id), release_epoch=epoch)
 
 
-def _require_house_coins(connection: Connection, instruction: Instruction, fee_wei: int) -> None:
+def require_house_coins(connection: Connection, instruction: Instruction, fee_wei: int) -> None:
     """R11: the treasury's own coins cover this fee and those of everything it has out."""
     row = connection.execute(
         text(

@@ -15,6 +15,7 @@ from custody.ledger import Entry, post
 from custody.payments import move_payment
 from custody.policy import AddressBook
 from custody.releases import rows
+from custody.releases.fees import NO_FEES, FeeRates, charge
 from custody.releases.gate import Gate, ReleaseStopped, Stop, release_gate
 from custody.releases.rows import Instruction
 from custody.settings.chains import Chains
@@ -29,8 +30,9 @@ REQUEST_KEY_CHARACTERS: Final = 64  # a label such as whole-2; more is a mistake
 _INSERT: Final = text(
     """
     INSERT INTO fleet.release_instructions
-        (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch)
-    VALUES (:payment, :purpose, :key, :chain, :treasury, :token, :recipient, :amount, :units, :epoch)
+        (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch, cause,
+        platform_fee, provider_fee)
+    VALUES (:payment, :purpose, :key, :chain, :treasury, :token, :recipient, :amount, :units, :epoch, :cause, :platform_fee, :provider_fee)
     ON CONFLICT (payment_id, purpose, request_key) DO NOTHING
     """
 )
@@ -68,10 +70,13 @@ def draft_release(
     *,
     request_key: str = WHOLE,
     book: AddressBook | None = None,
+    cause: str | None = None,
+    rates: FeeRates = NO_FEES,
 ) -> Instruction:
     """The instruction to pay a payment's whole held amount to its seller: made if it is new, else as it stands.
 
-    Rings the releases queue; the worker reserves it. ``book``: see release_gate. Raises ReleaseStopped when the gate is closed, LookupError
+    Rings the releases queue; the worker reserves it. ``book``: see release_gate. ``cause``: what orders it in place of
+    the buyer's word. Raises ReleaseStopped when the gate is closed, LookupError
     for an unknown payment, ValueError for a bad request key.
     """
     if not 0 < len(request_key) <= REQUEST_KEY_CHARACTERS:
@@ -79,7 +84,7 @@ def draft_release(
     standing = rows.find(connection, payment_id, RELEASE, request_key)
     if standing is not None:
         return standing
-    gate = release_gate(connection, payment_id, chains, book=book).require_open()
+    gate = release_gate(connection, payment_id, chains, book=book, rates=rates).require_open()
     connection.execute(
         _INSERT,
         {
@@ -93,6 +98,9 @@ def draft_release(
             "amount": gate.amount,
             "units": gate.amount_units,
             "epoch": gate.release_epoch,
+            "cause": cause,
+            "platform_fee": gate.fees.platform,
+            "provider_fee": gate.fees.provider,
         },
     )
     ring(connection, "releases")
@@ -119,7 +127,12 @@ def next_request_key(connection: Connection, payment_id: UUID) -> str:
 
 
 def reserve(
-    connection: Connection, instruction: Instruction, chains: Chains, *, book: AddressBook | None = None
+    connection: Connection,
+    instruction: Instruction,
+    chains: Chains,
+    *,
+    book: AddressBook | None = None,
+    rates: FeeRates = NO_FEES,
 ) -> Instruction:
     """drafted -> awaiting_approval, with ``release:reserve`` held / releasing in the same transaction.
 
@@ -127,7 +140,7 @@ def reserve(
     ReleaseStopped, or a LedgerRefusal; the transaction (or savepoint) must then be rolled back.
     """
     move_payment(connection, instruction.payment_id, "became_releasable")
-    gate = release_gate(connection, instruction.payment_id, chains, book=book).require_open()
+    gate = release_gate(connection, instruction.payment_id, chains, book=book, rates=rates).require_open()
     if stops := _differences(gate, instruction):
         raise ReleaseStopped(instruction.payment_id, stops)
     rows.move(connection, instruction, "awaiting_approval", release_epoch=gate.release_epoch)
@@ -148,6 +161,7 @@ def reserve(
             evidence={"recipient": instruction.recipient},
         ),
     )
+    charge(connection, instruction)
     move_payment(connection, instruction.payment_id, "release_reserved")
     log.info("release_reserved", payment_id=str(instruction.payment_id), instruction_id=str(instruction.id))
     return rows.lock(connection, instruction.id)
@@ -158,6 +172,8 @@ def _differences(gate: Gate, instruction: Instruction) -> tuple[Stop, ...]:
         ("treasury", gate.treasury, instruction.treasury),
         ("recipient", gate.recipient, instruction.recipient),
         ("amount", gate.amount_units, instruction.amount_units),
+        ("platform fee", gate.fees.platform, instruction.platform_fee),
+        ("provider fee", gate.fees.provider, instruction.provider_fee),
     )
     return tuple(
         Stop(

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from custody.releases.states import InstructionState, MoveRefused, require_move
 from custody.store.work import backoff_seconds
+from custody.trezor.transaction import UnsignedTransaction
 
 LEASE_SECONDS: Final = 60  # the slowest step: two nodes that each use up their time, then a bounded MongoDB read
 HOLD_MAXIMUM_SECONDS: Final = 15  # a seller waits at most this long once a dispute closed or MongoDB is back
@@ -23,7 +24,10 @@ REASON_CHARACTERS: Final = 1_000  # a node's own words are inside; a person read
 class Instruction:
     """One release instruction. ``amount`` in whole tokens, ``amount_units`` in the smallest unit, fees in wei.
 
-    The last six are what its approvers agree to; None until it is put before them, and where none are required.
+    ``source``: the account that the amount is reserved from. ``cause``: what orders it, None for the buyer's
+    word. The fees are whole tokens that the house keeps beside the amount.
+    ``fee_ceiling_wei`` to ``intent_hash`` are what its approvers agree to; None until it is put before them, and where
+    none are required.
     """
 
     id: UUID
@@ -53,13 +57,17 @@ class Instruction:
     policy_hash: str | None = None
     expires_at: datetime | None = None
     intent_hash: bytes | None = None
+    source: str = "held"
+    cause: str | None = None
+    platform_fee: Decimal = Decimal(0)
+    provider_fee: Decimal = Decimal(0)
 
 
 _COLUMNS: Final = (
     "i.id, i.payment_id, i.purpose, i.request_key, i.chain_id, i.treasury, i.token, i.recipient, i.amount, "
     "i.amount_units, i.release_epoch, i.state, i.held_reason, i.rejected_reason, i.nonce, i.unsigned_bytes, "
     "i.signing_hash, i.max_total_fee_wei, i.attempts, i.lease_token, i.handed_out_at, i.fee_ceiling_wei, i.environment, "
-    "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash"
+    "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash, i.source, i.cause, i.platform_fee, i.provider_fee"
 )
 
 
@@ -93,6 +101,10 @@ def read_row(row: Any) -> Instruction:
         policy_hash=row.policy_hash,
         expires_at=row.expires_at,
         intent_hash=None if row.intent_hash is None else bytes(row.intent_hash),
+        source=row.source,
+        cause=row.cause,
+        platform_fee=row.platform_fee,
+        provider_fee=row.provider_fee,
     )
 
 
@@ -184,6 +196,42 @@ def hold(connection: Connection, instruction: Instruction, reason: str) -> None:
             "reason": reason[:REASON_CHARACTERS],
             "seconds": min(HOLD_MAXIMUM_SECONDS, backoff_seconds(instruction.attempts + 1)),
         },
+    )
+
+
+def note(connection: Connection, instruction_id: UUID, reason: str) -> None:
+    """Say for people what an instruction waits for, whatever is being done with it."""
+    connection.execute(
+        text("UPDATE fleet.release_instructions SET held_reason = :reason WHERE id = :id"),
+        {"id": instruction_id, "reason": reason[:REASON_CHARACTERS]},
+    )
+
+
+def replace_bytes(connection: Connection, instruction: Instruction, unsigned: UnsignedTransaction) -> None:
+    """The payout's newest transaction, of the same intent, which its digests keep beside the older ones (R1)."""
+    connection.execute(
+        text(
+            """
+            UPDATE fleet.release_instructions
+            SET unsigned_bytes = :bytes, signing_hash = :hash, max_total_fee_wei = :fee, rejected_reason = NULL,
+                updated_at = clock_timestamp()
+            WHERE id = :id
+            """
+        ),
+        {
+            "id": instruction.id,
+            "bytes": unsigned.signing_bytes(),
+            "hash": unsigned.signing_hash(),
+            "fee": unsigned.max_total_fee_wei,
+        },
+    )
+
+
+def due_now(connection: Connection, instruction_id: UUID) -> None:
+    """Let an instruction be looked at by the next round, whatever it waited for."""
+    connection.execute(
+        text("UPDATE fleet.release_instructions SET run_after = clock_timestamp(), attempts = 0 WHERE id = :id"),
+        {"id": instruction_id},
     )
 
 

@@ -1,19 +1,22 @@
 """What signers handed in, judged against our own stored bytes (R19).
 
 A submission is only ever (y_parity, r, s) or a refusal. The signature is put into the stored unsigned bytes, so a
-changed field cannot be expressed; it counts when it recovers to the treasury.
+changed field cannot be expressed; it counts when it recovers to the treasury over one of the nonce's digests (R1).
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from custody.chain.lanes import store_signed, transactions_of
+from custody.chain.lanes import add_signed, store_signed, transactions_of
 from custody.releases import rows
-from custody.releases.payout import BytesDiffer, stored_transaction
+from custody.releases.digests import Digest, digests_of, mark_signed, transaction_of, waiting
+from custody.releases.payout import BytesDiffer, call_of, stored_transaction
 from custody.releases.rows import Instruction
+from custody.releases.states import SIGNATURE_MAY_EXIST
 from custody.store.engine import transaction
 from custody.store.work import bury
 from custody.trezor.transaction import Signature, SignatureError, UnsignedTransaction
@@ -64,7 +67,7 @@ def _judge(connection: Connection, row: Any) -> None:
 
 
 def _note_rejection(connection: Connection, instruction: Instruction, reason: str) -> None:
-    if instruction.state != "handed_out":
+    if instruction.state not in SIGNATURE_MAY_EXIST or waiting(digests_of(connection, instruction.id)) is None:
         raise SubmissionRefused(f"not_handed_out: the instruction is {instruction.state}; nothing waits for a signer.")
     # R1: still handed out, since a signature may exist all the same.
     connection.execute(
@@ -78,43 +81,96 @@ def _note_rejection(connection: Connection, instruction: Instruction, reason: st
 
 
 def _accept(connection: Connection, instruction: Instruction, row: Any) -> None:
-    if instruction.state != "handed_out":
+    digests = digests_of(connection, instruction.id)
+    if instruction.state not in SIGNATURE_MAY_EXIST or (
+        instruction.state in {"signed", "broadcast"} and waiting(digests) is None
+    ):
         raise SubmissionRefused(f"not_handed_out: the instruction is {instruction.state}; it takes no signature.")
     try:
-        unsigned = stored_transaction(instruction)
-    except BytesDiffer as error:
-        _alarm(connection, instruction, str(error))
-        raise SubmissionRefused(f"stored_bytes_differ: {error}; an operator must look at this instruction.") from error
-    signature = _recover(unsigned, instruction, row)
-    lane_id = _intent_of(connection, instruction, unsigned)
-    store_signed(connection, lane_id, unsigned.signed_raw(signature), unsigned.transaction_hash(signature))
-    rows.move(connection, instruction, "signed", rejected_reason=None, signed_at=rows.now(connection))
+        signature = Signature(int(row.y_parity), int(row.r), int(row.s))
+    except SignatureError as error:
+        raise SubmissionRefused(f"malformed_signature: {error}.") from error
+    digest, unsigned = _recover(connection, instruction, digests, signature)
+    take_signature(connection, instruction, digests, digest, unsigned, signature)
+
+
+def take_signature(
+    connection: Connection,
+    instruction: Instruction,
+    digests: Sequence[Digest],
+    digest: Digest,
+    unsigned: UnsignedTransaction,
+    signature: Signature,
+) -> None:
+    """Keep a signature that recovers to the treasury over one of the nonce's digests, and what follows from it.
+
+    The caller holds the instruction's lock. While it is being cancelled, a payout's signature is kept and not sent.
+    Raises SubmissionRefused when the nonce lane holds another intent.
+    """
+    raw, transaction_hash = unsigned.signed_raw(signature), unsigned.transaction_hash(signature)
+    lane = _lane_of(connection, instruction, unsigned)
+    mark_signed(connection, digest.id, raw, transaction_hash)
+    if instruction.state == "handed_out":
+        store_signed(connection, lane, raw, transaction_hash)
+        rows.move(connection, instruction, "signed", rejected_reason=None, signed_at=rows.now(connection))
+    else:
+        newer = any(each.place > digest.place and each.signed_bytes is not None for each in digests)
+        is_wanted = (digest.kind == "cancel") == (instruction.state == "cancelling")
+        add_signed(connection, lane, raw, transaction_hash, to_send=is_wanted and not newer)
+        rows.due_now(connection, instruction.id)
     log.info(
         "release_signed",
         payment_id=str(instruction.payment_id),
         instruction_id=str(instruction.id),
-        transaction_hash=unsigned.transaction_hash(signature),
+        transaction_hash=transaction_hash,
+        what=digest.kind,
     )
 
 
-def _recover(unsigned: UnsignedTransaction, instruction: Instruction, row: Any) -> Signature:
+def whose(
+    instruction: Instruction, digests: Sequence[Digest], signature: Signature
+) -> tuple[Digest, UnsignedTransaction] | None:
+    """The digest of the nonce over which the signature is the treasury's, the newest first. Raises BytesDiffer."""
+    for digest in reversed(digests):
+        unsigned = transaction_of(instruction, digest)
+        try:
+            if unsigned.recover(signature) == instruction.treasury:
+                return digest, unsigned
+        except SignatureError:
+            continue
+    return None
+
+
+def _recover(
+    connection: Connection, instruction: Instruction, digests: Sequence[Digest], signature: Signature
+) -> tuple[Digest, UnsignedTransaction]:
     try:
-        signature = Signature(int(row.y_parity), int(row.r), int(row.s))
-        signer = unsigned.recover(signature)
+        current = stored_transaction(instruction).signing_bytes()
+        payouts = [each.unsigned_bytes for each in digests if each.kind == "payout"]
+        if not payouts or payouts[-1] != current:
+            raise BytesDiffer("unsigned bytes are not those that were handed out last")
+        found = whose(instruction, digests, signature)
+        asked = transaction_of(instruction, digests[-1])
+    except BytesDiffer as error:
+        _alarm(connection, instruction, str(error))
+        raise SubmissionRefused(f"stored_bytes_differ: {error}; an operator must look at this instruction.") from error
+    if found is not None:
+        return found
+    try:
+        signer = asked.recover(signature)
     except SignatureError as error:
         raise SubmissionRefused(f"malformed_signature: {error}.") from error
-    if signer != instruction.treasury:
-        raise SubmissionRefused(
-            f"wrong_signer: over these bytes it recovers to {signer}, not to the treasury {instruction.treasury}."
-        )
-    return signature
+    raise SubmissionRefused(
+        f"wrong_signer: over these bytes it recovers to {signer}, not to the treasury {instruction.treasury}."
+    )
 
 
-def _intent_of(connection: Connection, instruction: Instruction, unsigned: UnsignedTransaction) -> UUID:
-    """The lane's row of this nonce, which must be the same intent (R1: one intent a nonce)."""
+def _lane_of(connection: Connection, instruction: Instruction, unsigned: UnsignedTransaction) -> UUID:
+    """The lane's row of this nonce, which must be the instruction's intent (R1: one intent a nonce)."""
+    wanted = call_of(instruction)
     for lane in transactions_of(connection, instruction.id):
-        if lane.nonce == unsigned.nonce and lane.state == "intent":
-            if (lane.recipient, lane.value_wei, lane.data) != (unsigned.to, unsigned.value, unsigned.data):
+        if lane.nonce == unsigned.nonce and lane.state in {"intent", "signed", "broadcast"}:
+            if (lane.recipient, lane.value_wei, lane.data) != (wanted.to, wanted.value, wanted.data):
                 _alarm(connection, instruction, "the nonce lane holds another intent")
                 raise SubmissionRefused("stored_bytes_differ: the nonce lane holds another intent.")
             return lane.id

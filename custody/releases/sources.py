@@ -7,7 +7,8 @@ releases that need it wait with that reason, nothing else does.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -15,6 +16,7 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from custody.releases.dispute_outcomes import CLOSED, Outcome, Undecided, outcome_of
 from custody.settings.environment import Store
 from custody.store.engine import forbid_inside_transaction, transaction
 
@@ -32,13 +34,12 @@ DISPUTES_LIMIT: Final = 10_000  # documents of one read; more means a broken que
 COMPLETED: Final = "completed"
 """The buyer confirmed delivery, or the marketplace's own timer did: the release may be drafted."""
 
-MAY_BE_PAID: Final = frozenset({"delivered", COMPLETED})
-"""States in which an instruction may be reserved: ``delivered`` only where an operator asked for it."""
+DELIVERED: Final = "delivered"
+
+MAY_BE_PAID: Final = frozenset({DELIVERED, COMPLETED})
+"""States in which an instruction may be reserved: ``delivered`` only where an operator or the timer asked for it."""
 
 MUST_NOT_BE_PAID: Final = frozenset({"disputed", "refunded"})
-
-_CLOSED_DISPUTE: Final = frozenset({"resolved", "closed"})
-_FOR_THE_SELLER: Final = frozenset({"no_action", "warning_seller"})
 
 
 class SourceUnreadable(Exception):
@@ -63,25 +64,38 @@ class RequestReference:
 
 @dataclass(frozen=True, slots=True)
 class Dispute:
-    """A dispute as its document says. ``action`` is its resolution's, None while there is none."""
+    """A dispute as its document says. ``resolution`` is None while there is none, else the document or its action.
+
+    ``is_settled``: the books have closed it, and moved the buyer's part out of what is held.
+    """
 
     id: str
     status: str
-    action: str | None
+    resolution: object = None
+    is_settled: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Anything not known to be settled counts as open: a new status must never release money."""
+        return self.status not in CLOSED
+
+    def outcome(self) -> Outcome | None:
+        """How it ended, None while it is open. Raises Undecided when people must decide."""
+        return None if self.is_open else outcome_of(self.resolution)
 
     @property
     def why_it_stops(self) -> str | None:
-        """Why it stops a release to the seller, as a sentence; None when it was settled for the seller.
-
-        Anything not known to be settled counts as open: a new status must never release money.
-        """
-        if self.status not in _CLOSED_DISPUTE:
+        """Why it stops a release to the seller, as a sentence; None when it was settled for the seller."""
+        try:
+            outcome = self.outcome()
+        except Undecided as error:
+            return f"dispute_not_for_seller: dispute {self.id}: {error}; people decide who is paid."
+        if outcome is None:
             return f"dispute_open: dispute {self.id} is {self.status}; it must be resolved first."
-        if self.action not in _FOR_THE_SELLER:
-            return (
-                f"dispute_not_for_seller: dispute {self.id} was closed with "
-                f"{self.action or 'no resolution'}; people decide who is paid."
-            )
+        if outcome.kind == "refund":
+            return f"dispute_not_for_seller: dispute {self.id} was closed with refund; the buyer is paid."
+        if outcome.kind == "split" and not self.is_settled:
+            return f"dispute_not_settled: dispute {self.id} gives the buyer a part, which the books set aside first."
         return None
 
 
@@ -92,13 +106,28 @@ class Reading:
     status: str | None
     disputes: tuple[Dispute, ...]
     read_at: float
+    delivered_at: datetime | None = None
+    """When the marketplace says it was delivered; None where it says nothing that is a time."""
 
     def is_fresh(self) -> bool:
         """Whether it is at most FRESH_SECONDS old (R14)."""
         return time.monotonic() - self.read_at <= FRESH_SECONDS
 
-    def why_it_stops(self) -> str | None:
-        """Why the seller must not be paid now, as a sentence; None when nothing here says so."""
+    def is_due(self, auto_release_hours: int | None) -> bool:
+        """Whether the seller is due: the buyer completed it, or it was delivered that many hours ago (None: off)."""
+        if self.status == COMPLETED:
+            return True
+        if auto_release_hours is None or self.status != DELIVERED or self.delivered_at is None:
+            return False
+        return datetime.now(UTC) - self.delivered_at >= timedelta(hours=auto_release_hours)
+
+    def why_it_stops(self, purpose: str = "release") -> str | None:
+        """Why an instruction must not be paid now, as a sentence; None when nothing here says so.
+
+        A refund is stopped by an open dispute alone: how much the buyer gets was decided when it was ordered.
+        """
+        if purpose == "refund":
+            return next((each.why_it_stops for each in self.disputes if each.is_open), None)
         for dispute in self.disputes:
             if why := dispute.why_it_stops:
                 return why
@@ -145,33 +174,76 @@ class Sources:
         if not wanted:
             return {}
         read_at = time.monotonic()
-        statuses = self._statuses(wanted)
+        requests = self._requests(wanted)
         disputes = self._disputes(wanted)
+        settled = self._settled(wanted) if disputes else frozenset[tuple[UUID, str]]()
+        found = {
+            reference.payment_id: next((requests[name] for name in reference.names if name in requests), (None, None))
+            for reference in wanted
+        }
         return {
             reference.payment_id: Reading(
-                next((statuses[name] for name in reference.names if name in statuses), None),
-                tuple(dispute for name in reference.names for dispute in disputes.get(name, ())),
+                found[reference.payment_id][0],
+                tuple(
+                    replace(dispute, is_settled=(reference.payment_id, dispute.id) in settled)
+                    for name in reference.names
+                    for dispute in disputes.get(name, ())
+                ),
                 read_at,
+                found[reference.payment_id][1],
             )
             for reference in wanted
         }
+
+    def names_in_dispute(self) -> list[str]:
+        """The purchase requests that an open dispute names, as their texts. Raises SourceUnreadable."""
+        forbid_inside_transaction("reading the marketplace")
+        if self.repo_dispute == "pg":
+            with self._postgres() as connection:
+                return list(
+                    connection.execute(
+                        text("SELECT DISTINCT purchase_request_id FROM public.disputes WHERE status <> ALL (:closed)"),
+                        {"closed": sorted(CLOSED)},
+                    ).scalars()
+                )
+        found = self._find("disputes", {"status": {"$nin": sorted(CLOSED)}}, {"purchaseRequestId": 1})
+        return [str(document["purchaseRequestId"]) for document in found if document.get("purchaseRequestId")]
+
+    def _settled(self, wanted: Sequence[RequestReference]) -> frozenset[tuple[UUID, str]]:
+        """The disputes whose last opening the books have closed."""
+        with self._postgres() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT DISTINCT ON (payment_id, dispute_id) payment_id, dispute_id, state FROM fleet.payment_disputes "
+                    "WHERE payment_id = ANY (:ids) ORDER BY payment_id, dispute_id, opening DESC"
+                ),
+                {"ids": [each.payment_id for each in wanted]},
+            )
+            return frozenset((row.payment_id, row.dispute_id) for row in rows if row.state == "closed")
 
     def close(self) -> None:
         """Close the connections to MongoDB."""
         if self.mongo is not None:
             self.mongo.close()
 
-    def _statuses(self, wanted: Sequence[RequestReference]) -> Mapping[str, str]:
+    def _requests(self, wanted: Sequence[RequestReference]) -> Mapping[str, tuple[str, datetime | None]]:
+        """Status and time of delivery of each request, by the id it is kept under."""
         if self.repo_marketplace == "pg":
             with self._postgres() as connection:
                 rows = connection.execute(
-                    text("SELECT id::text, status::text FROM public.purchase_requests WHERE id = ANY (:ids)"),
+                    text(
+                        "SELECT id::text, status::text, delivered_at FROM public.purchase_requests WHERE id = ANY (:ids)"
+                    ),
                     {"ids": [each.request_id for each in wanted if each.request_id]},
                 )
-                return {row.id: row.status for row in rows}
+                return {row.id: (row.status, row.delivered_at) for row in rows}
         names = [name for each in wanted for name in (each.legacy_object_id, each.external_ref) if name]
-        found = self._find("purchaserequests", {"_id": {"$in": _either_type(names)}}, {"status": 1})
-        return {str(document["_id"]): str(document.get("status")) for document in found}
+        fields = {"status": 1, "deliveredAt": 1}
+        found = self._find("purchaserequests", {"_id": {"$in": _either_type(names)}}, fields)
+        return {
+            str(document["_id"]): (str(document.get("status")), _time(document.get("deliveredAt")))
+            for document in found
+        }
 
     def _disputes(self, wanted: Sequence[RequestReference]) -> Mapping[str, list[Dispute]]:
         names = [name for each in wanted for name in each.names]
@@ -180,22 +252,20 @@ class Sources:
             with self._postgres() as connection:
                 for row in connection.execute(
                     text(
-                        "SELECT id::text, purchase_request_id, status, resolution ->> 'action' AS action "
+                        "SELECT id::text, purchase_request_id, status, resolution "
                         "FROM public.disputes WHERE purchase_request_id = ANY (:names)"
                     ),
                     {"names": names},
                 ):
-                    found.setdefault(row.purchase_request_id, []).append(Dispute(row.id, row.status, row.action))
+                    found.setdefault(row.purchase_request_id, []).append(Dispute(row.id, row.status, row.resolution))
             return found
         for document in self._find(
             "disputes",
             {"purchaseRequestId": {"$in": _either_type(names)}},
             {"purchaseRequestId": 1, "status": 1, "resolution": 1},
         ):
-            resolution = document.get("resolution")
-            action = resolution.get("action") if isinstance(resolution, dict) else resolution
             found.setdefault(str(document["purchaseRequestId"]), []).append(
-                Dispute(str(document["_id"]), str(document.get("status")), None if action is None else str(action))
+                Dispute(str(document["_id"]), str(document.get("status")), document.get("resolution"))
             )
         return found
 
@@ -250,6 +320,13 @@ class _PostgresReading:
 
     def __exit__(self, *error: Any) -> None:
         self._context.__exit__(*error)
+
+
+def _time(value: object) -> datetime | None:
+    """MongoDB's time, which it gives without a zone in UTC."""
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def _either_type(names: Sequence[str]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
@@ -17,19 +18,23 @@ from custody.policy.safekeeping import signed_folder
 from custody.releases import rows
 from custody.releases.approving import approve_due, judge_approvals
 from custody.releases.broadcast import broadcast_signed
+from custody.releases.cancelling import answer_requests, send_cancels
+from custody.releases.disputes import DisputeWatch, draft_after_disputes
+from custody.releases.fees import NO_FEES, FeeRates
 from custody.releases.finality import end_deep_ones
 from custody.releases.gate import ReleaseStopped
 from custody.releases.hand_out import hand_out_next
 from custody.releases.instructions import FIRST, candidates, draft_release, reserve
+from custody.releases.refunds import draft_refunds, reserve_refund
 from custody.releases.rows import Instruction
 from custody.releases.signing import judge_submissions
 from custody.releases.sources import (
-    COMPLETED,
     MAY_BE_PAID,
     Sources,
     SourceUnreadable,
     references,
 )
+from custody.releases.surplus import order_surplus
 from custody.settings.chains import Chains, load_chains
 from custody.settings.environment import FleetSettings
 from custody.store.engine import transaction
@@ -55,23 +60,38 @@ class Step:
     signed: SignedFolder | None = None
     """Where the signed genesis and policy lie; None where no approvals are required (R17)."""
     approval_lifetime_seconds: int = APPROVAL_LIFETIME_SECONDS
+    auto_release_hours: int | None = None
+    """Hours after its delivery that a request which nobody disputes is paid; None: only when its buyer completed it."""
+    surplus_refund_minimum: Decimal | None = None
+    """Whole tokens from which on a surplus is ordered back to its buyer; None: never by itself."""
+    rates: FeeRates = NO_FEES
+    """What the house keeps of a release, in basis points."""
     _after: UUID = field(default=FIRST, init=False)
+    _dispute_watch: DisputeWatch | None = field(default=None, init=False)
+
+    @property
+    def _disputes(self) -> DisputeWatch:
+        if self._dispute_watch is None or self._dispute_watch.sources is not self.sources:
+            self._dispute_watch = DisputeWatch(self.engine, self.sources)
+        return self._dispute_watch
 
     def run_once(self, limit: int) -> int:
         """Find, reserve, judge submissions, send, end, hand out: at most ``limit`` rows each; rows progressed.
 
         A marketplace store or a chain that cannot be read holds back what depends on it, and nothing else.
         """
+        progressed = self._disputes.run_once(limit)  # they freeze, whatever the policy's files are like
         try:
             book = self._signed_book()
-            progressed = self._find(limit, book) + self._reserve(limit, book) + self._approve(limit)
+            progressed += self._order_and_draft(limit, book) + self._reserve(limit, book) + self._approve(limit)
         except PolicyRefused as error:
             # Nothing new is promised, approved, handed out or sent; what is out already can still end.
             log.error("releases_policy_refused", reason=str(error))
-            progressed = 0
         progressed += judge_submissions(self.engine, limit)
         for nodes in self.nodes.values():
             progressed += broadcast_signed(self.engine, nodes, self.sources, limit, signed=self.signed)
+            progressed += answer_requests(self.engine, nodes, limit, ceiling_wei=self.release_max_total_fee_wei)
+            progressed += send_cancels(self.engine, nodes, limit)
             try:
                 progressed += end_deep_ones(self.engine, nodes, limit)
             except (ChainUnavailable, WrongChain) as error:
@@ -114,8 +134,15 @@ class Step:
             lifetime_seconds=self.approval_lifetime_seconds,
         )
 
+    def _order_and_draft(self, limit: int, book: AddressBook | None) -> int:
+        """Make the instructions of whatever orders one: completed requests, the timer, disputes, refund orders."""
+        moved = draft_after_disputes(self.engine, self.chains, limit, book=book, rates=self.rates)
+        if self.surplus_refund_minimum is not None:
+            moved += order_surplus(self.engine, self.surplus_refund_minimum, limit)
+        return moved + draft_refunds(self.engine, self.chains, limit, book=book) + self._find(limit, book)
+
     def _find(self, limit: int, book: AddressBook | None) -> int:
-        """Draft releases of payments whose purchase request is completed; a page of payments a round."""
+        """Draft releases of payments whose request is completed, or delivered long enough; a page of payments a round."""
         with transaction(self.engine) as connection:
             page = candidates(connection, limit, self._after)
             named = references(connection, page)
@@ -130,11 +157,11 @@ class Step:
         drafted = 0
         for payment_id in page:
             reading = readings[payment_id]
-            if reading.status != COMPLETED or reading.why_it_stops() is not None:
+            if not reading.is_due(self.auto_release_hours) or reading.why_it_stops() is not None:
                 continue
             with transaction(self.engine) as connection:
                 try:
-                    draft_release(connection, payment_id, self.chains, book=book)
+                    draft_release(connection, payment_id, self.chains, book=book, rates=self.rates)
                     drafted += 1
                 except ReleaseStopped as error:
                     log.info("release_stopped", payment_id=str(payment_id), reason=str(error.stops[0]))
@@ -156,8 +183,8 @@ class Step:
         reserved = 0
         for instruction in leased:
             reading = readings[instruction.payment_id]
-            why = reading.why_it_stops()
-            if why is None and reading.status not in MAY_BE_PAID:
+            why = reading.why_it_stops(instruction.purpose)
+            if why is None and instruction.cause is None and reading.status not in MAY_BE_PAID:
                 why = (
                     f"request_not_completed: the purchase request is {reading.status}; the buyer must confirm the "
                     "delivery first."
@@ -174,7 +201,11 @@ class Step:
                 instruction = rows.lock_leased(connection, leased)
                 if instruction is None:
                     return 0
-                reserved = reserve(connection, instruction, self.chains, book=book)
+                reserved = (
+                    reserve_refund(connection, instruction, self.chains)
+                    if instruction.purpose == "refund"
+                    else reserve(connection, instruction, self.chains, book=book, rates=self.rates)
+                )
                 if self.signed is None:
                     rows.move(connection, reserved, "ready")
         except ReleaseStopped as error:
@@ -212,6 +243,9 @@ def run_once(
         settings.release_in_flight_limit,
         signed_folder(settings, configured),
         settings.approval_lifetime_seconds,
+        settings.auto_release_hours,
+        settings.surplus_refund_minimum,
+        FeeRates(settings.platform_fee_basis_points, settings.provider_fee_basis_points),
     ).run_once(limit)
 
 
@@ -230,4 +264,7 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
         settings.release_in_flight_limit,
         signed_folder(settings, chains),
         settings.approval_lifetime_seconds,
+        settings.auto_release_hours,
+        settings.surplus_refund_minimum,
+        FeeRates(settings.platform_fee_basis_points, settings.provider_fee_basis_points),
     )

@@ -8,6 +8,7 @@ An empty variable counts as not set: compose files pass those on.
 import os
 import stat
 import warnings
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -136,6 +137,15 @@ class FleetSettings(BaseSettings):
     sweep_in_flight_limit: Annotated[int, Field(ge=1, le=64)] = 16
     release_in_flight_limit: Annotated[int, Field(ge=1, le=16)] = 16
     release_max_total_fee_wei: Annotated[int, Field(ge=21_000)] = 10**16
+    platform_fee_basis_points: Annotated[int, Field(ge=0, le=4_999)] = 0
+    provider_fee_basis_points: Annotated[int, Field(ge=0, le=4_999)] = 0
+    auto_release_hours: Annotated[int, Field(ge=1, le=8_760)] | None = Field(
+        None,
+        description="hours after its delivery that an undisputed request is paid without the buyer's word; off without",
+    )
+    surplus_refund_minimum: Annotated[Decimal, Field(gt=0)] | None = Field(
+        None, description="whole tokens from which on a surplus is ordered back to its buyer by itself; off without"
+    )
     broker_visibility_timeout_seconds: Annotated[int, Field(ge=10, le=3600)] = 300
 
     # What is told to people

@@ -35,11 +35,25 @@ _FIND = text(
         'settle the reason, then set its status back to active'
     FROM public.derived_destinations WHERE status = 'quarantined'
     UNION ALL
-    SELECT i.updated_at, 'the release of payment ' || i.payment_id || ' ' || i.state, coalesce(i.held_reason, ''),
-        'settle the reason, then: fleet release ' || i.payment_id || ' --again'
+    SELECT i.updated_at, 'the ' || i.purpose || ' of payment ' || i.payment_id || ' ' || i.state, coalesce(i.held_reason, ''),
+        'settle the reason, then: fleet ' || CASE i.purpose WHEN 'release' THEN 'release ' || i.payment_id || ' --again'
+            ELSE 'releases refund ' || i.payment_id || ' --source ' || i.source END
     FROM fleet.release_instructions i WHERE i.state IN ('failed', 'expired', 'cancelled') AND NOT EXISTS (
         SELECT FROM fleet.release_instructions later
-        WHERE later.payment_id = i.payment_id AND later.created_at > i.created_at)
+        WHERE later.payment_id = i.payment_id AND later.purpose = i.purpose AND later.created_at > i.created_at)
+      AND NOT EXISTS (SELECT FROM fleet.payment_disputes d
+                      WHERE d.payment_id = i.payment_id AND (d.state = 'open' OR d.release_due OR d.outcome = 'refund'))
+    UNION ALL
+    SELECT opened_at, 'dispute ' || dispute_id || ' of payment ' || payment_id, held_reason,
+        'settle what the reason names, in the marketplace'
+    FROM fleet.payment_disputes WHERE state = 'open' AND held_reason IS NOT NULL
+    UNION ALL
+    SELECT ordered_at, 'a refund of payment ' || payment_id, held_reason,
+        'hand in the buyer''s signature: fleet releases refund-address ' || payment_id
+    FROM fleet.refund_orders WHERE instruction_id IS NULL AND held_reason IS NOT NULL
+    UNION ALL
+    SELECT requested_at, kind || ' of instruction ' || instruction_id, answer, 'settle what the reason names; it is tried again'
+    FROM fleet.release_requests WHERE state = 'received' AND answer IS NOT NULL
     UNION ALL
     -- A provider names a transaction: is it on chain, and does it pay that payment? (A look given up is dead work.)
     SELECT min(w.received_at), w.provider || ' delivery ' || min(w.id::text) || ': payment ' || w.payment_id

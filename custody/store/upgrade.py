@@ -31,6 +31,7 @@ REPEATED_SQL: Final = (
     ("custody.ledger.sql", "post_entry.sql"),
     ("custody.ledger.sql", "post_entries.sql"),
     ("custody.ledger.sql", "operator_actions.sql"),
+    ("custody.ledger.sql", "disputes.sql"),
     ("custody.store.sql", "chain_pauses.sql"),
     ("custody.store.sql", "database_lives.sql"),
     ("custody.ledger.sql", "fact_sums.sql"),

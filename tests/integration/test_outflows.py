@@ -195,6 +195,21 @@ def test_our_own_payout_is_no_theft(losing: LosingFleet, *, is_stored: bool) -> 
     assert (house_entries(losing), losing.paused()) == ([], None)
 
 
+@pytest.mark.parametrize("is_ours", [True, False], ids=["a cancel that was handed out", "one that nobody asked for"])
+def test_a_cancel_on_our_nonce_is_ours_once_it_was_handed_out(losing: LosingFleet, *, is_ours: bool) -> None:
+    """R1: nothing, from the treasury to itself, sent by the signer himself."""
+    lane = handed_out(losing)
+    if is_ours:
+        losing.fleet.market.execute(
+            "INSERT INTO fleet.nonce_digests (instruction_id, place, kind, unsigned_bytes, signing_hash, max_total_fee_wei) "
+            "VALUES (:id, 1, 'cancel', '', '', 1)",
+            id=lane.subject_id,
+        )
+    losing.treasury.wait(losing.treasury.send(losing.chain.treasury, gas=21_000))
+    found = watch(losing)
+    assert (found == 0, losing.paused() is None) == (is_ours, is_ours)
+
+
 def test_another_transaction_on_our_nonce_is_not_ours(losing: LosingFleet) -> None:
     """The same call with another amount, on the nonce that we gave out."""
     lane = handed_out(losing, 50)

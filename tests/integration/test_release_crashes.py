@@ -4,11 +4,27 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
+from eth_account import Account
 
 from custody.chain import ChainClient
-from custody.releases import Sources, broadcast, build, finality, hand_out, signing
+from custody.releases import (
+    Sources,
+    booking,
+    broadcast,
+    build,
+    cancelling,
+    disputes,
+    finality,
+    hand_out,
+    refunds,
+    signing,
+    step,
+)
+from tests.dispute_scene import in_books, of_purpose, prove_address, resolve, work_on
+from tests.integration.test_cancelling import digests, request, require_cancelled
 from tests.release_scene import AMOUNT, UNITS, Scene
 
 
@@ -31,7 +47,13 @@ def dies_after(function: Callable[..., Any]) -> Callable[..., Any]:
     return run_then_die
 
 
-Boundary = tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]]
+Death = Callable[[Callable[..., Any]], Callable[..., Any]]
+Boundary = tuple[Any, str, Death]
+
+
+def boundary_name(each: object) -> str:
+    return str(getattr(each, "__name__", each))
+
 
 # Where a death falls: before and after each transaction and each socket between hand-out and the end.
 BOUNDARIES: list[Boundary] = [
@@ -78,6 +100,96 @@ def test_a_death_at_any_boundary_pays_once(
     nonces = scene.market.execute("SELECT nonce, state FROM fleet.chain_transactions ORDER BY nonce")
     assert [(row.nonce, row.state) for row in nonces] == [(0, "final")]
     scene.require_books_equal_chain()
+
+
+# The same between the request to cancel and its end, and in the life of a dispute that ends as a split.
+CANCEL_BOUNDARIES: list[Boundary] = [
+    (cancelling, "_ask_chain", dies_after),
+    (cancelling, "keep", dies_after),
+    (cancelling, "answer", dies_before),
+    (cancelling, "_answer", dies_after),
+    (signing, "add_signed", dies_after),
+    (signing, "take_signature", dies_after),
+    (cancelling, "_send", dies_before),
+    (ChainClient, "send_raw", dies_before),
+    (ChainClient, "send_raw", dies_after),
+    (cancelling, "mark_broadcast", dies_after),
+    (cancelling, "_send", dies_after),
+    (finality, "book_cancelled", dies_after),
+    (finality, "_end_own", dies_after),
+]
+SPLIT_BOUNDARIES: list[Boundary] = [
+    (disputes, "_move", dies_after),
+    (disputes, "void_before_hand_out", dies_after),
+    (disputes, "open_dispute", dies_after),
+    (disputes, "close_dispute", dies_before),
+    (disputes, "order_refund", dies_after),
+    (disputes, "close_dispute", dies_after),
+    (disputes, "draft_release", dies_after),
+    (refunds, "refund_address", dies_after),
+    (refunds, "_draft", dies_after),
+    (step, "reserve_refund", dies_before),
+    (step, "reserve_refund", dies_after),
+    (step, "reserve", dies_after),
+    (finality, "book_paid", dies_after),
+    (booking, "_end_refunded", dies_after),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "how"), CANCEL_BOUNDARIES, ids=boundary_name)
+def test_a_death_at_any_boundary_of_a_cancel_pays_nobody(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, how: Death
+) -> None:
+    payment = scene.payment()
+    scene.run()
+    assert request(scene, payment)
+    died = False
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, how(getattr(owner, name)))
+        try:
+            work_on(scene)
+        except Killed:
+            died = True
+    assert died, "the boundary was never reached"
+    _restart(scene)
+    work_on(scene)
+    require_cancelled(scene, payment)
+    assert [row.kind for row in digests(scene, payment)] == ["payout", "cancel"]
+    scene.require_books_equal_chain()
+
+
+@pytest.mark.parametrize(("owner", "name", "how"), SPLIT_BOUNDARIES, ids=boundary_name)
+def test_a_death_at_any_boundary_of_a_split_pays_each_part_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, how: Death
+) -> None:
+    payments = [scene.payment(), scene.payment()]
+    scene.run()
+    payment = next(each for each in payments if scene.instruction(each).state == "ready")  # the dispute voids it
+    buyer = Account.create()
+    prove_address(scene, payment, buyer)
+    died = False
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, how(getattr(owner, name)))
+        try:
+            _dispute_and_split(scene, payment)
+        except Killed:
+            died = True
+    assert died, "the boundary was never reached"
+    _restart(scene)
+    _dispute_and_split(scene, payment)
+    assert scene.token_balance(buyer.address) == 30_000_000
+    assert scene.token_balance(of_purpose(scene, payment, "release").recipient) == UNITS - 30_000_000
+    balance = scene.market.balance(payment)
+    assert all(balance[account] == 0 for account in ("held", "disputed", "releasing", "refunding", "treasury"))
+    scene.require_books_equal_chain()
+
+
+def _dispute_and_split(scene: Scene, payment: UUID) -> None:
+    if not in_books(scene, payment):
+        scene.open_dispute(payment)
+        scene.step.run_once(10)
+    resolve(scene, payment, action="split", refundAmount="30")
+    work_on(scene)
 
 
 def test_two_workers_at_once_pay_each_seller_once(scene: Scene) -> None:

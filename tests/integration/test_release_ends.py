@@ -1,15 +1,17 @@
 """How releases end: only a canonical transaction on the nonce, at depth, ends one (R1, L19)."""
 
 from collections.abc import Mapping, Sequence
+from uuid import UUID
 
 import pytest
 
 from custody.chain.erc20 import selector
 from custody.chain.nodes import Mined
 from custody.payments.story import tell
+from custody.releases import finality
 from custody.releases.instructions import draft_release, next_request_key
 from custody.store.engine import transaction
-from custody.trezor import UnsignedTransaction
+from custody.trezor import Signature, UnsignedTransaction
 from tests.release_scene import AMOUNT, UNITS, Scene
 
 
@@ -31,15 +33,33 @@ def test_a_foreign_transaction_on_the_nonce_fails_the_release_and_pauses_the_cha
     assert paused.startswith("nonce_taken")
 
 
-def test_a_spent_nonce_while_the_signer_has_the_bytes_keeps_the_reservation(scene: Scene) -> None:
+def test_a_payout_that_its_signer_sent_himself_is_found_on_the_chain(scene: Scene) -> None:
+    """R1: his signature never reached the fleet, and the mined transaction has it."""
+    payment = scene.payment()
+    scene.run()
+    _send_past_the_fleet(scene, payment)
+    scene.due_now()
+    scene.run()
+    assert scene.instruction(payment).state == "final"
+    assert scene.paid_to(payment) == UNITS
+    scene.require_books_equal_chain()
+
+
+def test_a_spent_nonce_that_no_node_can_explain_keeps_the_reservation(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """R1: the signer may have sent the bytes himself; his signature then ends it as paid."""
     payment = scene.payment()
     scene.run()
-    signature = scene.sign(payment)
-    unsigned = UnsignedTransaction.from_signing_bytes(bytes(scene.instruction(payment).unsigned_bytes))
-    scene.chain.deployer.wait(scene.chain.deployer.client.send_raw(unsigned.signed_raw(signature)))
+    signature = _send_past_the_fleet(scene, payment)
     scene.due_now()
-    scene.run()
+
+    def nobody_knows(*_: object) -> None:
+        return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finality, "spender_of", nobody_knows)
+        scene.run()
     row = scene.instruction(payment)
     assert (row.state, row.held_reason[:11]) == ("handed_out", "nonce_taken")
     assert scene.market.balance(payment)["releasing"] == AMOUNT
@@ -155,6 +175,13 @@ def test_a_payout_that_the_node_forgot_is_sent_again(scene: Scene) -> None:
     assert scene.instruction(payment).state == "final"
     assert scene.paid_to(payment) == UNITS
     scene.require_books_equal_chain()
+
+
+def _send_past_the_fleet(scene: Scene, payment: UUID) -> Signature:
+    signature = scene.sign(payment)
+    unsigned = UnsignedTransaction.from_signing_bytes(bytes(scene.instruction(payment).unsigned_bytes))
+    scene.chain.deployer.wait(scene.chain.deployer.client.send_raw(unsigned.signed_raw(signature)))
+    return signature
 
 
 def _spend_nonce(scene: Scene) -> None:

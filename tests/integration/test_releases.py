@@ -220,40 +220,6 @@ def test_only_a_dispute_settled_for_the_seller_lets_a_release_go(scene: Scene) -
     assert {case: scene.instruction(payment) is not None for case, payment in payments.items()} == cases
 
 
-def test_a_dispute_opened_before_hand_out_holds_it_and_its_end_lets_it_go(scene: Scene) -> None:
-    first, second = scene.payment(), scene.payment()
-    scene.run()
-    out, waiting = sorted((first, second), key=lambda each: scene.instruction(each).state)
-    assert [scene.instruction(each).state for each in (out, waiting)] == ["handed_out", "ready"]
-    scene.open_dispute(waiting)
-    scene.submit(out, scene.sign(out))
-    scene.run()
-    held = scene.instruction(waiting)
-    assert (held.state, held.nonce) == ("ready", None)
-    assert held.held_reason.startswith("dispute_open")
-    scene.set_dispute(waiting, "resolved", "no_action")
-    scene.due_now()
-    scene.run()
-    assert scene.instruction(waiting).state == "handed_out"
-
-
-def test_a_dispute_opened_after_signing_is_seen_before_broadcast(scene: Scene) -> None:
-    payment = scene.payment()
-    scene.run()
-    scene.open_dispute(payment)
-    scene.submit(payment, scene.sign(payment))
-    scene.run()
-    row = scene.instruction(payment)
-    assert row.state == "signed"
-    assert "waits_for_cancel" in row.held_reason
-    assert scene.paid_to(payment) == 0
-    assert scene.market.balance(payment)["releasing"] == AMOUNT
-    scene.set_dispute(payment, "resolved", "no_action")
-    scene.due_now()
-    scene.run()
-    assert scene.instruction(payment).state == "final"
-
-
 def test_a_dispute_in_postgres_counts_where_the_domain_was_cut_over(scene: Scene) -> None:
     payment = scene.payment()
     with scene.mongo() as client:

@@ -14,7 +14,9 @@ from eth_keys.constants import SECPK1_N
 from typer.testing import CliRunner
 
 from custody.releases import Step
+from custody.releases.requests import ask
 from custody.settings.environment import settings
+from custody.store.engine import transaction
 from custody.trezor import TREASURY_PATH, DeviceRejected, Signature, UnsignedTransaction
 from tests.release_scene import UNITS, Scene, new_seed
 from tests.signer_api_server import TOKEN, serving
@@ -106,6 +108,37 @@ def test_every_open_instruction_is_signed_on_the_device_and_paid(
     assert [scene.paid_to(each) for each in payments] == [UNITS] * 3
     shown = [event.screens for event in events if event.kind == "checked"]
     assert ["\n".join(screen) for screen in device.screens] == [text for screens in shown for text in screens]
+    scene.require_books_equal_chain()
+
+
+def test_a_cancel_is_signed_on_the_device_and_moves_nothing(
+    scene: Scene, client: SignerClient, device: SoftwareDevice, tmp_path: Path
+) -> None:
+    """R1: the same instruction asks for another transaction, and the signer's machine sees which one it is."""
+    payment = scene.payment()
+    scene.run()
+    instruction = scene.instruction(payment).id
+    before = client.instruction(str(instruction))
+    with transaction(scene.database.engine("fleet_operator")) as connection:
+        ask(connection, instruction, "cancel", reason="wrong seller", by="ada")
+    scene.run()
+    claimed = client.instruction(str(instruction))
+    assert (claimed.state, claimed.signs, claimed.waits_for_signer) == ("cancelling", "cancel", True)
+    assert claimed.unsigned_bytes != before.unsigned_bytes
+    checked = check_instruction(claimed, scene.step.chains, fee_cap_wei=FEE_CAP_WEI)
+    assert (checked.transaction.to, checked.transaction.value) == (scene.treasury, 0)
+    lie = claimed.model_copy(update={"signs": "payout"})
+    with pytest.raises(InstructionRefused, match="no token transfer"):
+        check_instruction(lie, scene.step.chains, fee_cap_wei=FEE_CAP_WEI)
+    lie = before.model_copy(update={"signs": "cancel"})
+    with pytest.raises(InstructionRefused, match="its cancel says to"):
+        check_instruction(lie, scene.step.chains, fee_cap_wei=FEE_CAP_WEI)
+    done, events = sign(scene, client, device, payment, tmp_path)
+    assert done
+    assert any("CANCEL of release" in line for event in events for line in event.lines)
+    scene.run()
+    assert scene.instruction(payment).state == "cancelled"
+    assert (device.signatures, scene.paid_to(payment)) == (1, 0)
     scene.require_books_equal_chain()
 
 
@@ -223,12 +256,13 @@ def test_tampered_unsigned_bytes_are_refused_by_fleet_and_signer(
         raw.chain_id, raw.nonce, raw.max_priority_fee_per_gas, raw.max_fee_per_gas, raw.gas_limit, raw.to, 0,
         raw.data[:16] + bytes(19) + b"\x66" + raw.data[36:],
     )  # fmt: skip
-    scene.market.execute(
-        "UPDATE fleet.release_instructions SET unsigned_bytes = :raw, signing_hash = :hash WHERE id = :id",
-        raw=thief.signing_bytes(),
-        hash=thief.signing_hash() if also_hash else bytes(row.signing_hash),
-        id=row.id,
-    )
+    for table, key in (("release_instructions", "id"), ("nonce_digests", "instruction_id")):
+        scene.market.execute(
+            f"UPDATE fleet.{table} SET unsigned_bytes = :raw, signing_hash = :hash WHERE {key} = :id",
+            raw=thief.signing_bytes(),
+            hash=thief.signing_hash() if also_hash else bytes(row.signing_hash),
+            id=row.id,
+        )
     with pytest.raises(InstructionRefused, match="its bytes say"):
         sign(scene, client, device, payment, tmp_path)
     assert device.signatures == 0

@@ -33,6 +33,7 @@ _GROUPS: Final = (
     "system",
     "database",
     "payments",
+    "releases",
     "intents",
     "ledger",
     "settings",

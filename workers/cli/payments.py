@@ -117,6 +117,7 @@ def release(
     """
     from custody.policy import PolicyRefused, read_in_force
     from custody.policy.safekeeping import signed_folder
+    from custody.releases.fees import FeeRates
     from custody.releases.gate import ReleaseStopped
     from custody.releases.instructions import WHOLE, draft_release, next_request_key
 
@@ -129,7 +130,8 @@ def release(
             payment_id = find_payment(connection, payment)
             key = next_request_key(connection, payment_id) if again else WHOLE
             book = None if signed is None else read_in_force(connection, signed, datetime.now(UTC)).book
-            instruction = draft_release(connection, payment_id, chains, request_key=key, book=book)
+            rates = FeeRates(configured.platform_fee_basis_points, configured.provider_fee_basis_points)
+            instruction = draft_release(connection, payment_id, chains, request_key=key, book=book, rates=rates)
             ring(connection, "releases")
         ring_relay(engine)
     except (ReleaseStopped, PaymentUnknown, PolicyRefused) as error:

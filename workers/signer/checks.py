@@ -122,6 +122,9 @@ def _decode(claimed: ApiInstruction) -> UnsignedTransaction:
 
 
 def _check_bytes(claimed: ApiInstruction, transaction: UnsignedTransaction) -> None:
+    if claimed.signs == "cancel":
+        _check_cancel(claimed, transaction)
+        return
     if claimed.token == NATIVE:
         to, value, recipient, units = transaction.to, transaction.value, transaction.to, transaction.value
         data_ok = transaction.data == b""
@@ -145,6 +148,21 @@ def _check_bytes(claimed: ApiInstruction, transaction: UnsignedTransaction) -> N
     ):
         if found != expected:
             raise _refused(claimed, f"its bytes say {field} {found}, the API says {expected}")
+
+
+def _check_cancel(claimed: ApiInstruction, transaction: UnsignedTransaction) -> None:
+    """R1: a cancel moves nothing, from the pinned treasury to itself, on the nonce of what it cancels."""
+    for field, found, expected in (
+        ("chain id", transaction.chain_id, claimed.chain_id),
+        ("nonce", transaction.nonce, claimed.nonce),
+        ("to", transaction.to, claimed.treasury),
+        ("value", transaction.value, 0),
+        ("data", transaction.data, b""),
+        ("fee ceiling", transaction.max_total_fee_wei, int(claimed.max_total_fee_wei or 0)),
+        ("signing hash", "0x" + transaction.signing_hash().hex(), claimed.signing_hash),
+    ):
+        if found != expected:
+            raise _refused(claimed, f"its cancel says {field} {found!r}, expected {expected!r}")
 
 
 def _require(claimed: ApiInstruction, field: str, found: object, expected: object) -> None:

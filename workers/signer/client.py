@@ -129,6 +129,9 @@ class ApiInstruction(BaseModel):
     amount: Annotated[str, Field(pattern=r"^[0-9]{1,78}(\.[0-9]{1,18})?$")]
     amount_units: _Digits
     nonce: int | None
+    signs: Literal["payout", "cancel"] = "payout"
+    """What its bytes are: the payout (also with higher fees), or the cancel on the same nonce (R1)."""
+    waits_for_signature: bool = False
     unsigned_bytes: _HexBytes | None
     signing_hash: _HexBytes | None
     max_total_fee_wei: _Digits | None
@@ -144,8 +147,8 @@ class ApiInstruction(BaseModel):
 
     @property
     def waits_for_signer(self) -> bool:
-        """Handed out, and neither answered nor refused by a person: the fleet waits for a signature."""
-        if self.state != "handed_out" or self.rejected_reason is not None:
+        """Handed out, outbid or to be cancelled, and neither answered nor refused by a person."""
+        if not self.waits_for_signature or self.rejected_reason is not None:
             return False
         return self.last_submission is None or self.last_submission.state != "received"
 

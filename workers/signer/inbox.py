@@ -46,7 +46,7 @@ def items(found: Sequence[ApiInstruction], journal: Journal | None, now: datetim
             _age(each, now),
             _presses(each),
             who_acts(each, found),
-            each.state == "handed_out" and each.id in begun,
+            each.waits_for_signature and each.id in begun,
         )
         for each in found
     ]
@@ -58,7 +58,7 @@ def next_item(found: Sequence[Item]) -> Item:
     for item in found:
         if item.is_resumed or item.instruction.waits_for_signer:
             return item
-    rejected = [each.instruction for each in found if each.instruction.state == "handed_out"]
+    rejected = [each.instruction for each in found if each.instruction.waits_for_signature]
     if rejected:
         last = rejected[0].rejected_reason or (
             "its signature is being judged" if rejected[0].last_submission is not None else "it was answered"
@@ -82,7 +82,7 @@ def who_acts(each: ApiInstruction, every: Sequence[ApiInstruction]) -> str:  # n
         if before is not None and each.state == "ready":
             return f"the signer of {before.id} first"
         return each.held_reason or "the releases worker"
-    if each.state != "handed_out":
+    if not each.waits_for_signature:
         return each.held_reason or "the releases worker"
     if each.lease is not None:
         return f"{each.lease.signer} is signing it"

@@ -33,7 +33,7 @@ def export(
     SignerApiError.
     """
     claimed = client.instruction(instruction_id)
-    if claimed.state != "handed_out":
+    if not claimed.waits_for_signature:
         raise InstructionRefused(f"Instruction {claimed.id} is {claimed.state}; only a handed-out one can be signed.")
     checked = check_instruction(claimed, chains, fee_cap_wei=fee_cap_wei)
     judged = Judge(trust, None, verify_rpc).judge(checked, client.seals_after)

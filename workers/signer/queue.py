@@ -49,6 +49,7 @@ def sign_open_instructions(
     outcome = SigningOutcome()
     idle_since = time.monotonic()
     refused: set[str] = set()
+    handed_in: set[tuple[str, str | None]] = set()  # by digest: a nonce may ask for its bid or its cancel as well
     while count is None or len(outcome.signed) < count:
         try:
             found = [each for each in client.instructions() if each.id not in refused]
@@ -58,12 +59,15 @@ def sign_open_instructions(
             progress(Event("waiting", str(error)))
             time.sleep(POLL_SECONDS)
             continue
-        waiting = [each for each in found if each.waits_for_signer and each.id not in outcome.signed]
+        waiting = [each for each in found if each.waits_for_signer and (each.id, each.signing_hash) not in handed_in]
         if waiting:
+            before = len(outcome.signed)
             _sign_next(client, chains, desk, waiting[0], outcome, progress=progress, confirm=confirm)
             if outcome.rejected or outcome.errors:
                 return outcome
-            if waiting[0].id not in outcome.signed:
+            if len(outcome.signed) > before:
+                handed_in.add((waiting[0].id, waiting[0].signing_hash))
+            else:
                 refused.add(waiting[0].id)
             idle_since = time.monotonic()
             continue
@@ -103,7 +107,7 @@ def _sign_next(
 def _needs_people(found: list[ApiInstruction], outcome: SigningOutcome) -> str | None:
     """Why signing cannot go on by itself: a refused signature, or a rejected instruction before all others (R1)."""
     for each in found:
-        if each.state != "handed_out":
+        if not each.waits_for_signature:
             continue
         last = each.last_submission
         if each.id in outcome.signed and last is not None and (last.kind, last.state) == ("signature", "refused"):

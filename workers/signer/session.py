@@ -92,7 +92,7 @@ def sign_instruction(
     DeviceError (a rejection on the device is handed in before it is raised), or SignerApiError.
     """
     claimed = client.instruction(instruction_id)
-    if claimed.state != "handed_out":
+    if not claimed.waits_for_signature:
         raise InstructionRefused(f"Instruction {claimed.id} is {claimed.state}; only a handed-out one can be signed.")
     checked = check_instruction(claimed, chains, fee_cap_wei=desk.fee_cap_wei)
     require_device_path(checked.chain, desk.device_path)
@@ -170,6 +170,8 @@ def describe(checked: CheckedInstruction) -> tuple[str, ...]:
         token_decimals=checked.decimals,
     )
     label = checked.claimed.label or "no label in the address book"
+    if checked.claimed.signs == "cancel":
+        return (f"CANCEL of {checked.claimed.purpose} {checked.claimed.id}: nothing is paid", *lines)
     return (f"{checked.claimed.purpose} {checked.claimed.id}", *lines, f"Label      {label}")
 
 

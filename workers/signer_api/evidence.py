@@ -25,11 +25,16 @@ OPEN_STATES: Final = (
     "cancelling",
 )
 
+WAITING_STATES: Final = frozenset({"handed_out", "signed", "broadcast", "cancelling"})
+"""A transaction of the nonce may wait for a signature in these (R1)."""
+
 _COLUMNS: Final = """
     SELECT i.*, t.symbol, t.decimals, approvals.persons, s.kind AS last_kind, s.state AS last_state,
         coalesce(s.refused_reason, s.reason) AS last_reason, (
             SELECT a.label FROM fleet.address_book a WHERE a.chain_id = i.chain_id AND a.address = i.recipient
-            ORDER BY a.created_at DESC LIMIT 1) AS label
+            ORDER BY a.created_at DESC LIMIT 1) AS label,
+        coalesce(d.kind, 'payout') AS signs, d.signed_bytes IS NULL AND d.kind IS NOT NULL AS waits,
+        d.unsigned_bytes AS asked_bytes, d.signing_hash AS asked_hash, d.max_total_fee_wei AS asked_fee
     FROM fleet.release_instructions i
     JOIN fleet.tokens t ON t.chain_id = i.chain_id AND t.token = i.token
     LEFT JOIN LATERAL (
@@ -41,14 +46,20 @@ _COLUMNS: Final = """
         SELECT kind, state, reason, refused_reason FROM fleet.signature_submissions s
         WHERE s.instruction_id = i.id ORDER BY s.received_at DESC, s.id DESC LIMIT 1
     ) s ON true
+    -- What was handed out last for its nonce: the payout, the payout outbid, or the cancel (R1).
+    LEFT JOIN LATERAL (
+        SELECT kind, unsigned_bytes, signing_hash, max_total_fee_wei, signed_bytes FROM fleet.nonce_digests d
+        WHERE d.instruction_id = i.id ORDER BY d.place DESC LIMIT 1
+    ) d ON true
 """
 
 
 def open_instructions(connection: Connection) -> list[dict[str, Any]]:
-    """Instructions that have not ended, handed out ones first, then the oldest."""
+    """Instructions that have not ended, those that wait for a signature first, then the oldest."""
     statement = f"""
         {_COLUMNS} WHERE i.state = ANY (:states)
-        ORDER BY array_position(CAST(:states AS text[]), i.state), i.created_at, i.id LIMIT :limit
+        ORDER BY NOT coalesce(d.kind IS NOT NULL AND d.signed_bytes IS NULL, false),
+            array_position(CAST(:states AS text[]), i.state), i.created_at, i.id LIMIT :limit
     """
     found = connection.execute(text(statement), {"states": list(OPEN_STATES), "limit": LIST_LIMIT})
     return [_instruction(row) for row in found]
@@ -91,9 +102,11 @@ def _instruction(row: Any) -> dict[str, Any]:
         "amount": f"{row.amount.normalize():f}",
         "amount_units": str(int(row.amount_units)),
         "nonce": row.nonce,
-        "unsigned_bytes": _hex(row.unsigned_bytes),
-        "signing_hash": _hex(row.signing_hash),
-        "max_total_fee_wei": None if row.max_total_fee_wei is None else str(int(row.max_total_fee_wei)),
+        "signs": row.signs,
+        "waits_for_signature": bool(row.waits) and row.state in WAITING_STATES,
+        "unsigned_bytes": _hex(row.asked_bytes),
+        "signing_hash": _hex(row.asked_hash),
+        "max_total_fee_wei": None if row.asked_fee is None else str(int(row.asked_fee)),
         "release_epoch": row.release_epoch,
         "held_reason": row.held_reason,
         "rejected_reason": row.rejected_reason,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy import Connection, text
 
 from custody.store.outbox import ring
+from workers.signer_api.evidence import WAITING_STATES
 
 REASON_CHARACTERS: Final = 500
 UNJUDGED_LIMIT: Final = 8  # submissions of one instruction that wait for the worker; more is a loop or an attack
@@ -63,7 +64,7 @@ def submit(connection: Connection, instruction_id: UUID, body: SignatureBody | R
     ).one_or_none()
     if standing is not None:
         return {"submission_id": str(standing.id), "state": standing.state, "repeated": True}
-    if state != "handed_out":
+    if state not in WAITING_STATES or (state in {"signed", "broadcast"} and not _waits(connection, instruction_id)):
         raise SubmissionRefused(409, f"The instruction is {state}; only one that is handed out takes an answer.")
     waiting = connection.execute(
         text(
@@ -87,6 +88,17 @@ def submit(connection: Connection, instruction_id: UUID, body: SignatureBody | R
     ).scalar_one()
     ring(connection, "releases")
     return {"submission_id": str(made), "state": "received", "repeated": False}
+
+
+def _waits(connection: Connection, instruction_id: UUID) -> bool:
+    """Whether what was handed out last for its nonce has no signature yet: a higher bid (R1)."""
+    return connection.execute(
+        text(
+            "SELECT coalesce((SELECT signed_bytes IS NULL FROM fleet.nonce_digests WHERE instruction_id = :id "
+            "ORDER BY place DESC LIMIT 1), false)"
+        ),
+        {"id": instruction_id},
+    ).scalar_one()
 
 
 def _values(instruction_id: UUID, body: SignatureBody | RejectionBody) -> dict[str, Any]:

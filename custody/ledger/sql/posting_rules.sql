@@ -27,6 +27,13 @@ VALUES
     ('payment', 'refund', 'void', 'refunding', 'held', 'fleet_releases', false, true, false),
     ('payment', 'refund', 'void', 'refunding', 'disputed', 'fleet_releases', false, true, false),
     ('payment', 'refund', 'void', 'refunding', 'suspense', 'fleet_releases', false, true, false),
+    -- the house's fees, with the release that bears them, and back when it is voided
+    ('payment', 'platform_fee', 'charged', 'held', 'platform_fees', 'fleet_releases', false, true, false),
+    ('payment', 'platform_fee', 'returned', 'platform_fees', 'held', 'fleet_releases', false, true, false),
+    ('payment', 'platform_fee', 'returned', 'platform_fees', 'disputed', 'fleet_releases', false, true, false),
+    ('payment', 'provider_fee', 'charged', 'held', 'provider_fees', 'fleet_releases', false, true, false),
+    ('payment', 'provider_fee', 'returned', 'provider_fees', 'held', 'fleet_releases', false, true, false),
+    ('payment', 'provider_fee', 'returned', 'provider_fees', 'disputed', 'fleet_releases', false, true, false),
     -- disputes
     ('payment', 'dispute_hold', 'opened', 'held', 'disputed', 'fleet_releases', false, false, false),
     ('payment', 'dispute_hold', 'lifted', 'disputed', 'held', 'fleet_releases', false, false, false),

@@ -38,6 +38,7 @@ GRANT SELECT ON public.payments, public.derived_destinations, fleet.payment_rout
     fleet.chain_transactions, fleet.ledger_balances, public.funds_ledger_entries, public.config_setting_history TO fleet_watcher;
 GRANT SELECT ON fleet.nonce_lanes TO fleet_watcher;
 GRANT SELECT (id, max_total_fee_wei) ON fleet.release_instructions TO fleet_watcher;
+GRANT SELECT (instruction_id, kind, max_total_fee_wei) ON fleet.nonce_digests TO fleet_watcher;
 GRANT UPDATE (status, escrow_state, transaction_hash, sender, confirmations, updated_at) ON public.payments TO fleet_watcher;
 GRANT UPDATE (balance, status, updated_at) ON public.derived_destinations TO fleet_watcher;
 GRANT INSERT ON fleet.outbox TO fleet_watcher;
@@ -78,6 +79,13 @@ GRANT SELECT, UPDATE ON fleet.signature_submissions TO fleet_releases;
 GRANT SELECT, UPDATE (state, refused_reason) ON fleet.approvals TO fleet_releases;
 GRANT SELECT, INSERT ON fleet.accepted_documents, fleet.policy_decisions TO fleet_releases;
 GRANT SELECT ON fleet.operator_actions TO fleet_releases;
+-- What was handed out for a nonce is never changed; only its signature is added (R1).
+GRANT SELECT, INSERT, UPDATE (signed_bytes, transaction_hash, signed_at) ON fleet.nonce_digests TO fleet_releases;
+GRANT SELECT, INSERT, UPDATE (state, answer, attempts, run_after) ON fleet.release_requests TO fleet_releases;
+GRANT SELECT, UPDATE (held_reason, release_due) ON fleet.payment_disputes TO fleet_releases;
+GRANT EXECUTE ON FUNCTION fleet.open_dispute, fleet.close_dispute TO fleet_releases;
+GRANT SELECT ON fleet.refund_addresses TO fleet_releases;
+GRANT SELECT, INSERT, UPDATE (instruction_id, held_reason, attempts, run_after) ON fleet.refund_orders TO fleet_releases;
 GRANT UPDATE (status, escrow_state, updated_at) ON public.payments TO fleet_releases;
 GRANT UPDATE (status, updated_at) ON public.purchase_requests TO fleet_releases;
 GRANT INSERT ON fleet.outbox TO fleet_releases;
@@ -88,6 +96,7 @@ GRANT SELECT ON fleet.release_instructions, fleet.tokens, fleet.chain_facts, fle
 GRANT SELECT (id, xpub_fingerprint) ON fleet.deposit_accounts TO fleet_signer_api;
 GRANT SELECT (seal_no, from_tx, to_tx, entries, merkle_root, prev_seal_hash, sealed_at, key_id, seal_hash, signature)
     ON fleet.ledger_seals TO fleet_signer_api;
+GRANT SELECT ON fleet.nonce_digests TO fleet_signer_api;
 GRANT SELECT, INSERT ON fleet.signature_submissions TO fleet_signer_api;
 GRANT SELECT, INSERT (subject_kind, subject_id, digest, person, approver, signature) ON fleet.approvals TO fleet_signer_api;
 GRANT SELECT ON fleet.policy_decisions, fleet.operator_actions TO fleet_signer_api;
@@ -161,8 +170,14 @@ GRANT INSERT ON fleet.house_accounts, fleet.address_book, fleet.nonce_lanes, fle
 GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
 GRANT UPDATE (state, reason, attempts, run_after) ON fleet.webhook_deliveries TO fleet_operator;
 -- A draft and no more: what is reserved, handed out and paid is the releases worker's to say.
-GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch)
+GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch, cause,
+    platform_fee, provider_fee)
     ON fleet.release_instructions TO fleet_operator;
+-- An operator asks for a cancel or higher fees; the releases worker does it, and the device signs it (R1).
+GRANT INSERT (instruction_id, kind, reason, requested_by) ON fleet.release_requests TO fleet_operator;
+GRANT INSERT (payment_id, cause, source, amount, ordered_by) ON fleet.refund_orders TO fleet_operator;
+-- A buyer's signature as it came; the releases worker recovers it again before it pays anything there (R9, R21).
+GRANT INSERT (payment_id, chain_id, address, signed_at, y_parity, r, s, added_by) ON fleet.refund_addresses TO fleet_operator;
 
 GRANT EXECUTE ON FUNCTION fleet.post_entry, fleet.post_entries TO fleet_watcher, fleet_confirmations, fleet_sweeps, fleet_releases;
 -- An operator posts by hand, and lets a chain go on, only what one person proposed and two signed (R10).

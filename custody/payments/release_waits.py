@@ -1,0 +1,109 @@
+"""What a payment's payout waits for: its instructions, its disputes, its refunds (part of ``fleet explain``)."""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from custody.payments.chain_waits import Wait
+
+
+def waits_for_release(connection: Connection, payment: Any) -> Iterator[Wait]:
+    """What each open instruction waits for; without one, what its draft waits for."""
+    instructions = connection.execute(
+        text(
+            "SELECT id, purpose, state, held_reason, rejected_reason, created_at, handed_out_at, signed_at "
+            "FROM fleet.release_instructions "
+            "WHERE payment_id = :id AND state NOT IN ('final', 'cancelled', 'expired', 'failed') ORDER BY created_at"
+        ),
+        {"id": payment.id},
+    ).all()
+    for row in instructions:
+        reason = f": {row.held_reason}" if row.held_reason else ""
+        if row.state == "handed_out":
+            said = f" (refused on the device: {row.rejected_reason})" if row.rejected_reason else ""
+            yield Wait(f"the signer's approval on the treasury device{said}", row.handed_out_at, "fleet signer sign")
+        elif row.state == "cancelling":
+            yield Wait(
+                f"the {row.purpose} is being cancelled{reason}",
+                row.handed_out_at,
+                f"the signer's approval of the cancel, then the chain: fleet signer sign {row.id}",
+            )
+        elif row.state in {"signed", "broadcast"}:
+            yield Wait(
+                f"its {row.purpose} transaction is {row.state}{reason}", row.signed_at, "the chain's next blocks"
+            )
+        else:
+            yield Wait(
+                f"its {row.purpose} is {row.state}{reason}",
+                row.created_at,
+                "the instruction before it on the device",
+            )
+    if not instructions and payment.status_text == "confirmed" and not _is_decided_elsewhere(connection, payment.id):
+        request = connection.execute(
+            text("SELECT status::text AS status, updated_at FROM public.purchase_requests WHERE id = :id"),
+            {"id": payment.purchase_request_id},
+        ).one_or_none()
+        if request is not None and request.status not in {"completed", "seller_paid"}:
+            yield Wait(
+                f"the purchase request is {request.status}",
+                request.updated_at,
+                "the buyer confirms the delivery",
+            )
+        else:
+            yield from _waits_for_draft(connection, payment)
+
+
+def waits_for_disputes(connection: Connection, payment_id: UUID) -> Iterator[Wait]:
+    """Open disputes, what their end left to be drafted, and refunds that have no address yet (R14, R21)."""
+    for row in connection.execute(
+        text(
+            "SELECT dispute_id, state, held_reason, opened_at, closed_at FROM fleet.payment_disputes "
+            "WHERE payment_id = :id AND (state = 'open' OR release_due) ORDER BY opened_at"
+        ),
+        {"id": payment_id},
+    ):
+        reason = f": {row.held_reason}" if row.held_reason else ""
+        if row.state == "open":
+            yield Wait(f"dispute {row.dispute_id} is open{reason}", row.opened_at, "its resolution in the marketplace")
+        else:
+            yield Wait(
+                f"the seller's part after dispute {row.dispute_id}{reason}", row.closed_at, "what the reason names"
+            )
+    for row in connection.execute(
+        text(
+            "SELECT amount, held_reason, ordered_at FROM fleet.refund_orders "
+            "WHERE payment_id = :id AND instruction_id IS NULL ORDER BY ordered_at"
+        ),
+        {"id": payment_id},
+    ):
+        yield Wait(
+            f"a refund of {row.amount.normalize():f}: {row.held_reason or 'not drafted yet'}",
+            row.ordered_at,
+            "the buyer's signature: fleet releases refund-address PAYMENT",
+        )
+
+
+def _is_decided_elsewhere(connection: Connection, payment_id: UUID) -> bool:
+    """Whether a dispute or a refund order says what happens next."""
+    return next(waits_for_disputes(connection, payment_id), None) is not None
+
+
+def _waits_for_draft(connection: Connection, payment: Any) -> Iterator[Wait]:
+    """The worker drafts a payment's first release; after one that failed, people decide on another."""
+    ended = connection.execute(
+        text(
+            "SELECT state, held_reason, updated_at FROM fleet.release_instructions "
+            "WHERE payment_id = :id AND purpose = 'release' ORDER BY created_at DESC LIMIT 1"
+        ),
+        {"id": payment.id},
+    ).one_or_none()
+    if ended is None:
+        yield Wait("the releases worker has not drafted its release", None, "the next pass, each second")
+    else:
+        yield Wait(
+            f"its release {ended.state}: {ended.held_reason or 'no reason given'}",
+            ended.updated_at,
+            "an operator, once its reason is understood: fleet release PAYMENT --again",
+        )
