@@ -33,6 +33,7 @@ def chain_said(**changed: Any) -> dict[str, Any]:
     """One ``[[chains]]`` table."""
     return {
         "id": 1,
+        "name": "ethereum",
         "genesis_hash": "0x" + "01" * 32,
         "treasury": TREASURY,
         "device_fingerprint": "0a1b2c3d",

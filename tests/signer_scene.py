@@ -4,7 +4,7 @@ And the files of a signer's own machine that go with it. What a database superus
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -73,7 +73,8 @@ class SignerScene(Scene):
             chosen = Account.create().address if recipient == "new" else recipient
             self.recipients.append(chosen)
             self.address_book(seller, chosen)
-            self.write_book()
+            if self.rules is None:
+                self.write_book()
         self.set_request(payment, "completed" if completed else "delivery")
         return payment
 
@@ -175,14 +176,20 @@ class SignerScene(Scene):
         self.book.write_text(toml_text(policy_files.book_said(entries, people or ("ada", "bob"))))
 
     def trust_said(self) -> dict[str, Any]:
-        """What this fleet's trust.toml says."""
+        """What this fleet's trust.toml says. Where approvals are required, signed entries come with the instruction."""
+        own = (
+            {"address_book": self.book.name, "policy": {"approvals": 0}}
+            if self.rules is None
+            else {"policy": {"hash": self.files.policy().hash, "minimum_version": 1}}
+        )
         return {
             "environment": ENVIRONMENT,
             "k": 2,
-            "address_book": self.book.name,
+            **own,
             "chains": [
                 {
                     "id": 31337,
+                    "name": "test",
                     "genesis_hash": self.pinned.genesis_hash,
                     "treasury": self.treasury,
                     "verify_rpc": [self.chain.rpc_url],
@@ -209,6 +216,7 @@ class SignerScene(Scene):
     def rule(self) -> None:
         """Take away every trigger and check that stands between a superuser and the rows."""
         for table in (
+            "fleet.approvals", "fleet.address_book",
             "public.funds_ledger_entries", "public.payments", "fleet.ledger_balances", "fleet.ledger_seals",
             "fleet.release_instructions", "fleet.chain_facts", "public.derived_destination_sweeps",
         ):  # fmt: skip
@@ -238,10 +246,15 @@ class SignerScene(Scene):
 
 
 def signer_scenes(
-    chain: TokenChain, database: Database, mongo_url: str, mongo_database: str, folder: Path
+    chain: TokenChain,
+    database: Database,
+    mongo_url: str,
+    mongo_database: str,
+    folder: Path,
+    rules: Sequence[Mapping[str, Any]] | None = None,
 ) -> Iterator[SignerScene]:
-    """A fixture's body."""
-    scene = SignerScene(chain, database, mongo_url, mongo_database, folder)
+    """A fixture's body; with ``rules`` approvals are required."""
+    scene = SignerScene(chain, database, mongo_url, mongo_database, folder, rules)
     yield scene
     scene.close()
 

@@ -104,6 +104,9 @@ class FleetSettings(BaseSettings):
     trezor_fingerprint: str | None = Field(
         None, pattern=r"^[0-9a-f]{8}$", description="fingerprint of the wallet's root key; its device is the one used"
     )
+    trezor_definitions_dir: Path | None = Field(
+        None, description="folder of the maker's definitions: fleet signer definitions fetch"
+    )
     signer_name: str | None = Field(
         None, pattern=r"^[!-~]([ -~]{0,62}[!-~])?$", description="who signs, as other signers see it; else user@host"
     )

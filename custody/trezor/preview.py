@@ -26,12 +26,14 @@ GWEI_DECIMALS: Final = 9
 SMALLEST_SHOWN_IN_COINS: Final = 10**9  # below one gwei a Trezor One shows wei
 
 
-def device_screens(transaction: UnsignedTransaction, model: str, firmware: str) -> list[str]:
+def device_screens(
+    transaction: UnsignedTransaction, model: str, firmware: str, defined: Unit | None = None
+) -> list[str]:
     """One string a screen (lines joined by newlines), in the order in which the person confirms them.
 
     For model and firmware whose screens are known these are the exact texts, and a `Prompt.number` counts
     them from 1. A Trezor One cuts a line that is too long at the right edge; the text here is the whole one,
-    see `why_amount_not_readable`. For other devices one block says which values to compare.
+    see `why_amount_not_readable`. `defined` is the token's unit of a definition that goes along. For other devices one block says which values to compare.
     """
     if (model, firmware) not in KNOWN_FIRMWARE:
         return [_values_to_compare(transaction, model, firmware)]
@@ -39,7 +41,7 @@ def device_screens(transaction: UnsignedTransaction, model: str, firmware: str) 
     native = native_unit(transaction.chain_id)
     if transfer is not None:
         recipient, amount = transfer
-        screens = [_send_screen(recipient, *_amount(amount, token_unit(transaction.chain_id, transaction.to)))]
+        screens = [_send_screen(recipient, *_amount(amount, token_unit(transaction.chain_id, transaction.to, defined)))]
     elif transaction.value:
         screens = [_send_screen(transaction.to, *_native_amount(transaction.value, native))]
     else:

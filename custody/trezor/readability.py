@@ -1,4 +1,4 @@
-"""What a Trezor One knows by itself: the chains and tokens whose amounts its screen can name (R2).
+"""What a device can show of an amount: the table of chains and tokens that it names on its screen (R2).
 
 A chain or token that is not here is shown in smallest units with the unit UNKN, in a line that is cut at the
 screen's edge. Source: the firmware's own definitions, supported set of T1B1, read at 1.14.2.
@@ -15,6 +15,7 @@ ONE: Final = "T1B1"
 KNOWN_FIRMWARE: Final = frozenset({(ONE, "1.14.2")})
 UNKNOWN_UNIT: Final = "UNKN"
 NATIVE_DECIMALS: Final = 18
+NATIVE: Final = "native"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,33 +57,93 @@ def native_unit(chain_id: int) -> Unit:
     return Unit(BUILT_IN_NETWORKS.get(chain_id, UNKNOWN_UNIT), NATIVE_DECIMALS)
 
 
-def token_unit(chain_id: int, token: str) -> Unit:
-    """The unit a Trezor One gives to an ERC-20 contract (checksum address); raw units and UNKN when
-    unknown.
+def token_unit(chain_id: int, token: str, defined: Unit | None = None) -> Unit:
+    """The unit a Trezor One gives to an ERC-20 contract (checksum address); `defined` by a definition that goes along;
+    raw units and UNKN when unknown.
     """
+    if defined is not None:
+        return defined
     return BUILT_IN_TOKENS.get((chain_id, token), UNKNOWN_TOKEN)
 
 
-def why_amount_not_readable(transaction: UnsignedTransaction, model: str, firmware: str) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """One row of the table: a model, from that firmware on, names this token of this chain on its screen."""
+
+    model: str
+    minimum_firmware: tuple[int, int, int]
+    chain_id: int
+    token: str
+    unit: Unit
+
+
+DEVICE_READABILITY: Final[tuple[Readable, ...]] = (
+    *(Readable(ONE, (1, 14, 2), chain, NATIVE, native_unit(chain)) for chain in BUILT_IN_NETWORKS),
+    *(Readable(ONE, (1, 14, 2), chain, token, unit) for (chain, token), unit in BUILT_IN_TOKENS.items()),
+)
+"""What is known to be readable without a definition (R2). Core models name a chain's own coin on every chain; what they
+have built in of tokens was not measured, so each needs its definition."""
+
+MINIMUM_FIRMWARE: Final[dict[str, tuple[int, int, int]]] = {
+    ONE: (1, 14, 2),
+    "T2T1": (2, 4, 3),
+    "T2B1": (2, 6, 3),
+    "T3B1": (2, 8, 3),
+    "T3T1": (2, 7, 2),
+}
+"""The least firmware of a treasury's device where money is real (R22). Of the first two these were run; the others came
+with a firmware that signs EIP-1559, and older than this one they were never sold."""
+
+
+def why_firmware_refused(model: str, firmware: str) -> str | None:
+    """Why a device of this model and firmware holds no treasury, in words; None when it may (R22)."""
+    least = MINIMUM_FIRMWARE.get(model)
+    if least is None:
+        return f"model {model} is not in this machine's table of firmwares"
+    if _version(firmware) < least:
+        return f"its firmware is {firmware}, at least {'.'.join(map(str, least))} is needed"
+    return None
+
+
+def why_amount_not_readable(
+    transaction: UnsignedTransaction,
+    model: str,
+    firmware: str,
+    *,
+    has_definition: bool = False,
+    raw_units_approved: bool = False,
+) -> str | None:
     """Why a person at this device cannot read what is sent, as a sentence; None when it can be read (R2).
 
-    Only a Trezor One is judged: on a firmware whose screens are not known here it is refused as well. Other
-    models name chain and contract on their screens and follow the raw_units rule of R2, which the caller
-    holds.
+    `has_definition`: the maker's definition of the token was checked and goes along. `raw_units_approved`: one more
+    approver agreed to smallest units, which counts on core models alone. On a One also a firmware whose screens are not
+    known here is refused, and the coin of a chain that it does not know.
     """
-    if model != ONE:
-        return None
     chain, token = transaction.chain_id, transaction.to
+    is_token = is_erc20_transfer(transaction)
+    asset = token if is_token else NATIVE
+    is_built_in = any(
+        (row.model, row.chain_id, row.token) == (model, chain, asset) and _version(firmware) >= row.minimum_firmware
+        for row in DEVICE_READABILITY
+    )
     why = None
-    if (model, firmware) not in KNOWN_FIRMWARE:
+    if model == ONE and (model, firmware) not in KNOWN_FIRMWARE:
         why = f"what a {model} with firmware {firmware} shows is not known"
-    elif chain not in BUILT_IN_NETWORKS:
-        why = f"a {model} does not know chain {chain} and shows the unit {UNKNOWN_UNIT}"
-    elif transaction.data and not is_erc20_transfer(transaction):
+    elif transaction.data and not is_token:
         why = f"a {model} shows this call only as hexadecimal data"
-    elif transaction.data and (chain, token) not in BUILT_IN_TOKENS:
-        why = f"a {model} does not know token {token} and shows its smallest units"
+    elif model == ONE and chain not in BUILT_IN_NETWORKS and not has_definition:
+        why = f"a {model} does not know chain {chain} and shows the unit {UNKNOWN_UNIT}"
+    elif is_token and not (is_built_in or has_definition or (raw_units_approved and model != ONE)):
+        why = (
+            f"a {model} does not know token {token} and shows its smallest units; fetch its definition: "
+            "fleet signer definitions fetch"
+        )
     return why and f"amount_not_readable: {why}."
+
+
+def _version(firmware: str) -> tuple[int, ...]:
+    parts = firmware.split(".")
+    return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else ()
 
 
 def is_erc20_transfer(transaction: UnsignedTransaction) -> bool:

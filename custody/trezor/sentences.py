@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from trezorlib.exceptions import TrezorFailure
+    from trezorlib.thp.exceptions import ThpError
 
 
 class DeviceError(Exception):
@@ -132,11 +133,14 @@ def explain(error: BaseException) -> DeviceError:
     anything else unknown a plain DeviceError with the error's type; a message's content is never repeated.
     """
     from trezorlib.exceptions import TrezorFailure
+    from trezorlib.thp.exceptions import ThpError
 
     if isinstance(error, DeviceError):
         return error
     if isinstance(error, TrezorFailure):
         return _explain_failure(error)
+    if isinstance(error, ThpError):
+        return _explain_channel(error)
     if isinstance(error, OSError) and error.errno is None:  # the library's reader at the end of a short answer
         return DeviceGarbled("The device's answer could not be read.")
     for kinds, ours, what in _known_errors():
@@ -186,13 +190,34 @@ def _known_errors() -> list[tuple[type[Exception] | tuple[type[Exception], ...],
     ]
 
 
-def _explain_failure(error: TrezorFailure) -> DeviceError:
+def _explain_channel(error: ThpError) -> DeviceError:
+    """Of the encrypted channel that newer models speak."""
+    from trezorlib.thp.exceptions import ThpErrorCode
+
+    match error.code:
+        case ThpErrorCode.TRANSPORT_BUSY:
+            return DeviceBusy("Another program holds the device.")
+        case ThpErrorCode.DEVICE_LOCKED:
+            return DeviceLocked("The device is locked.")
+        case ThpErrorCode.UNALLOCATED_CHANNEL:
+            return DeviceSessionLost("The device forgot the channel it was opened with.")
+        case _:
+            return DeviceGarbled("The device's answer could not be read.")
+
+
+def _explain_failure(error: TrezorFailure) -> DeviceError:  # noqa: PLR0911  (one line a failure)
     from trezorlib.messages import FailureType
 
     said = f" It says: {error.message}." if error.message else ""
     match error.code:
         case FailureType.PinInvalid | FailureType.PinExpected | FailureType.PinMismatch:
             return DeviceLocked("The PIN was wrong.")
+        case FailureType.ActionCancelled | FailureType.PinCancelled:
+            return DeviceRejected("The request was rejected on the device.")
+        case FailureType.InvalidSession | FailureType.ThpUnallocatedSession:
+            return DeviceSessionLost("The device forgot the session it was opened with.")
+        case FailureType.FirmwareError | FailureType.ProcessError:
+            return DeviceError(f"The device failed inside.{said}")
         case FailureType.Busy | FailureType.InProgress:
             return DeviceBusy("The device is busy with something else.")
         case FailureType.NotInitialized:

@@ -23,6 +23,7 @@ from custody.trezor.transaction import (
 if TYPE_CHECKING:
     from trezorlib.client import Session, TrezorClient
 
+    from custody.trezor.definitions import Definitions
     from custody.trezor.prompts import Prompts
     from custody.trezor.transport import DeadlineTransport
 
@@ -89,14 +90,19 @@ class SigningDevice:
         """The fingerprint of the wallet's root key, 8 hexadecimal digits."""
         return self.facts.fingerprint
 
-    def sign_transaction(self, transaction: UnsignedTransaction) -> Signature:
+    def sign_transaction(self, transaction: UnsignedTransaction, definitions: Definitions | None = None) -> Signature:
         """Ask the person at the device to sign exactly this transaction; one attempt, never repeated.
+
+        `definitions` tell a device what it does not know of chain and token; it refuses what its maker did not sign.
 
         The wallet is asked for its address before the first screen, and the signature's signer is recovered
         after the last: both must be `address`. Raises the errors of custody.trezor.sentences.
         """
-        from trezorlib import ethereum
+        from trezorlib import ethereum, messages
 
+        along = None
+        if definitions is not None:
+            along = messages.EthereumDefinitions(encoded_network=definitions.network, encoded_token=definitions.token)
         with self._operation("sign_transaction"):
             self._require_same_wallet()
             y_parity, r, s = ethereum.sign_tx_eip1559(
@@ -110,6 +116,7 @@ class SigningDevice:
                 chain_id=transaction.chain_id,
                 max_gas_fee=transaction.max_fee_per_gas,
                 max_priority_fee=transaction.max_priority_fee_per_gas,
+                definitions=along,
             )
             try:
                 signature = Signature(y_parity, int.from_bytes(r, "big"), int.from_bytes(s, "big"))

@@ -120,7 +120,7 @@ def test_a_restored_database_that_gives_the_nonce_to_another_payout_is_refused(
             assert cli("sign", "--yes").exit_code == 0
             scene.rule()
             scene.rewrite_bytes(payment, thief(), UNITS)
-            refused = cli("sign", "--yes")
+            refused = cli("sign", str(scene.instruction(payment).id), "--yes")
         assert refused.exit_code == EXIT_REFUSED, refused.output
         assert "One nonce has one intent (R1)" in said(refused)
         assert device.signatures == 1
@@ -153,10 +153,10 @@ def test_the_nonce_of_a_signed_payout_takes_a_fee_replacement_and_no_cheaper_one
         with at_desk(scene, device.path, url, monkeypatch) as cli:
             assert cli("sign", "--yes").exit_code == 0
             replace(8 + 16)
-            assert cli("sign", "--yes").exit_code == 0
+            assert cli("sign", str(row.id), "--yes").exit_code == 0
             assert device.signatures == 2
             replace(8 + 17)
-            refused = cli("sign", "--yes")
+            refused = cli("sign", str(row.id), "--yes")
         assert refused.exit_code == EXIT_REFUSED, refused.output
         assert "1.125 times" in said(refused)
         assert device.signatures == 2

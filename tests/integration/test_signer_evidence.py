@@ -303,7 +303,7 @@ def test_the_trust_file_is_the_last_word_over_the_chains_file(
         ({"id": 1}, "chain 31337 is not in the trust file"),
         ({"tokens": [chain["tokens"][0]]}, "is not in the trust file"),
     ):
-        scene.write_trust(chains=[{**chain, **changed}])
+        scene.write_trust(chains=[{**chain, **changed}], policy={})
         refused = cli("sign", "--yes")
         assert refused.exit_code == EXIT_REFUSED, refused.output
         assert words in said(refused)

@@ -11,7 +11,7 @@ from custody.chain.assets import InvalidAmount, to_amount
 from custody.settings.chains import NATIVE, Chain, Chains
 from custody.settings.environment import SettingsError
 from custody.trezor import DeviceFacts
-from custody.trezor.readability import why_amount_not_readable
+from custody.trezor.readability import why_amount_not_readable, why_firmware_refused
 from custody.trezor.transaction import TransactionError, UnsignedTransaction, decode_erc20_transfer
 from workers.signer.client import ApiInstruction
 
@@ -74,20 +74,23 @@ def require_device_path(chain: Chain, path: str) -> None:
 
 
 def require_device_in_order(chain: Chain, facts: DeviceFacts) -> None:
-    """R22: PIN on, backup done, path checks strict. On a development chain only the path checks bind."""
+    """R22: PIN on, backup done, firmware of the table, path checks strict. On a development chain only the last binds."""
     faults = [] if facts.strict_path_checks else ["its safety checks are loosened"]
     if not chain.is_development:
         faults += [] if facts.pin_on else ["it has no PIN"]
         faults += [] if facts.backup_done else ["its backup was not made"]
+        faults += [] if (why := why_firmware_refused(facts.model, facts.firmware)) is None else [why]
     if faults:
         raise InstructionRefused(
             f"The device is not in order: {'; '.join(faults)}. Put it right in the maker's own program first."
         )
 
 
-def require_readable(checked: CheckedInstruction, model: str, firmware: str) -> str | None:
+def require_readable(
+    checked: CheckedInstruction, model: str, firmware: str, *, has_definition: bool = False
+) -> str | None:
     """R2: refuse what the device cannot show; on a development chain it is the warning that is returned."""
-    why = why_amount_not_readable(checked.transaction, model, firmware)
+    why = why_amount_not_readable(checked.transaction, model, firmware, has_definition=has_definition)
     if why is not None and not checked.chain.is_development:
         raise InstructionRefused(f"Instruction {checked.claimed.id}: {why}")
     return why

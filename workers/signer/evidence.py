@@ -77,7 +77,7 @@ class Payout(_Claim):
 
 
 class Evidence(_Claim):
-    """All of it. ``seals`` and ``address_book`` stay raw: their own modules read them."""
+    """All of it. ``seals``, ``address_book`` and ``approvals`` stay raw: their own modules read them."""
 
     destinations: Annotated[tuple[Destination, ...], Field(max_length=ROWS_MAXIMUM)] = ()
     deposits: Annotated[tuple[Deposit, ...], Field(max_length=ROWS_MAXIMUM)] = ()
@@ -85,6 +85,7 @@ class Evidence(_Claim):
     payouts: Annotated[tuple[Payout, ...], Field(max_length=ROWS_MAXIMUM)] = ()
     seals: tuple[dict[str, Any], ...] = ()
     address_book: Annotated[tuple[dict[str, Any], ...], Field(max_length=ROWS_MAXIMUM)] = ()
+    approvals: Annotated[tuple[dict[str, Any], ...], Field(max_length=ROWS_MAXIMUM)] = ()
 
 
 _READER: Final = TypeAdapter(Evidence)

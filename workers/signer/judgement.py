@@ -1,15 +1,17 @@
 """All that this machine wants to be true before its device is asked (R1, R4), in one place.
 
-In this order: the trust file, the seals, derivation and chain, the recipient's signatures, what was promised before,
-and the nonce. The first that fails is the sentence that a person reads; there is no way around any of them.
+In this order: the trust file, the seals, derivation and chain, the recipient's signatures, the approvals, what was
+promised before, and the nonce. The first that fails is the sentence that a person reads; there is no way around any of them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from custody.ledger.seals import Seal
 from custody.trezor.preview import format_units
+from workers.signer.agreed import require_agreed
 from workers.signer.checks import CheckedInstruction, InstructionRefused
 from workers.signer.coverage import Promise, coverage
 from workers.signer.evidence import Evidence, read_evidence
@@ -66,6 +68,7 @@ class Judge:
         urls = self.urls or pinned.verify_rpc
         seen = as_claimed(case) if self.offline else look(case, urls)
         entry = require_signed_recipient(checked, evidence, self.trust)
+        agreed = require_agreed(checked, evidence, self.trust, pinned, entry, datetime.now(UTC))
         promise = self._require_covered(case, seen, asked, urls)
         require_one_intent(checked.transaction, claimed.id, checked.chain.treasury, asked)
         by = "the machine that exported it" if self.offline else f"{len(urls)} of your own nodes"
@@ -76,6 +79,7 @@ class Judge:
             (
                 f"Swept      {_shown(checked, sum(seen.swept.values()))}, confirmed at depth by {by}",
                 f"Recipient  address book entry {entry.number} ({entry.label}), signed by your approvers",
+                f"Approved   by {agreed}",
                 f"Ledger     seal {newest.seal_no} goes on from what this machine has seen",
             ),
         )

@@ -4,13 +4,14 @@ The entry comes with the instruction, or from this machine's own copy of ``addre
 fleet's database cannot make one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from custody.policy.address_book import AddressBookEntry
-from custody.policy.documents import document_hash, read_toml, validated
+from custody.policy.documents import read_toml, validated
 from custody.policy.refusals import PolicyRefused
-from custody.policy.signatures import SignatureFile, signer_of
+from custody.policy.signatures import ApproverSignature, SignatureFile, signer_of
+from custody.policy.signed_entries import entry_hash
 from custody.policy.texts import entry_text
 from custody.trezor.transaction import SignatureError
 from workers.signer.checks import CheckedInstruction
@@ -32,15 +33,15 @@ def require_signed_recipient(checked: CheckedInstruction, evidence: Evidence, tr
         found = [each for each in map(_line, lines) if _is_of(each[0], chain_id, recipient)]
         if not found:
             raise checked.refusal(f"recipient {recipient} is in no address book entry that was shown")
-        entry, bare, line = max(found, key=lambda each: each[0].number)
+        entry, signed = max(found, key=lambda each: each[0].number)
         if entry.action == "remove":
             raise checked.refusal(f"recipient {recipient} was taken out of the address book by entry {entry.number}")
         if entry.environment != trust.environment:
             raise checked.refusal(
                 f"its address book entry is of environment {entry.environment}, not {trust.environment}"
             )
-        persons = _signed_by(entry, bare, line, trust)
-    except PolicyRefused as error:
+        persons = persons_who_signed(entry_text(entry, entry_hash(entry)), signed.signatures, trust)
+    except (PolicyRefused, SignatureError) as error:
         raise checked.refusal(f"its address book entry is no good: {error}") from None
     if len(persons) < trust.k:
         raise checked.refusal(
@@ -59,28 +60,31 @@ def _own_copy(trust: Trust) -> Iterable[dict[str, Any]]:
     return cast("list[dict[str, Any]]", said)
 
 
-def _line(line: Mapping[str, Any]) -> tuple[AddressBookEntry, dict[str, Any], Mapping[str, Any]]:
-    bare = {key: value for key, value in line.items() if key != "signatures"}
-    return validated(AddressBookEntry, bare, file=_BOOK), bare, line
+def _line(line: Mapping[str, Any]) -> tuple[AddressBookEntry, SignatureFile]:
+    """An entry and its signatures, from a file or as the API tells it with its own columns beside."""
+    fields = {name: line[name] for name in AddressBookEntry.model_fields if name in line}
+    signatures = line.get("signatures", ())
+    if not isinstance(signatures, list | tuple):
+        raise PolicyRefused(_BOOK, "signatures", "expected a list")
+    bare = [
+        {name: each.get(name) for name in ApproverSignature.model_fields} if isinstance(each, Mapping) else each
+        for each in cast("Sequence[Any]", signatures)
+    ]
+    return validated(AddressBookEntry, fields, file=_BOOK), validated(SignatureFile, {"signatures": bare}, file=_BOOK)
 
 
 def _is_of(entry: AddressBookEntry, chain_id: int, address: str) -> bool:
     return (entry.chain_id, entry.address, entry.role) == (chain_id, address, "payee")
 
 
-def _signed_by(entry: AddressBookEntry, bare: dict[str, Any], line: Mapping[str, Any], trust: Trust) -> set[str]:
-    """The pinned persons whose signatures fit. Others are passed over: k of ours is what counts."""
-    # As the signer read it, not as it was written: a time in JSON is a text and in TOML a time, the entry's is one.
-    said = {**bare, "added_at": entry.added_at}
-    text = entry_text(entry, document_hash("address book entry", said, file=_BOOK))
-    signatures = validated(SignatureFile, {"signatures": line.get("signatures", [])}, file=_BOOK).signatures
+def persons_who_signed(text: str, signatures: Iterable[ApproverSignature], trust: Trust) -> set[str]:
+    """The pinned persons whose signatures fit a text. Others are passed over: how many of ours is what counts.
+
+    Raises SignatureError for a malformed one.
+    """
     known = {each.address: each.person for each in trust.approvers}
-    persons: set[str] = set()
-    for each in signatures:
-        try:
-            signer = signer_of(text, each.signature)
-        except SignatureError as error:
-            raise PolicyRefused(_BOOK, "signatures", str(error)) from None
-        if signer == each.approver and signer in known:
-            persons.add(known[signer])
-    return persons
+    return {
+        known[each.approver]
+        for each in signatures
+        if each.approver in known and signer_of(text, each.signature) == each.approver
+    }

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from custody.settings.chains import Chains
+from custody.settings.chains import NATIVE, Chains
 from custody.trezor import DeviceRejected, Prompt, Signature, SigningDevice, device_screens, open_device
+from custody.trezor.definitions import DefinitionRefused, Definitions, read_definitions
 from custody.trezor.preview import human_lines
+from custody.trezor.readability import Unit
 from workers.signer.checks import (
     CheckedInstruction,
     InstructionRefused,
@@ -60,6 +62,8 @@ class SigningDeskSettings:
     journal: Journal | None = None
     verify_rpc: tuple[str, ...] = ()
     fingerprint: str | None = None
+    definitions: Path | None = None
+    """Folder of the maker's definitions of chains and tokens (R2)."""
     signer: str = "signer"
 
     @property
@@ -138,8 +142,8 @@ def sign_on_device(
         approval_timeout_seconds=desk.approval_timeout_seconds,
         lock_folder=desk.lock_folder,
     ) as device:
-        _show(device, judged, progress)
-        screens = tuple(device_screens(checked.transaction, device.model, device.firmware))
+        definitions = _definitions(desk, checked)
+        screens = _show(device, judged, definitions, progress)
         if not confirm(checked, screens):
             return None
         if desk.journal is not None:
@@ -147,7 +151,7 @@ def sign_on_device(
                 desk.journal.record_seal(desk.trust.environment, judged.newest_seal)
             desk.journal.record_asked(checked, judged.promise)
         try:
-            signature = device.sign_transaction(checked.transaction)
+            signature = device.sign_transaction(checked.transaction, definitions)
         except DeviceRejected as error:
             if desk.journal is not None:
                 desk.journal.record_rejected(checked.transaction)
@@ -175,19 +179,44 @@ def describe(checked: CheckedInstruction) -> tuple[str, ...]:
     return (f"{checked.claimed.purpose} {checked.claimed.id}", *lines, f"Label      {label}")
 
 
-def _show(device: SigningDevice, judged: Judged, progress: Progress) -> None:
+def _definitions(desk: SigningDeskSettings, checked: CheckedInstruction) -> Definitions | None:
+    """What this machine's folder says of chain and token, checked; None without a folder. Raises InstructionRefused."""
+    if desk.definitions is None:
+        return None
+    token = None if checked.claimed.token == NATIVE else checked.claimed.token
+    try:
+        return read_definitions(
+            desk.definitions, checked.chain.id, token, symbol=checked.symbol, decimals=checked.decimals
+        )
+    except DefinitionRefused as error:
+        if checked.chain.is_development:  # no maker signs a definition of one
+            return None
+        raise checked.refusal(str(error).removesuffix(".")) from None
+
+
+def _show(
+    device: SigningDevice, judged: Judged, definitions: Definitions | None, progress: Progress
+) -> tuple[str, ...]:
+    """Compare the device with what is needed, say what was checked, and return the screens that it will show."""
     checked = judged.checked
     require_device_in_order(checked.chain, device.facts)
-    warning = require_readable(checked, device.model, device.firmware)
+    warning = require_readable(checked, device.model, device.firmware, has_definition=definitions is not None)
+    defined = (
+        None
+        if definitions is None or definitions.symbol is None or definitions.decimals is None
+        else Unit(definitions.symbol, definitions.decimals)
+    )
+    screens = tuple(device_screens(checked.transaction, device.model, device.firmware, defined))
     progress(
         Event(
             "checked",
             warning or "The bytes are what the instruction says, for this machine's treasury and chain.",
             checked.claimed.id,
             (*describe(checked), *judged.lines),
-            tuple(device_screens(checked.transaction, device.model, device.firmware)),
+            screens,
         )
     )
+    return screens
 
 
 def _hand_in(

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from custody.chain.depth import FLOORS
 from custody.destinations.derivation import DerivationError, xpub_fingerprint
 from custody.ledger.seal_keys import PublicKeys, key_id
-from custody.settings.chains import NATIVE, Address, Hash32
+from custody.settings.chains import DEVELOPMENT_CHAINS, NATIVE, Address, Hash32
 from custody.settings.environment import SettingsError
 
 FILE_MAXIMUM_BYTES: Final = 262_144  # some hundred tokens and approvers are a tenth of it
@@ -64,6 +64,8 @@ class TrustedChain(_Strict):
     """One chain: id and genesis hash together (R17), its treasury, and where this machine reads it by itself."""
 
     id: Annotated[int, Field(ge=1, strict=True)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,12}$")]
+    """As the genesis names it: it stands in the text that approvers sign."""
     genesis_hash: Hash32
     treasury: Address
     device_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None = None
@@ -117,6 +119,8 @@ class TrustedPolicy(_Strict):
 
     hash: Sha256 | None = None
     minimum_version: Annotated[int, Field(ge=1, strict=True)] | None = None
+    approvals: Annotated[int, Field(ge=0, le=32, strict=True)] | None = None
+    """Persons that must have approved a payout; ``k`` when not set, and 0 on development chains alone."""
 
 
 class TrustedLedger(_Strict):
@@ -155,6 +159,11 @@ class Trust(_Strict):
         """The chain with that id, or None."""
         return next((chain for chain in self.chains if chain.id == chain_id), None)
 
+    @property
+    def approvals(self) -> int:
+        """How many of the pinned approvers must have approved a payout."""
+        return self.k if self.policy.approvals is None else self.policy.approvals
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if len({chain.id for chain in self.chains}) != len(self.chains):
@@ -165,6 +174,10 @@ class Trust(_Strict):
             raise ValueError("approvers: a person has two devices; expected one active device a person (R3)")
         if self.k > len(self.approvers):
             raise ValueError(f"k: expected at most {len(self.approvers)}, the number of approvers")
+        if self.approvals > len(self.approvers):
+            raise ValueError(f"policy.approvals: expected at most {len(self.approvers)}, the number of approvers")
+        if self.approvals == 0 and any(chain.id not in DEVELOPMENT_CHAINS for chain in self.chains):
+            raise ValueError("policy.approvals: expected at least 1 where money is real")
         if len({each.xpub for each in self.deposit_accounts}) != len(self.deposit_accounts):
             raise ValueError("deposit_accounts: two share an xpub")
         reused = {each.address for each in self.approvers} & {chain.treasury for chain in self.chains}

@@ -69,7 +69,8 @@ def instruction_with_evidence(connection: Connection, instruction_id: UUID) -> d
     """One instruction with all that stands behind it; None if unknown.
 
     That is: deposits of its payment, every deposit address they came to with its derivation, all sweeps of these, the
-    payment's other instructions, its ledger entries, and the ledger's newest seal.
+    payment's other instructions, its approvals with their signatures, its ledger entries, the ledger's newest seal, and
+    the recipient's address book entry with its signatures.
     """
     row = connection.execute(text(f"{_COLUMNS} WHERE i.id = :id"), {"id": instruction_id}).one_or_none()
     if row is None:
@@ -166,6 +167,12 @@ def _evidence(connection: Connection, row: Any) -> dict[str, list[dict[str, Any]
             SELECT id::text AS id, purpose, state, token, recipient, amount_units::text AS amount_units, nonce
             FROM fleet.release_instructions WHERE payment_id = :payment AND chain_id = :chain AND id <> :instruction
             ORDER BY created_at, id LIMIT :limit
+        """,
+        "approvals": """
+            SELECT a.person, a.approver, '0x' || encode(a.signature, 'hex') AS signature, a.state
+            FROM fleet.approvals a JOIN fleet.release_instructions i ON i.id = a.subject_id AND i.intent_hash = a.digest
+            WHERE a.subject_kind = 'release_instruction' AND a.subject_id = :instruction AND a.state <> 'refused'
+            ORDER BY a.id LIMIT :limit
         """,
         "ledger": """
             SELECT id::text AS id, entry_type::text AS entry_type, reason, debit, credit,

@@ -2,13 +2,14 @@
 
 import typer
 
-from workers.cli.signer import carrying, journalling, reading, signing, trusting
+from workers.cli.signer import carrying, defining, journalling, reading, signing, trusting
 from workers.cli.signer.desk import EXIT_REFUSED, EXIT_REJECTED, signer
 
 __all__ = [
     "EXIT_REFUSED",
     "EXIT_REJECTED",
     "carrying",
+    "defining",
     "journalling",
     "reading",
     "register",

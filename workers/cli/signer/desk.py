@@ -91,6 +91,7 @@ def desk(journal: Journal, verify_rpc: list[str] | None) -> SigningDeskSettings:
         journal=journal,
         verify_rpc=tuple(verify_rpc or ()),
         fingerprint=configured.trezor_fingerprint,
+        definitions=configured.trezor_definitions_dir,
         signer=who(),
     )
 

@@ -44,7 +44,7 @@ def _lines(found: Trust) -> list[str]:
     lines = [f"environment  {found.environment}"]
     for chain in found.chains:
         lines += [
-            f"chain        {chain.id}, genesis {chain.genesis_hash}",
+            f"chain        {chain.id} {chain.name}, genesis {chain.genesis_hash}",
             f"  treasury   {chain.treasury}, device {chain.device_fingerprint or 'not pinned'}",
             f"  depth      {chain.depth} confirmations",
             f"  nodes      {', '.join(urlsplit(url).hostname or '?' for url in chain.verify_rpc) or 'none: give --verify-rpc'}",
@@ -55,6 +55,7 @@ def _lines(found: Trust) -> list[str]:
     lines += [f"approver     {each.person} {each.address}" for each in found.approvers]
     lines += [
         f"k            {found.k} of {len(found.approvers)}",
+        f"approvals    {found.approvals} persons a payout",
         f"policy       {found.policy.hash or 'any hash'}, version {found.policy.minimum_version or 1} or newer",
         f"seals        signed by {', '.join(found.ledger.keys)}",
         f"API          {found.api.certificate_sha256 if found.api else 'not pinned'}",

@@ -1,0 +1,103 @@
+"""A payout must have been approved by enough of the pinned approvers, over exactly what is signed now (R4, R18, R19).
+
+The text is built here from the trust file's names and the instruction's own fields, so signatures over anything else fit
+nothing.
+"""
+
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from custody.chain.assets import NATIVE
+from custody.policy.address_book import AddressBookEntry
+from custody.policy.signatures import ApproverSignature
+from custody.releases.approval_text import Names, approval_text
+from custody.releases.intent import Intent
+from custody.trezor.text_rows import TextNotShowable
+from custody.trezor.transaction import SignatureError
+from workers.signer.checks import CheckedInstruction
+from workers.signer.client import ApiApproval
+from workers.signer.evidence import Evidence
+from workers.signer.recipients import persons_who_signed
+from workers.signer.trust import Trust, TrustedChain
+
+NOBODY: Final = "nobody approves: development only"
+
+
+def require_agreed(
+    checked: CheckedInstruction,
+    evidence: Evidence,
+    trust: Trust,
+    pinned: TrustedChain,
+    entry: AddressBookEntry,
+    now: datetime,
+) -> str:
+    """Who approved it, in words. Raises InstructionRefused when too few did, or over something else."""
+    asked = checked.claimed.approval
+    if trust.approvals == 0 and asked is None:
+        return NOBODY
+    if asked is None:
+        raise checked.refusal(f"nobody was asked to approve it, and {trust.approvals} persons must have")
+    _require_policy(checked, asked, trust)
+    if checked.transaction.max_total_fee_wei > int(asked.fee_ceiling_wei):
+        raise checked.refusal(
+            f"its fee may reach {checked.transaction.max_total_fee_wei} wei, its approvers agreed to {asked.fee_ceiling_wei}"
+        )
+    if asked.expires_at <= now:
+        raise checked.refusal(f"its approval expired {asked.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+    text = _text(checked, asked, pinned, entry)
+    try:
+        given = [
+            ApproverSignature.model_validate({name: each.get(name) for name in ApproverSignature.model_fields})
+            for each in evidence.approvals
+        ]
+        persons = persons_who_signed(text, given, trust)
+    except (ValidationError, SignatureError):
+        raise checked.refusal("an approval's signature is malformed") from None
+    if len(persons) < trust.approvals:
+        raise checked.refusal(
+            f"{', '.join(sorted(persons)) or 'nobody'} of the pinned approvers approved exactly this, "
+            f"{trust.approvals} must have"
+        )
+    return f"{', '.join(sorted(persons))}, policy version {asked.policy_version}"
+
+
+def _require_policy(checked: CheckedInstruction, asked: ApiApproval, trust: Trust) -> None:
+    if asked.environment != trust.environment:
+        raise checked.refusal(f"it is of environment {asked.environment}, this machine's is {trust.environment}")
+    if trust.policy.hash is not None and asked.policy_hash != trust.policy.hash:
+        raise checked.refusal(
+            f"it was judged by policy {asked.policy_hash[:16]}, pinned is {trust.policy.hash[:16]}; compare the new policy "
+            "with its signatures and pin it, or tell the custody team"
+        )
+    if asked.policy_version < (trust.policy.minimum_version or 1):
+        raise checked.refusal(
+            f"it was judged by policy version {asked.policy_version}, the least is {trust.policy.minimum_version}"
+        )
+
+
+def _text(checked: CheckedInstruction, asked: ApiApproval, pinned: TrustedChain, entry: AddressBookEntry) -> str:
+    claimed, native = checked.claimed, pinned.token(NATIVE)
+    assert native is not None
+    try:
+        intent = Intent(
+            environment=asked.environment,
+            instruction_id=UUID(claimed.id),
+            purpose=claimed.purpose,
+            chain_id=claimed.chain_id,
+            treasury=claimed.treasury,
+            token=claimed.token,
+            recipient=claimed.recipient,
+            amount_units=int(claimed.amount_units),
+            payments=(UUID(claimed.payment_id),),
+            release_epoch=claimed.release_epoch,
+            policy_version=asked.policy_version,
+            max_total_fee_wei=int(asked.fee_ceiling_wei),
+            expires_at=asked.expires_at.astimezone(UTC),
+        )
+        names = Names(pinned.name, checked.symbol, checked.decimals, native.symbol, entry.label)
+        return approval_text(intent, names)
+    except (TextNotShowable, ValueError) as error:
+        raise checked.refusal(f"its approval text cannot be made: {error}") from None
