@@ -45,6 +45,7 @@ _GROUPS: Final = (
     "policy",
     "genesis",
     "keys",
+    "deposits",
     "register",
 )
 
