@@ -32,9 +32,9 @@ def vault_of(
 ) -> KeyVault:
     """The vault of a development chain."""
     return KeyVault(
-        seed=seed_from_phrase(phrase),
+        seeds=[seed_from_phrase(each) for each in phrase.splitlines()],
         gas_payer_key=payer_key,
-        bind=lambda _xpub: ChainsFileBindings(chains),
+        bind=lambda _xpubs: ChainsFileBindings(chains),
         spending=DaySpending(journal, maximum_wei),
     )
 

@@ -65,7 +65,7 @@ class FleetSettings(BaseSettings):
     request_network_api_interval_seconds: Annotated[float, Field(ge=0.2, le=60)] = 1.0
 
     # Keys: read by the keys agent alone
-    deposit_seed_file: Path | None = Field(None, description="BIP-39 phrase of the deposit account, mode 0600")
+    deposit_seed_file: Path | None = Field(None, description="BIP-39 phrases of the deposit accounts, newest first")
     gas_payer_key_file: Path | None = Field(None, description="hex private key of the gas payer, mode 0600")
     keys_agent_socket: Path | None = Field(None, description="Unix socket of the keys agent, at most 107 bytes of path")
     keys_agent_journal: Path | None = Field(None, description="file of what the gas payer spent in the last day")

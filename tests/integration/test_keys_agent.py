@@ -21,7 +21,7 @@ from custody.destinations.keys.client import KeysAgent, KeysAgentAway
 from custody.destinations.keys.messages import MESSAGE_MAXIMUM_BYTES, Reply, Request
 from custody.destinations.keys.shapes import ShapeRefused
 from custody.destinations.sweeps.fees import GasTerms
-from custody.destinations.sweeps.signing import SweepSigner
+from custody.destinations.sweeps.signing import DepositKey, SweepSigner
 from custody.policy.toml_text import toml_text
 from custody.settings.chains import Chains
 from custody.settings.environment import SettingsError
@@ -331,7 +331,7 @@ def test_the_client_believes_no_signature_of_another_key(server: KeysAgentServer
         transaction_hash=None,
     )
     with pytest.raises(ShapeRefused, match="treasury"):
-        signer.sign_top_up(intent, index=0, treasury=chain.treasury, gas=GAS)
+        signer.sign_top_up(intent, of=DepositKey(server.vault.accounts[0], 0), treasury=chain.treasury, gas=GAS)
 
 
 # A fleet whose agent is killed -----------------------------------------------------------------------------------

@@ -13,7 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from custody.chain import erc20
-from custody.destinations.derivation import INDEX_LIMIT, account_xpub_from_seed, address_at, seed_from_phrase
+from custody.destinations.derivation import (
+    INDEX_LIMIT,
+    account_xpub_from_seed,
+    address_at,
+    seed_from_phrase,
+    xpub_fingerprint,
+)
 from custody.destinations.keys.answering import answer
 from custody.destinations.keys.shapes import Asked, Shape
 from custody.destinations.keys.vault import KeyVault
@@ -30,6 +36,7 @@ from tests.keys_agent import vault_of
 
 PHRASE = "all all all all all all all all all all all all"
 XPUB = account_xpub_from_seed(seed_from_phrase(PHRASE))
+ACCOUNT = xpub_fingerprint(XPUB)
 PAYER_KEY = bytes(range(1, 33))
 PAYER = Account.from_key(PAYER_KEY).address
 TOKEN = Account.from_key(b"\x07" * 32).address
@@ -72,6 +79,7 @@ def good(shape: Shape, nonce: int = 3) -> Asked:
     }[shape]
     return Asked(
         shape,
+        ACCOUNT,
         INDEX,
         TREASURY,
         UnsignedTransaction(
@@ -97,6 +105,7 @@ def request(asked: Asked, mutated: bytes | None = None, **changed: Any) -> bytes
     fields = {
         "ask": "sign",
         "shape": asked.shape,
+        "account": asked.account,
         "index": asked.index,
         "treasury": asked.treasury,
         "unsigned": "0x" + raw.hex(),
@@ -266,6 +275,8 @@ def test_another_kind_of_transaction_is_refused(vault: KeyVault, shape: Shape):
 @pytest.mark.parametrize(
     "changed",
     [
+        {"account": "0x00000000"},
+        {"account": ""},
         {"index": INDEX_LIMIT},
         {"index": -1},
         {"index": True},

@@ -38,7 +38,7 @@ class World:
         write_signed(folder / "genesis.toml", genesis_file(self.said))
 
     def bind(self, root: str | None = None, xpub: str = XPUB) -> GenesisBindings:
-        return GenesisBindings(self.folder, root or self.root, xpub, self.journal)
+        return GenesisBindings(self.folder, root or self.root, [xpub], self.journal)
 
     def write_next(self, *people: str, **changed: Any) -> None:
         """Version 2, with the first one in history/."""
@@ -135,14 +135,14 @@ def test_only_a_development_chain_on_this_machine_may_do_without_a_genesis():
 
 def test_without_a_genesis_safekeeping_must_be_off(world: World):
     with pytest.raises(SettingsError, match="POLICY_DIR and GENESIS_HASH are not set"):
-        bindings_of(load_settings(), XPUB, world.journal)
+        bindings_of(load_settings(), [XPUB], world.journal)
     with pytest.raises(SettingsError, match="GENESIS_HASH is not set"):
-        bindings_of(load_settings(policy_dir=world.folder), XPUB, world.journal)
+        bindings_of(load_settings(policy_dir=world.folder), [XPUB], world.journal)
     settings = load_settings(policy_dir=world.folder, genesis_hash=world.root)
-    assert bindings_of(settings, XPUB, world.journal).chain(56).treasury == TREASURY_BSC
+    assert bindings_of(settings, [XPUB], world.journal).chain(56).treasury == TREASURY_BSC
 
 
 def test_a_genesis_that_cannot_be_read_is_no_reason_to_do_without(tmp_path: Path):
     settings = load_settings(policy_dir=tmp_path, genesis_hash="ab" * 32, trezor_safekeeping_required=False)
     with pytest.raises((SettingsError, PolicyRefused)):
-        bindings_of(settings, XPUB, DaySpending(tmp_path / "journal", 1))
+        bindings_of(settings, [XPUB], DaySpending(tmp_path / "journal", 1))

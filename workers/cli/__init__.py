@@ -46,6 +46,7 @@ _GROUPS: Final = (
     "policy",
     "genesis",
     "keys",
+    "deposits",
     "register",
 )
 

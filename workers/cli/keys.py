@@ -30,7 +30,8 @@ def status() -> None:
     except KeysAgentAway as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from None
-    typer.echo(f"deposit account {identity.fingerprint}")
+    for fingerprint in identity.accounts:
+        typer.echo(f"deposit account {fingerprint}")
     typer.echo(f"gas payer       {identity.gas_payer}")
     typer.echo(f"bound by        {identity.binding}")
 

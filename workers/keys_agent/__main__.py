@@ -40,7 +40,7 @@ def serve(settings: FleetSettings) -> None:
     log.info(
         "keys_agent_ready",
         socket=str(settings.keys_agent_socket),
-        fingerprint=vault.fingerprint,
+        accounts=list(vault.accounts),
         gas_payer=vault.gas_payer,
         binding=vault.source,
     )

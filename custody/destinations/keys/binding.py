@@ -1,6 +1,6 @@
 """Which treasury and tokens bind the keys agent: the verified genesis, never a message and never a database (R8, R17)."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from hashlib import sha256
 from ipaddress import ip_address
@@ -61,14 +61,14 @@ class ChainsFileBindings:
 class GenesisBindings:
     """The signed genesis of a folder, read again when its file changes, never an older version than before (R8).
 
-    ``root`` is the pinned hash of version 1, ``xpub`` the account that the agent's seed makes: the genesis must name it.
+    ``root`` is the pinned hash of version 1, ``xpubs`` the accounts that its seeds make: the genesis must name each.
     Raises PolicyRefused or SettingsError at first.
     """
 
-    def __init__(self, folder: Path, root: str, xpub: str, journal: DaySpending) -> None:
+    def __init__(self, folder: Path, root: str, xpubs: Collection[str], journal: DaySpending) -> None:
         self._folder = folder
         self._root = root
-        self._xpub_sha256 = sha256(xpub.encode()).hexdigest()
+        self._xpubs_sha256 = frozenset(sha256(xpub.encode()).hexdigest() for xpub in xpubs)
         self._journal = journal
         self._read_at: tuple[int, int, int, int] | None = None
         self._chains: dict[int, KnownChain] = {}
@@ -118,22 +118,23 @@ class GenesisBindings:
         return found[0].st_mtime_ns, found[0].st_size, found[1].st_mtime_ns, found[1].st_size
 
     def _require_own_account(self, genesis: Genesis) -> None:
-        if self._xpub_sha256 not in {account.xpub_sha256 for account in genesis.deposit_accounts}:
+        strange = self._xpubs_sha256 - {account.xpub_sha256 for account in genesis.deposit_accounts}
+        if strange:
             raise PolicyRefused(
                 GENESIS_FILE,
                 "deposit_accounts",
-                f"expected the account of DEPOSIT_SEED_FILE (sha256 {self._xpub_sha256}): another seed, or another fleet's",
+                f"expected the account of DEPOSIT_SEED_FILE (sha256 {min(strange)}): another seed, or another fleet's",
             )
 
 
-def bindings_of(settings: FleetSettings, xpub: str, journal: DaySpending) -> Bindings:
+def bindings_of(settings: FleetSettings, xpubs: Collection[str], journal: DaySpending) -> Bindings:
     """What binds by these settings: POLICY_DIR with GENESIS_HASH, or else a development chain with safekeeping off.
 
     Raises SettingsError naming what lacks, PolicyRefused for a genesis that is not to be believed.
     """
     if settings.policy_dir is not None or settings.genesis_hash is not None:
         settings.require("policy_dir", "genesis_hash")
-        return GenesisBindings(settings.path("policy_dir"), settings.genesis_hash or "", xpub, journal)
+        return GenesisBindings(settings.path("policy_dir"), settings.genesis_hash or "", xpubs, journal)
     if settings.trezor_safekeeping_required:
         raise SettingsError(
             "POLICY_DIR and GENESIS_HASH are not set: the keys agent takes the treasury from a signed genesis. On a "

@@ -31,9 +31,9 @@ class SigningPostponed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AgentIdentity:
-    """The deposit account's BIP-32 fingerprint (0x and 8 hex digits), the gas payer's address, and what binds."""
+    """The deposit accounts' BIP-32 fingerprints (0x and 8 hex digits), newest first, the gas payer's address, what binds."""
 
-    fingerprint: str
+    accounts: tuple[str, ...]
     gas_payer: str
     binding: str
 
@@ -49,20 +49,27 @@ class KeysAgent:
         found = self._ask(IdentityRequest(ask="identity")).identity
         if found is None:
             raise KeysAgentAway(f"the process at {self._path} is no keys agent: it does not say who it is")
-        return AgentIdentity(found.fingerprint, found.gas_payer, found.binding)
+        return AgentIdentity(tuple(found.accounts), found.gas_payer, found.binding)
 
-    def check(self, shape: Shape, transaction: UnsignedTransaction, *, index: int, treasury: str) -> None:
+    def check(self, shape: Shape, transaction: UnsignedTransaction, *, account: str, index: int, treasury: str) -> None:
         """Raise ShapeRefused or SigningPostponed if ``sign`` would, whatever the nonce."""
-        self._ask(_request("check", shape, transaction, index, treasury))
+        self._ask(_request("check", shape, transaction, account, index, treasury))
 
     def sign(
-        self, shape: Shape, transaction: UnsignedTransaction, *, index: int, treasury: str, signer: str
+        self,
+        shape: Shape,
+        transaction: UnsignedTransaction,
+        *,
+        account: str,
+        index: int,
+        treasury: str,
+        signer: str,
     ) -> Signature:
         """The signature of ``signer``, which is recovered and compared here.
 
         Raises ShapeRefused or SigningPostponed with the agent's sentence.
         """
-        found = self._ask(_request("sign", shape, transaction, index, treasury)).signature
+        found = self._ask(_request("sign", shape, transaction, account, index, treasury)).signature
         if found is None:
             raise KeysAgentAway(f"the process at {self._path} is no keys agent: it gives no signature")
         try:
@@ -98,11 +105,14 @@ class KeysAgent:
         return f"the keys agent at {self._path} does not answer ({why}); see whether the process keys-agent runs"
 
 
-def _request(ask: str, shape: Shape, transaction: UnsignedTransaction, index: int, treasury: str) -> SignatureRequest:
+def _request(
+    ask: str, shape: Shape, transaction: UnsignedTransaction, account: str, index: int, treasury: str
+) -> SignatureRequest:
     return SignatureRequest.model_validate(
         {
             "ask": ask,
             "shape": shape,
+            "account": account,
             "index": index,
             "treasury": treasury,
             "unsigned": "0x" + transaction.signing_bytes().hex(),

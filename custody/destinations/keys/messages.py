@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from custody.destinations.derivation import INDEX_LIMIT
-from custody.destinations.keys.shapes import Asked, Shape, ShapeRefused
+from custody.destinations.keys.shapes import ACCOUNTS_MAXIMUM, Asked, Shape, ShapeRefused
 from custody.trezor import TransactionError, UnsignedTransaction
 
 LENGTH_BYTES: Final = 4
@@ -38,6 +38,7 @@ class SignatureRequest(_Strict):
 
     ask: Literal["sign", "check"]
     shape: Shape
+    account: Annotated[str, Field(pattern=r"^0x[0-9a-f]{8}$")]
     index: Annotated[int, Field(ge=0, lt=INDEX_LIMIT)]
     treasury: Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
     unsigned: Annotated[str, Field(pattern=r"^0x([0-9a-f]{2})+$", max_length=2 + 2 * UNSIGNED_MAXIMUM_BYTES)]
@@ -48,7 +49,7 @@ class SignatureRequest(_Strict):
             transaction = UnsignedTransaction.from_signing_bytes(bytes.fromhex(self.unsigned[2:]))
         except TransactionError as error:
             raise ShapeRefused(str(error)) from None
-        return Asked(self.shape, self.index, self.treasury, transaction)
+        return Asked(self.shape, self.account, self.index, self.treasury, transaction)
 
 
 Request = IdentityRequest | SignatureRequest
@@ -56,9 +57,11 @@ _REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(dis
 
 
 class IdentityReply(_Strict):
-    """Public data: the deposit account's BIP-32 fingerprint, the gas payer's address, what binds."""
+    """Public data: the deposit accounts' BIP-32 fingerprints, newest first, the gas payer's address, what binds."""
 
-    fingerprint: Annotated[str, Field(pattern=r"^0x[0-9a-f]{8}$")]
+    accounts: Annotated[
+        list[Annotated[str, Field(pattern=r"^0x[0-9a-f]{8}$")]], Field(min_length=1, max_length=ACCOUNTS_MAXIMUM)
+    ]
     gas_payer: Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
     binding: Annotated[str, Field(max_length=200)]
 

@@ -21,6 +21,7 @@ Shape = Literal["token_sweep", "native_sweep", "top_up"]
 """A token transfer or the coin of a deposit address to the treasury; the gas payer's coin to a deposit address."""
 
 NATIVE: Final = "native"
+ACCOUNTS_MAXIMUM: Final = 8  # one is active; the others are drained and then closed
 
 
 class ShapeRefused(Exception):
@@ -29,9 +30,11 @@ class ShapeRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request: ``transaction`` as ``shape`` of the deposit address at ``index``; ``treasury`` is the asker's."""
+    """One request: ``transaction`` as ``shape`` of the deposit address at ``index`` of ``account`` (its fingerprint, 0x and
+    8 hex digits); ``treasury`` is the asker's."""
 
     shape: Shape
+    account: str
     index: int
     treasury: str
     transaction: UnsignedTransaction

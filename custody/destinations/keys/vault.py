@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, final
 
@@ -17,7 +17,7 @@ from custody.destinations.derivation import (
     xpub_fingerprint,
 )
 from custody.destinations.keys.binding import Bindings, bindings_of
-from custody.destinations.keys.shapes import Asked, ShapeRefused, require_shape
+from custody.destinations.keys.shapes import ACCOUNTS_MAXIMUM, Asked, ShapeRefused, require_shape
 from custody.destinations.keys.spending import DaySpending
 from custody.settings.environment import FleetSettings, SettingsError, read_secret_file
 from custody.trezor import Signature, UnsignedTransaction
@@ -32,42 +32,37 @@ def _seconds() -> int:
 
 @final
 class KeyVault:
-    """Holds the deposit seed and the gas payer's key. Cannot be pickled; its repr shows public data only.
+    """Holds the deposit seeds and the gas payer's key. Cannot be pickled; its repr shows public data only.
 
-    Gives signatures, the payer's address and the account's fingerprint; no key, and no xpub: with one child's key it
+    Gives signatures, the payer's address and the accounts' fingerprints; no key, and no xpub: with one child's key it
     would give all the others.
     """
 
-    __slots__ = (
-        "_bindings",
-        "_clock",
-        "_lock",
-        "_payer_key",
-        "_seed",
-        "_spending",
-        "_xpub",
-        "fingerprint",
-        "gas_payer",
-    )
+    __slots__ = ("_bindings", "_clock", "_lock", "_payer_key", "_seeds", "_spending", "_xpubs", "accounts", "gas_payer")
 
     def __init__(
         self,
         *,
-        seed: bytes,
+        seeds: Sequence[bytes],
         gas_payer_key: bytes,
-        bind: Callable[[str], Bindings],
+        bind: Callable[[Collection[str]], Bindings],
         spending: DaySpending,
         clock: Callable[[], int] = _seconds,
     ) -> None:
-        self._seed = SecretBytes(seed)
         self._payer_key = SecretBytes(gas_payer_key)
-        self._xpub = account_xpub_from_seed(seed)
+        xpubs = [account_xpub_from_seed(seed) for seed in seeds]
+        self.accounts: tuple[str, ...] = tuple(xpub_fingerprint(xpub) for xpub in xpubs)
+        self._seeds = {name: SecretBytes(seed) for name, seed in zip(self.accounts, seeds, strict=True)}
+        self._xpubs = dict(zip(self.accounts, xpubs, strict=True))
+        if not 0 < len(self._seeds) <= ACCOUNTS_MAXIMUM or len(self._seeds) != len(seeds):
+            raise SettingsError(
+                f"DEPOSIT_SEED_FILE: expected 1 to {ACCOUNTS_MAXIMUM} phrases, a line each, newest first, none twice"
+            )
         self._spending = spending
         self._clock = clock
         self._lock = threading.Lock()
-        self.fingerprint: str = xpub_fingerprint(self._xpub)
         self.gas_payer: str = _address_of(gas_payer_key)
-        self._bindings = bind(self._xpub)
+        self._bindings = bind(xpubs)
 
     @classmethod
     def from_settings(cls, settings: FleetSettings) -> "KeyVault":
@@ -75,15 +70,15 @@ class KeyVault:
 
         Raises SettingsError, DerivationError, JournalDamaged or PolicyRefused, never with a key's content.
         """
-        phrase = read_secret_file(settings.path("deposit_seed_file"), what="DEPOSIT_SEED_FILE")
+        phrases = read_secret_file(settings.path("deposit_seed_file"), what="DEPOSIT_SEED_FILE")
         key = read_secret_file(settings.path("gas_payer_key_file"), what="GAS_PAYER_KEY_FILE")
         if not _KEY.fullmatch(key):
             raise SettingsError("GAS_PAYER_KEY_FILE: expected one private key, 64 hex digits")
         spending = DaySpending(journal_path(settings), settings.gas_payer_day_maximum_wei)
         return cls(
-            seed=seed_from_phrase(phrase),
+            seeds=[seed_from_phrase(phrase) for phrase in phrases.splitlines() if phrase.strip()],
             gas_payer_key=bytes.fromhex(key.removeprefix("0x")),
-            bind=lambda xpub: bindings_of(settings, xpub, spending),
+            bind=lambda xpubs: bindings_of(settings, xpubs, spending),
             spending=spending,
         )
 
@@ -112,17 +107,21 @@ class KeyVault:
                 transaction = asked.transaction
                 self._spending.take(transaction.chain_id, transaction.nonce, _cost(asked), self._clock())
                 return _sign(self._payer_key.get_secret_value(), transaction)
-            return _sign(private_key_at(self._seed.get_secret_value(), asked.index), asked.transaction)
+            seed = self._seeds[asked.account].get_secret_value()
+            return _sign(private_key_at(seed, asked.index), asked.transaction)
 
     def _require(self, asked: Asked) -> None:
+        xpub = self._xpubs.get(asked.account)
+        if xpub is None:
+            raise ShapeRefused(f"account: {asked.account} is none of this agent's ({', '.join(self.accounts)})")
         require_shape(
             asked,
             chain=self._bindings.chain(asked.transaction.chain_id),
-            address_at=lambda index: address_at(self._xpub, index),
+            address_at=lambda index: address_at(xpub, index),
         )
 
     def __repr__(self) -> str:
-        return f"KeyVault(fingerprint={self.fingerprint!r}, gas_payer={self.gas_payer!r})"
+        return f"KeyVault(accounts={self.accounts!r}, gas_payer={self.gas_payer!r})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("KeyVault holds keys and is never pickled")

@@ -135,8 +135,8 @@ def _prepare(
     house_book, depth, agreed_number, paused = in_transaction(engine, read)
     refusals: dict[UUID, str] = {}
     for job in group:
-        if job.account_fingerprint != signer.fingerprint:
-            refusals[job.id] = f"other_deposit_account: the keys agent's seed is {signer.fingerprint}"
+        if job.account_fingerprint not in signer.accounts:
+            refusals[job.id] = f"other_deposit_account: the keys agent has the seeds of {', '.join(signer.accounts)}"
         elif job.treasury != chain.treasury:
             refusals[job.id] = "treasury_changed: the chains file names another treasury than this job"
     if paused is not None:

@@ -53,11 +53,13 @@ _CANDIDATES = text(
     JOIN fleet.tokens t ON t.chain_id = p.chain_id AND t.token = p.token
     JOIN public.derived_destinations d ON d.chain_id = p.chain_id AND d.address = p.address
     LEFT JOIN fleet.chain_cursors c ON c.chain_id = p.chain_id
+    LEFT JOIN fleet.deposit_accounts a ON a.id = d.deposit_account_id
     WHERE NOT EXISTS (
         SELECT FROM fleet.sweep_jobs j
         WHERE j.destination_id = d.id AND j.state IN ('planned', 'funding', 'transferring'))
     ORDER BY p.is_judged AND d.status <> 'quarantined' AND c.paused_reason IS NULL
-             AND p.chain_id || ':' || p.token = ANY(:sweepable) DESC, d.updated_at, d.id, p.token
+             AND p.chain_id || ':' || p.token = ANY(:sweepable) DESC,
+             a.state IS NOT DISTINCT FROM 'compromised' DESC, d.updated_at, d.id, p.token
     LIMIT :limit
     """
 )

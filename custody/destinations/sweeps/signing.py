@@ -1,5 +1,6 @@
 """From a stored intent to the bytes of a sweep or top-up: the keys agent signs, this process assembles (R19, R20)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from eth_utils.address import to_checksum_address
@@ -9,6 +10,14 @@ from custody.destinations.keys.client import AgentIdentity, KeysAgent, KeysAgent
 from custody.destinations.keys.shapes import ShapeRefused
 from custody.destinations.sweeps.fees import GasTerms
 from custody.trezor import TransactionError, UnsignedTransaction
+
+
+@dataclass(frozen=True, slots=True)
+class DepositKey:
+    """Which deposit address: its account's fingerprint (0x and 8 hex digits), and its index."""
+
+    account: str
+    index: int
 
 
 class SweepSigner:
@@ -28,12 +37,12 @@ class SweepSigner:
         return self._known.gas_payer
 
     @property
-    def fingerprint(self) -> str:
-        """The fingerprint of the deposit account whose seed the agent has."""
-        return self._known.fingerprint
+    def accounts(self) -> tuple[str, ...]:
+        """The fingerprints of the deposit accounts whose seeds the agent has, newest first."""
+        return self._known.accounts
 
-    def sign_sweep(self, intent: LaneTransaction, *, index: int, treasury: str, gas: GasTerms) -> bytes:
-        """The raw transaction of a token transfer from the deposit address at ``index`` to ``treasury``.
+    def sign_sweep(self, intent: LaneTransaction, *, of: DepositKey, treasury: str, gas: GasTerms) -> bytes:
+        """The raw transaction of a token transfer from the deposit address ``of`` to ``treasury``.
 
         Raises ShapeRefused with the agent's sentence, SigningPostponed, KeysAgentAway.
         """
@@ -41,11 +50,18 @@ class SweepSigner:
             raise ShapeRefused(f"purpose: expected a sweep, got {intent.purpose}")
         transaction = _unsigned(intent, gas)
         return transaction.signed_raw(
-            self._agent.sign("token_sweep", transaction, index=index, treasury=treasury, signer=intent.sender)
+            self._agent.sign(
+                "token_sweep",
+                transaction,
+                account=of.account,
+                index=of.index,
+                treasury=treasury,
+                signer=intent.sender,
+            )
         )
 
-    def sign_top_up(self, intent: LaneTransaction, *, index: int, treasury: str, gas: GasTerms) -> bytes:
-        """The raw transaction of a plain transfer from the gas payer to the deposit address at ``index``.
+    def sign_top_up(self, intent: LaneTransaction, *, of: DepositKey, treasury: str, gas: GasTerms) -> bytes:
+        """The raw transaction of a plain transfer from the gas payer to the deposit address ``of``.
 
         Raises as ``sign_sweep``.
         """
@@ -53,15 +69,17 @@ class SweepSigner:
             raise ShapeRefused(f"purpose: expected a top-up, got {intent.purpose}")
         transaction = _unsigned(intent, gas)
         return transaction.signed_raw(
-            self._agent.sign("top_up", transaction, index=index, treasury=treasury, signer=intent.sender)
+            self._agent.sign(
+                "top_up", transaction, account=of.account, index=of.index, treasury=treasury, signer=intent.sender
+            )
         )
 
     def check_top_up(
-        self, chain_id: int, recipient: str, value_wei: int, *, index: int, treasury: str, gas: GasTerms
+        self, chain_id: int, recipient: str, value_wei: int, *, of: DepositKey, treasury: str, gas: GasTerms
     ) -> None:
         """Raise what ``sign_top_up`` would, before a nonce is taken: one that is not signed blocks the lane."""
         transaction = _built(chain_id=chain_id, nonce=0, to=recipient, value=value_wei, data=b"", gas=gas)
-        self._agent.check("top_up", transaction, index=index, treasury=treasury)
+        self._agent.check("top_up", transaction, account=of.account, index=of.index, treasury=treasury)
 
     @property
     def _known(self) -> AgentIdentity:

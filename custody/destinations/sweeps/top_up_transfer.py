@@ -28,7 +28,7 @@ from custody.destinations.sweeps.finality import Mined
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.destinations.sweeps.payer_float import watch_float
 from custody.destinations.sweeps.planner import TOP_UP_TRANSFER
-from custody.destinations.sweeps.signing import gas_terms_of
+from custody.destinations.sweeps.signing import DepositKey, gas_terms_of
 from custody.destinations.sweeps.strategy import SweepRound
 
 TOP_UPS_MAXIMUM: Final = 3  # a job whose gas price outran three top-ups waits until it fits
@@ -248,9 +248,7 @@ class TopUpTransfer:
 
             with work.apart(job):
                 # Before the nonce is taken: a nonce that this key will not sign for would block the lane.
-                work.signer.check_top_up(
-                    job.chain_id, job.address, wei, index=job.derivation_index, treasury=job.treasury, gas=terms
-                )
+                work.signer.check_top_up(job.chain_id, job.address, wei, of=_key(job), treasury=job.treasury, gas=terms)
                 intent = work.apply(take)
                 if intent is not None:
                     work.step()
@@ -271,8 +269,8 @@ class _Signing:
         if terms is None:
             return None
         if intent.purpose == "top_up":
-            return work.signer.sign_top_up(intent, index=job.derivation_index, treasury=job.treasury, gas=terms)
-        return work.signer.sign_sweep(intent, index=job.derivation_index, treasury=job.treasury, gas=terms)
+            return work.signer.sign_top_up(intent, of=_key(job), treasury=job.treasury, gas=terms)
+        return work.signer.sign_sweep(intent, of=_key(job), treasury=job.treasury, gas=terms)
 
     def _terms_now(self, job: SweepJob, intent: LaneTransaction) -> GasTerms | None:
         work = self._work
@@ -288,6 +286,10 @@ class _Signing:
         if terms is None:
             work.wait(job, f"{intent.purpose}_cannot_be_signed: its gas costs more than the address has")
         return terms
+
+
+def _key(job: SweepJob) -> DepositKey:
+    return DepositKey(job.account_fingerprint or "", job.derivation_index)
 
 
 def _transfer_call(job: SweepJob) -> CallRequest:
