@@ -26,7 +26,7 @@ from workers.signer_api.approvals import (
     submit_approval,
     unsigned_entries,
 )
-from workers.signer_api.evidence import instruction_with_evidence, open_instructions, seals_from
+from workers.signer_api.evidence import WAITING_STATES, instruction_with_evidence, open_instructions, seals_from
 from workers.signer_api.leases import LeaseBody, Leases
 from workers.signer_api.openapi import SEAL_NUMBER_DIGITS, document
 from workers.signer_api.rate_limit import RateLimit
@@ -138,7 +138,7 @@ class _Api:
     async def lease(self, request: Request) -> Response:
         instruction_id = _instruction_id(request)
         body = _parse(LeaseBody, await _read_body(request))
-        if body.seconds and await run_in_threadpool(self._state, instruction_id) != "handed_out":
+        if body.seconds and await run_in_threadpool(self._state, instruction_id) not in WAITING_STATES:
             raise _Refused(409, "Only an instruction that is handed out is signed.")
         standing = self._leases.take(instruction_id, body)
         if standing is not None and standing.signer != body.signer:
