@@ -131,7 +131,7 @@ def test_two_disputes_each_take_their_part_and_nothing_is_paid_until_both_end(sc
         )
     work_on(scene)
     paid = scene.market.execute(
-        "SELECT purpose, amount FROM fleet.release_instructions WHERE state = 'final' ORDER BY amount"
+        "SELECT purpose, amount FROM fleet.release_instructions WHERE state = 'final' ORDER BY amount, purpose"
     )
     assert [(row.purpose, row.amount) for row in paid] == [
         ("refund", Decimal(25)), ("refund", Decimal("37.5")), ("release", Decimal("37.5")),

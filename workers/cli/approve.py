@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.panel import Panel
 
 from custody.policy import PolicyRefused, load_folder
-from custody.settings.environment import SettingsError, read_secret_file, settings
+from custody.settings.environment import SettingsError, settings
 from custody.trezor import DeviceError, DeviceRejected
 from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED, signer
-from workers.signer import InstructionRefused, SignerApiError, SignerClient
+from workers.cli.signer.desk import ask_pin
+from workers.cli.signer.desk import client as open_client
+from workers.signer import InstructionRefused, SignerApiError
 from workers.signer.approving import ApproverDesk, approvable_instruction, approve, approve_open
 
 console = Console()
@@ -26,9 +28,7 @@ def _desk(person: str) -> ApproverDesk:
         device_path=configured.trezor_path or "",
         approval_timeout_seconds=configured.trezor_approval_timeout_seconds,
         fee_cap_wei=configured.release_max_total_fee_wei,
-        pin_callback=lambda: typer.prompt(
-            "PIN: the positions on the grid that the device shows (1 to 9)", hide_input=True
-        ),
+        pin_callback=ask_pin,
     )
 
 
@@ -57,8 +57,7 @@ def approve_command(
 
     try:
         desk = _desk(person)
-        token = read_secret_file(settings().path("signer_api_token_file"), what="SIGNER_API_TOKEN_FILE")
-        with SignerClient(settings().signer_api_url, token) as client:
+        with open_client() as client:
             if instruction_id is not None:
                 wanted = [approvable_instruction(client.instruction(instruction_id), desk, datetime.now(UTC))]
                 approve(client, desk, wanted, progress=_print, confirm=confirm)

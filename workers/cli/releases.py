@@ -14,7 +14,6 @@ from custody.store.engine import open_engine, ring_relay, transaction
 from workers.cli.terminal import shown
 
 releases = typer.Typer(help="Cancel, outbid and follow release instructions.", no_args_is_help=True)
-console = Console()
 
 InstructionArgument = Annotated[UUID, typer.Argument(help="instruction id, as fleet signer inbox shows it")]
 By = Annotated[str, typer.Option("--by", help="who asks; a label for the record, not an authority")]
@@ -74,7 +73,7 @@ def list_requests() -> None:
             shown(row.reason),
             shown(row.answer or row.state),
         )
-    console.print(table)
+    Console().print(table)
 
 
 @releases.command()

@@ -18,6 +18,7 @@ from eth_account import Account
 from sqlalchemy import Engine, text
 
 from custody.chain import ChainClient, connections
+from custody.destinations.derivation import account_xpub_from_seed, seed_from_phrase
 from custody.ledger.reports.escrow import AssetAt, Proof, prove_escrow, whole
 from custody.settings.chains import Chain
 from custody.settings.thresholds import newest_threshold, set_threshold
@@ -30,6 +31,7 @@ from workers.demo.marketplace import DemoPayment, confirm_delivery, open_payment
 from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS, Provisioned
 from workers.demo.software_devices import end, software_device
 from workers.demo.stages import Pace, watch
+from workers.demo.trust_file import write_trust_file
 
 PAYMENTS_DEFAULT: Final = 6
 PAYMENTS_MAXIMUM: Final = 1_000
@@ -212,14 +214,24 @@ class Demo:
         state_dir, secrets_dir = self.fleet.services.state_dir, self.fleet.secrets.directory
         with ExitStack() as running:
             treasury = running.enter_context(software_device(state_dir, self.fleet.secrets.device_seed, "treasury"))
-            running.enter_context(self._signer("treasury", treasury, "sign", "--all"))
+            trust = {"SIGNER_TRUST_FILE": str(self._trust_file())}
+            running.enter_context(self._signer("treasury", treasury, "sign", "--all", more=trust))
             for person in APPROVERS[:K]:
                 path = running.enter_context(software_device(state_dir, approver_seed(secrets_dir, person), person))
                 running.enter_context(self._signer(person, path, "approve", "--all", "--as", person))
             yield
 
+    def _trust_file(self) -> Path:
+        home = self.fleet.services.state_dir / "people" / "treasury"
+        home.mkdir(parents=True, exist_ok=True)
+        seed = seed_from_phrase(self.fleet.secrets.deposit_seed.read_text(encoding="utf-8"))
+        write_trust_file(home / "trust.toml", self.fleet, account_xpub_from_seed(seed))
+        return home / "trust.toml"
+
     @contextmanager
-    def _signer(self, name: str, device_path: str, *command: str) -> Generator[None]:
+    def _signer(
+        self, name: str, device_path: str, *command: str, more: Mapping[str, str] | None = None
+    ) -> Generator[None]:
         """``fleet signer``, as on a person's own machine: its own copy of the signed files, no database."""
         home = self.fleet.services.state_dir / "people" / name
         shutil.copytree(self.fleet.policy_dir, home / "policy", dirs_exist_ok=True)
@@ -233,6 +245,7 @@ class Demo:
             "POLICY_DIR": str(home / "policy"),
             "GENESIS_HASH": self.fleet.genesis_hash,
             "TREZOR_PATH": device_path,
+            **(more or {}),
         }
         arguments = (
             sys.executable,
