@@ -117,7 +117,7 @@ def _maintenance(admin_url: str) -> Engine:
 
 def _schema_fingerprint() -> str:
     digest = hashlib.sha256()
-    for package in ("custody.store.migrations", "custody.store.sql", "custody.ledger.sql"):
+    for package in ("custody.store.migrations", "custody.store.sql", "custody.ledger.sql", "custody.payments.sql"):
         root = Path(str(files(package)))
         for path in sorted(p for p in root.rglob("*") if p.suffix in {".sql", ".py"}):
             digest.update(path.read_bytes())

@@ -16,6 +16,7 @@ from custody.policy.release_requests import handed_out_of_a_day, instruction_req
 from custody.policy.signatures import signer_of
 from custody.releases.approval_text import Names, approval_text
 from custody.releases.intent import Intent
+from custody.releases.refund_proof import BUYER_SIGNED
 from custody.releases.refunds import is_proved
 from custody.releases.rows import Instruction
 from custody.trezor.text_rows import TextNotShowable
@@ -113,7 +114,7 @@ def names_of(instruction: Instruction, genesis: Genesis, book: AddressBook) -> N
     if chain is None or token is None or native is None:
         raise TextNotShowable(f"chain {instruction.chain_id} or token {instruction.token} is not in the genesis")
     label = (
-        "buyer signed" if entry is None and instruction.purpose == "refund" else None if entry is None else entry.label
+        BUYER_SIGNED if entry is None and instruction.purpose == "refund" else None if entry is None else entry.label
     )
     if label is None:
         raise TextNotShowable(f"recipient {instruction.recipient} is not in the signed address book")

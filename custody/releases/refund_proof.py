@@ -12,6 +12,8 @@ from custody.chain.addresses import InvalidAddress, parse_address
 from custody.trezor.transaction import Signature, SignatureError, message_hash, recover_signer
 
 VERB: Final = "REFUND"
+BUYER_SIGNED: Final = "buyer signed"
+"""The label, in approvers' texts, of a recipient that no address book entry names."""
 LIFETIME: Final = timedelta(days=30)  # between signing and handing in: a buyer who waits longer signs anew
 SIGNATURE_BYTES: Final = 65
 CLOCK_SLACK: Final = timedelta(minutes=5)  # a buyer's clock may be ahead of ours

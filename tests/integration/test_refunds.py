@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from bson import Decimal128, ObjectId
@@ -13,16 +13,20 @@ from eth_account import Account
 from eth_account.messages import encode_defunct
 from typer.testing import CliRunner
 
+from custody.policy import load_folder
 from custody.releases import release_gate
-from custody.releases.refund_proof import ProofRefused
+from custody.releases.refund_proof import BUYER_SIGNED, ProofRefused
 from custody.releases.refunds import OrderRefused, order_by_hand
 from custody.settings.environment import settings
 from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.dispute_scene import entries, of_purpose, prove_address, resolve, work_on
 from tests.release_scene import AMOUNT, UNITS, Scene, TokenChain, approval_scenes
+from tests.signer_api_server import TOKEN, serving
 from workers.cli.releases import releases
 from workers.embedded.services import Services
+from workers.signer import InstructionRefused, SignerClient
+from workers.signer.approving import ApproverDesk, approvable_instruction
 
 # Refunds and splits (R21)
 
@@ -323,3 +327,33 @@ def test_a_refund_waits_for_approvals_and_the_policy_knows_that_its_buyer_signed
     assert of_purpose(scene, payment, "refund").state == "final"
     assert scene.token_balance(buyer.address) == UNITS
     scene.require_books_equal_chain()
+
+
+def test_an_approvers_machine_knows_a_refund_by_its_buyers_proof(refunding_scene: Scene) -> None:
+    """R4, R21: the proof is recovered again on the approver's own machine; a changed one is nobody's."""
+    scene = refunding_scene
+    payment = scene.payment()
+    scene.run()
+    scene.open_dispute(payment)
+    scene.run()
+    prove_address(scene, payment, Account.create())
+    resolve(scene, payment, action="refund")
+    work_on(scene)
+    row = of_purpose(scene, payment, "refund")
+    verified = load_folder(scene.signed.folder, root=scene.signed.root, now=datetime.now(UTC))
+    desk = ApproverDesk(verified, "ada", "udp:127.0.0.1:1", 1.0, 10**16)
+    with serving(scene.database) as api, SignerClient(api, TOKEN) as client:
+        claimed = client.instruction(str(row.id))
+    asked = approvable_instruction(claimed, desk, datetime.now(UTC))
+    assert BUYER_SIGNED in asked.text
+    assert asked.digest == bytes(row.intent_hash).hex()
+    assert claimed.evidence is not None
+    [proof] = claimed.evidence["refund_proofs"]
+    for change in (
+        {"r": str(int(proof["r"]) ^ 1)},
+        {"payment_id": str(uuid4())},
+        {"signed_at": "2026-01-01T00:00:00+00:00"},
+    ):
+        forged = {**claimed.evidence, "refund_proofs": [proof | change]}
+        with pytest.raises(InstructionRefused, match="no entry with 2 approvers' signatures"):
+            approvable_instruction(claimed.model_copy(update={"evidence": forged}), desk, datetime.now(UTC))

@@ -11,7 +11,6 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from custody.chain.assets import NATIVE
-from custody.policy.address_book import AddressBookEntry
 from custody.policy.signatures import ApproverSignature
 from custody.releases.approval_text import Names, approval_text
 from custody.releases.intent import Intent
@@ -31,10 +30,10 @@ def require_agreed(
     evidence: Evidence,
     trust: Trust,
     pinned: TrustedChain,
-    entry: AddressBookEntry,
+    label: str,
     now: datetime,
 ) -> str:
-    """Who approved it, in words. Raises InstructionRefused when too few did, or over something else."""
+    """Who approved it, in words; ``label`` is what the recipient is called in the text. Raises InstructionRefused when too few did, or over something else."""
     asked = checked.claimed.approval
     if trust.approvals == 0 and asked is None:
         return NOBODY
@@ -47,7 +46,7 @@ def require_agreed(
         )
     if asked.expires_at <= now:
         raise checked.refusal(f"its approval expired {asked.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
-    text = _text(checked, asked, pinned, entry)
+    text = _text(checked, asked, pinned, label)
     try:
         given = [
             ApproverSignature.model_validate({name: each.get(name) for name in ApproverSignature.model_fields})
@@ -78,7 +77,7 @@ def _require_policy(checked: CheckedInstruction, asked: ApiApproval, trust: Trus
         )
 
 
-def _text(checked: CheckedInstruction, asked: ApiApproval, pinned: TrustedChain, entry: AddressBookEntry) -> str:
+def _text(checked: CheckedInstruction, asked: ApiApproval, pinned: TrustedChain, label: str) -> str:
     claimed, native = checked.claimed, pinned.token(NATIVE)
     assert native is not None
     try:
@@ -97,7 +96,7 @@ def _text(checked: CheckedInstruction, asked: ApiApproval, pinned: TrustedChain,
             max_total_fee_wei=int(asked.fee_ceiling_wei),
             expires_at=asked.expires_at.astimezone(UTC),
         )
-        names = Names(pinned.name, checked.symbol, checked.decimals, native.symbol, entry.label)
+        names = Names(pinned.name, checked.symbol, checked.decimals, native.symbol, label)
         return approval_text(intent, names)
     except (TextNotShowable, ValueError) as error:
         raise checked.refusal(f"its approval text cannot be made: {error}") from None

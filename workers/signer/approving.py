@@ -21,10 +21,12 @@ from custody.policy.signed_entries import entry_hash, who_signed
 from custody.policy.texts import entry_text
 from custody.releases.approval_text import Names, approval_text
 from custody.releases.intent import Intent
+from custody.releases.refund_proof import BUYER_SIGNED
 from custody.trezor import DeviceError, SigningDevice, open_device
 from custody.trezor.text_rows import TextNotShowable, rows_of
 from workers.signer.checks import InstructionRefused
 from workers.signer.client import ApiAction, ApiEntry, ApiInstruction, ApprovalSubject, SignerApiAway, SignerClient
+from workers.signer.evidence import read_evidence
 
 APPROVAL_PATH: Final = "m/44'/60'/2'/0/0"
 """Approvals have an account of their own: no signature of it is worth anything elsewhere (R6)."""
@@ -290,8 +292,18 @@ def _label(claimed: ApiInstruction, desk: ApproverDesk, now: datetime) -> str:
         signatures = [(each.approver, bytes.fromhex(each.signature[2:])) for each in api_entry.signatures]
         if len(who_signed(entry, signatures, genesis, now=now)) >= genesis.k:
             return entry.label
+    if claimed.purpose == "refund" and _buyer_signed(claimed):
+        return BUYER_SIGNED
     raise _refused(
         claimed.id, f"no entry with {genesis.k} approvers' signatures says that {claimed.recipient} may be paid"
+    )
+
+
+def _buyer_signed(claimed: ApiInstruction) -> bool:
+    """R21: the key of the recipient's own address signed that this payment may go back to it."""
+    payment_id = UUID(claimed.payment_id)
+    return any(
+        proof.is_of(payment_id, claimed.chain_id, claimed.recipient) for proof in read_evidence(claimed).refund_proofs
     )
 
 

@@ -1,10 +1,13 @@
 """What the API says stands behind an instruction, field by field. Claims all of it, until an own node confirms it."""
 
 from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from custody.releases.refund_proof import ProofRefused, require_proof
 from custody.settings.chains import Address, Hash32
+from custody.trezor.transaction import Signature, SignatureError
 from workers.signer.checks import InstructionRefused
 from workers.signer.client import ApiInstruction
 
@@ -76,6 +79,28 @@ class Payout(_Claim):
         return self.state in MAY_PAY
 
 
+class RefundProof(_Claim):
+    """The buyer's signature over where a refund may go, and the fields of its text (R21)."""
+
+    payment_id: UUID
+    chain_id: Annotated[int, Field(ge=1)]
+    address: Address
+    signed_at: AwareDatetime
+    y_parity: Annotated[int, Field(ge=0, le=1)]
+    r: Units
+    s: Units
+
+    def is_of(self, payment_id: UUID, chain_id: int, recipient: str) -> bool:
+        """Whether the key of ``recipient`` signed that this payment may go back to it."""
+        if (self.payment_id, self.chain_id, self.address) != (payment_id, chain_id, recipient):
+            return False
+        try:
+            require_proof(payment_id, chain_id, recipient, self.signed_at, Signature(self.y_parity, self.r, self.s))
+        except (ProofRefused, SignatureError):
+            return False
+        return True
+
+
 class Evidence(_Claim):
     """All of it. ``seals``, ``address_book`` and ``approvals`` stay raw: their own modules read them."""
 
@@ -85,6 +110,7 @@ class Evidence(_Claim):
     payouts: Annotated[tuple[Payout, ...], Field(max_length=ROWS_MAXIMUM)] = ()
     seals: tuple[dict[str, Any], ...] = ()
     address_book: Annotated[tuple[dict[str, Any], ...], Field(max_length=ROWS_MAXIMUM)] = ()
+    refund_proofs: Annotated[tuple[RefundProof, ...], Field(max_length=ROWS_MAXIMUM)] = ()
     approvals: Annotated[tuple[dict[str, Any], ...], Field(max_length=ROWS_MAXIMUM)] = ()
 
 

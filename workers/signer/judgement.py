@@ -20,7 +20,7 @@ from workers.signer.journal_records import Asked
 from workers.signer.nonce_rule import require_one_intent
 from workers.signer.own_eyes import Case, Seen, as_claimed, can_pay_no_more, look
 from workers.signer.pins import require_pinned, require_trust
-from workers.signer.recipients import require_signed_recipient
+from workers.signer.recipients import require_known_recipient
 from workers.signer.seals import require_extends
 from workers.signer.trust import Trust, TrustedChain
 
@@ -67,8 +67,8 @@ class Judge:
         case = Case(checked, evidence, self.trust, pinned)
         urls = self.urls or pinned.verify_rpc
         seen = as_claimed(case) if self.offline else look(case, urls)
-        entry = require_signed_recipient(checked, evidence, self.trust)
-        agreed = require_agreed(checked, evidence, self.trust, pinned, entry, datetime.now(UTC))
+        recipient = require_known_recipient(checked, evidence, self.trust)
+        agreed = require_agreed(checked, evidence, self.trust, pinned, recipient.label, datetime.now(UTC))
         promise = self._require_covered(case, seen, asked, urls)
         require_one_intent(checked.transaction, claimed.id, checked.chain.treasury, asked)
         by = "the machine that exported it" if self.offline else f"{len(urls)} of your own nodes"
@@ -78,7 +78,7 @@ class Judge:
             newest,
             (
                 f"Swept      {_shown(checked, sum(seen.swept.values()))}, confirmed at depth by {by}",
-                f"Recipient  address book entry {entry.number} ({entry.label}), signed by your approvers",
+                f"Recipient  {recipient.said}",
                 f"Approved   by {agreed}",
                 f"Ledger     seal {newest.seal_no} goes on from what this machine has seen",
             ),

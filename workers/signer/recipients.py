@@ -5,7 +5,9 @@ fleet's database cannot make one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, cast
+from uuid import UUID
 
 from custody.policy.address_book import AddressBookEntry
 from custody.policy.documents import read_toml, validated
@@ -13,12 +15,43 @@ from custody.policy.refusals import PolicyRefused
 from custody.policy.signatures import ApproverSignature, SignatureFile, signer_of
 from custody.policy.signed_entries import entry_hash
 from custody.policy.texts import entry_text
+from custody.releases.refund_proof import BUYER_SIGNED
 from custody.trezor.transaction import SignatureError
 from workers.signer.checks import CheckedInstruction
 from workers.signer.evidence import Evidence
 from workers.signer.trust import Trust
 
 _BOOK: Final = "address book"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRecipient:
+    """What the recipient is called in approvers' texts, and how this machine knows it."""
+
+    label: str
+    said: str
+
+
+def require_known_recipient(checked: CheckedInstruction, evidence: Evidence, trust: Trust) -> KnownRecipient:
+    """How the recipient is known: a signed entry or, for a refund that has none, the buyer's own proof (R21).
+
+    Raises InstructionRefused.
+    """
+    claimed = checked.claimed
+    if claimed.purpose == "refund" and not _has_entry(checked, evidence, trust):
+        payment_id = UUID(claimed.payment_id)
+        if any(proof.is_of(payment_id, checked.chain.id, claimed.recipient) for proof in evidence.refund_proofs):
+            return KnownRecipient(BUYER_SIGNED, "proved by the key of this very address, for this payment")
+    entry = require_signed_recipient(checked, evidence, trust)
+    return KnownRecipient(entry.label, f"address book entry {entry.number} ({entry.label}), signed by your approvers")
+
+
+def _has_entry(checked: CheckedInstruction, evidence: Evidence, trust: Trust) -> bool:
+    try:
+        lines = [_line(each) for each in (*evidence.address_book, *_own_copy(trust))]
+    except PolicyRefused as error:
+        raise checked.refusal(f"its address book entry is no good: {error}") from None
+    return any(_is_of(entry, checked.chain.id, checked.claimed.recipient) for entry, _ in lines)
 
 
 def require_signed_recipient(checked: CheckedInstruction, evidence: Evidence, trust: Trust) -> AddressBookEntry:

@@ -174,6 +174,13 @@ def _evidence(connection: Connection, row: Any) -> dict[str, list[dict[str, Any]
             WHERE a.subject_kind = 'release_instruction' AND a.subject_id = :instruction AND a.state <> 'refused'
             ORDER BY a.id LIMIT :limit
         """,
+        # For a refund to an address that the buyer proved: the text's fields and the signature over it (R21).
+        "refund_proofs": """
+            SELECT f.payment_id::text AS payment_id, f.chain_id, f.address, f.signed_at, f.y_parity, f.r::text AS r, f.s::text AS s
+            FROM fleet.refund_addresses f JOIN fleet.release_instructions i ON i.id = :instruction
+            WHERE f.payment_id = :payment AND f.chain_id = :chain AND f.address = i.recipient AND i.purpose = 'refund'
+            ORDER BY f.created_at DESC LIMIT :limit
+        """,
         "ledger": """
             SELECT id::text AS id, entry_type::text AS entry_type, reason, debit, credit,
                 amount::text AS amount, currency, idempotency_key, book_seq, encode(entry_hash, 'hex') AS entry_hash, created_at

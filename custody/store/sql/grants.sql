@@ -99,7 +99,7 @@ GRANT SELECT (seal_no, from_tx, to_tx, entries, merkle_root, prev_seal_hash, sea
 GRANT SELECT ON fleet.nonce_digests TO fleet_signer_api;
 GRANT SELECT, INSERT ON fleet.signature_submissions TO fleet_signer_api;
 GRANT SELECT, INSERT (subject_kind, subject_id, digest, person, approver, signature) ON fleet.approvals TO fleet_signer_api;
-GRANT SELECT ON fleet.policy_decisions, fleet.operator_actions TO fleet_signer_api;
+GRANT SELECT ON fleet.policy_decisions, fleet.operator_actions, fleet.refund_addresses TO fleet_signer_api;
 GRANT INSERT ON fleet.outbox TO fleet_signer_api;
 -- It gives challenges and keeps what is handed in for them; whether that registers a device is housekeeping's to judge.
 GRANT SELECT ON fleet.registration_invitations TO fleet_signer_api;
