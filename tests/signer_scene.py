@@ -218,7 +218,7 @@ class SignerScene(Scene):
         for table in (
             "fleet.approvals", "fleet.address_book",
             "public.funds_ledger_entries", "public.payments", "fleet.ledger_balances", "fleet.ledger_seals",
-            "fleet.release_instructions", "fleet.chain_facts", "public.derived_destination_sweeps",
+            "fleet.release_instructions", "fleet.nonce_digests", "fleet.chain_facts", "public.derived_destination_sweeps",
         ):  # fmt: skip
             self.market.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
         self.market.execute("ALTER TABLE public.funds_ledger_entries DROP CONSTRAINT funds_ledger_entries_sound")
@@ -239,6 +239,13 @@ class SignerScene(Scene):
             recipient=recipient,
             amount=Decimal(units) / 10**DECIMALS,
             units=units,
+            raw=forged.signing_bytes(),
+            hash=forged.signing_hash(),
+            id=row.id,
+        )
+        self.market.execute(
+            "UPDATE fleet.nonce_digests SET unsigned_bytes = :raw, signing_hash = :hash WHERE instruction_id = :id "
+            "RETURNING id",
             raw=forged.signing_bytes(),
             hash=forged.signing_hash(),
             id=row.id,

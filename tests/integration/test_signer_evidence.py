@@ -213,6 +213,14 @@ def test_what_was_swept_once_is_not_paid_out_twice_whatever_the_database_says(
         id=row.id,
     )
     scene.market.execute(
+        """
+        INSERT INTO fleet.nonce_digests (instruction_id, place, kind, unsigned_bytes, signing_hash, max_total_fee_wei)
+        SELECT id, 0, 'payout', unsigned_bytes, signing_hash, max_total_fee_wei
+        FROM fleet.release_instructions WHERE payment_id = :second RETURNING id
+        """,
+        second=second,
+    )
+    scene.market.execute(
         "UPDATE fleet.payment_routes SET destination_id = (SELECT destination_id FROM fleet.payment_routes "
         "WHERE payment_id = :first) WHERE payment_id = :second",
         first=first,
