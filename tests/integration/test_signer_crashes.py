@@ -148,6 +148,17 @@ def test_the_nonce_of_a_signed_payout_takes_a_fee_replacement_and_no_cheaper_one
             fee=again.max_total_fee_wei,
             id=row.id,
         )
+        scene.market.execute(
+            """
+            INSERT INTO fleet.nonce_digests (instruction_id, place, kind, unsigned_bytes, signing_hash, max_total_fee_wei)
+            SELECT :id, max(place) + 1, 'payout', :raw, :hash, :fee FROM fleet.nonce_digests WHERE instruction_id = :id
+            RETURNING id
+            """,
+            raw=again.signing_bytes(),
+            hash=again.signing_hash(),
+            fee=again.max_total_fee_wei,
+            id=row.id,
+        )
 
     with SoftwareDevice(scene.seed) as device, serving(scene.database) as url:
         with at_desk(scene, device.path, url, monkeypatch) as cli:
