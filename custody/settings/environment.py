@@ -67,6 +67,9 @@ class FleetSettings(BaseSettings):
     deposit_seed_file: Path | None = Field(None, description="BIP-39 phrase of the deposit account, mode 0600")
     gas_payer_key_file: Path | None = Field(None, description="hex private key of the gas payer, mode 0600")
 
+    # The gas key that executes what a Safe's owners signed: read by the releases worker alone (R16)
+    release_payer_key_file: Path | None = Field(None, description="hex private key of the release payer, mode 0600")
+
     # Seals of the ledger
     ledger_seal_key_file: Path | None = Field(
         None, description="Ed25519 private key, PEM, mode 0600; the sealer's alone"
