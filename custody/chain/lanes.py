@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-LaneKind = Literal["gas_payer", "destination", "treasury"]
+LaneKind = Literal["gas_payer", "destination", "treasury", "release_payer"]
 Purpose = Literal["top_up", "sweep", "release", "cancel"]
 
 

@@ -16,6 +16,7 @@ from custody.payments import lock_payment, move_payment
 from custody.releases import rows
 from custody.releases.outcome import Paid
 from custody.releases.rows import Instruction
+from custody.releases.states import InstructionState
 from custody.store.outbox import mirror
 
 _ETHER_DECIMALS: Final = 18
@@ -25,13 +26,17 @@ PAUSE_CHARACTERS: Final = 500
 def book_paid(
     connection: Connection,
     instruction: Instruction,
-    lane: LaneTransaction,
+    lane: LaneTransaction | None,
     receipt: Receipt,
     paid: Paid,
     evidence: Mapping[str, Any],
 ) -> None:
-    """``release:final`` on its outbound fact, the fee, and the states of lane, instruction, payment and request."""
-    _end_lane(connection, lane, receipt)
+    """``release:final`` on its outbound fact, the fee, and the states of lane, instruction, payment and request.
+
+    ``lane`` None: a Safe executed it, and the fee is the sender's own matter (safe_lanes).
+    """
+    if lane is not None:
+        _end_lane(connection, lane, receipt)
     rows.move(connection, instruction, "final", final_at=rows.now(connection))
     lock_payment(connection, instruction.payment_id)
     fact_id = _outbound_fact(connection, instruction, receipt, paid)
@@ -56,7 +61,8 @@ def book_paid(
     )
     move_payment(connection, instruction.payment_id, "released")
     _mark_seller_paid(connection, instruction.payment_id)
-    _book_fee(connection, instruction, receipt, evidence)
+    if lane is not None:
+        _book_fee(connection, instruction, receipt, evidence)
 
 
 def book_failed(
@@ -66,6 +72,8 @@ def book_failed(
     receipt: Receipt | None,
     reason: str,
     evidence: Mapping[str, Any],
+    *,
+    ended: InstructionState = "failed",
 ) -> None:
     """``release:void`` back to held (or disputed, L4), and the fee if our own transaction was mined.
 
@@ -78,7 +86,7 @@ def book_failed(
             text("UPDATE fleet.chain_transactions SET state = 'failed', last_error = :why WHERE id = :id"),
             {"id": lane.id, "why": reason},
         )
-    rows.move(connection, instruction, "failed")
+    rows.move(connection, instruction, ended)
     connection.execute(
         text("UPDATE fleet.release_instructions SET held_reason = :reason WHERE id = :id"),
         {"id": instruction.id, "reason": reason[: rows.REASON_CHARACTERS]},

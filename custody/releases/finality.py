@@ -26,7 +26,9 @@ from custody.store.engine import transaction
 
 log = structlog.get_logger(__name__)
 
-_OPEN: Final = "i.chain_id = :chain AND i.state IN ('handed_out', 'signed', 'broadcast')"
+_OPEN: Final = (
+    "i.chain_id = :chain AND i.unsigned_kind = 'transaction' AND i.state IN ('handed_out', 'signed', 'broadcast')"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from custody.releases.gate import ReleaseStopped
 from custody.releases.hand_out import hand_out_next
 from custody.releases.instructions import FIRST, candidates, draft_release, reserve
 from custody.releases.rows import Instruction
+from custody.releases.safe_finality import end_safe_ones
+from custody.releases.safe_treasury import SafeTreasury, safes_of
 from custody.releases.signing import judge_submissions
 from custody.releases.sources import (
     COMPLETED,
@@ -30,6 +32,7 @@ from custody.releases.sources import (
     SourceUnreadable,
     references,
 )
+from custody.safe import ReleasePayer
 from custody.settings.chains import Chains, load_chains
 from custody.settings.environment import FleetSettings
 from custody.store.engine import transaction
@@ -55,6 +58,9 @@ class Step:
     signed: SignedFolder | None = None
     """Where the signed genesis and policy lie; None where no approvals are required (R17)."""
     approval_lifetime_seconds: int = APPROVAL_LIFETIME_SECONDS
+    payer: ReleasePayer | None = None
+    safes: Mapping[int, SafeTreasury] = field(default_factory=dict[int, SafeTreasury])
+    """Treasuries that are Safes, by chain id, as the genesis in force pins them."""
     _after: UUID = field(default=FIRST, init=False)
 
     def run_once(self, limit: int) -> int:
@@ -68,12 +74,14 @@ class Step:
         except PolicyRefused as error:
             # Nothing new is promised, approved, handed out or sent; what is out already can still end.
             log.error("releases_policy_refused", reason=str(error))
-            progressed = 0
-        progressed += judge_submissions(self.engine, limit)
+            self.safes, progressed = {}, 0
+        progressed += judge_submissions(self.engine, limit, self.safes)
         for nodes in self.nodes.values():
-            progressed += broadcast_signed(self.engine, nodes, self.sources, limit, signed=self.signed)
+            safe = self.safes.get(nodes.chain.id)
+            progressed += broadcast_signed(self.engine, nodes, self.sources, limit, signed=self.signed, safe=safe)
             try:
                 progressed += end_deep_ones(self.engine, nodes, limit)
+                progressed += end_safe_ones(self.engine, nodes, limit)
             except (ChainUnavailable, WrongChain) as error:
                 log.warning("releases_chain_unavailable", chain_id=nodes.chain.id, reason=str(error))
                 continue
@@ -84,6 +92,7 @@ class Step:
                 signed=self.signed,
                 ceiling_wei=self.release_max_total_fee_wei,
                 in_flight_limit=self.release_in_flight_limit,
+                safe=safe,
             )
         return progressed
 
@@ -101,6 +110,7 @@ class Step:
         with transaction(self.engine) as connection:
             in_force = accept(connection, self.signed, rows.now(connection))
         require_genesis_treasuries(in_force.genesis.genesis, self.chains)
+        self.safes = safes_of(in_force.genesis.genesis, self.payer)
         return in_force.book
 
     def _approve(self, limit: int) -> int:
@@ -212,6 +222,7 @@ def run_once(
         settings.release_in_flight_limit,
         signed_folder(settings, configured),
         settings.approval_lifetime_seconds,
+        ReleasePayer.from_settings(settings),
     ).run_once(limit)
 
 
@@ -230,4 +241,5 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
         settings.release_in_flight_limit,
         signed_folder(settings, chains),
         settings.approval_lifetime_seconds,
+        ReleasePayer.from_settings(settings),
     )
