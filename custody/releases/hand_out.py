@@ -183,11 +183,13 @@ def _apply(
     if signed is not None:
         _require_policy(connection, instruction, signed)
         ceiling_wei = min(ceiling_wei, instruction.fee_ceiling_wei or 0)
-    _judge_books(connection, instruction)
     if isinstance(prices, SafeState):
         columns = safe_columns(connection, instruction, prices, ceiling_wei)
+        _judge_books(connection, instruction)
     else:
         columns = _transaction_columns(connection, instruction, prices, ceiling_wei)
+        _judge_books(connection, instruction)
+        _require_house_coins(connection, instruction, columns["max_total_fee_wei"])
     rows.move(
         connection, instruction, "handed_out", rejected_reason=None, handed_out_at=rows.now(connection), **columns
     )
@@ -227,7 +229,6 @@ def _transaction_columns(
         )
     except (FeeOverCeiling, TransactionError) as error:
         raise Held(str(error)) from error
-    _require_house_coins(connection, instruction, unsigned.max_total_fee_wei)
     return {
         "nonce": taken.nonce,
         "unsigned_bytes": unsigned.signing_bytes(),
