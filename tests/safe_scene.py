@@ -16,13 +16,21 @@ from custody.releases.safe_treasury import SafeTreasury
 from custody.safe import ReleasePayer, SafeTransaction
 from custody.settings.chains import Chain
 from custody.trezor import Signature
+from custody.trezor.derivation import SAFE_OWNER_PATH, parse_derivation_path
 from tests.conftest import Database
-from tests.release_scene import Scene, TokenChain
+from tests.release_scene import Scene, TokenChain, new_seed
 from tests.safe_world import OwnedSafe, sign_hash, state_of
 from workers.demo.development_chain import ETHER
 from workers.demo.safe_contracts import SafeContracts
+from workers.embedded.trezor_device.wallet import Wallet as SeedWallet
 
 PAYER_COINS = Decimal(10)
+
+
+def owner_of_seed(seed: str) -> LocalAccount:
+    """The owner's key outside the device: for what only an attacker, or the owners themselves, would sign."""
+    key = SeedWallet(seed).private_key(parse_derivation_path(SAFE_OWNER_PATH))
+    return Account.from_key(key.to_bytes())
 
 
 @dataclass
@@ -31,6 +39,7 @@ class SafeScene(Scene):
 
     contracts: SafeContracts = field(kw_only=True)
     safe: OwnedSafe = field(init=False)
+    owner_seeds: Sequence[str] = field(init=False)
     owners: Sequence[LocalAccount] = field(init=False)
     payer: LocalAccount = field(init=False)
 
@@ -48,7 +57,8 @@ class SafeScene(Scene):
         self.pin(self.safe.pinned(state_of(self.safe)))
 
     def make_treasury(self) -> str:
-        self.owners = [Account.create() for _ in range(3)]
+        self.owner_seeds = [new_seed() for _ in range(3)]
+        self.owners = [owner_of_seed(seed) for seed in self.owner_seeds]
         self.safe = OwnedSafe.make(self.chain.deployer, self.contracts, self.owners)
         return self.safe.address
 

@@ -16,7 +16,6 @@ from custody.trezor import DeviceError, DeviceRejected
 from custody.trezor.derivation import DerivationPathError
 from workers.signer import (
     ApiInstruction,
-    CheckedInstruction,
     Event,
     InstructionRefused,
     SignerApiError,
@@ -26,6 +25,7 @@ from workers.signer import (
     sign_instruction,
     sign_open_instructions,
 )
+from workers.signer.safe_desk import check_safe_instruction, describe_safe
 from workers.signer.session import describe
 
 EXIT_REFUSED: Final = 2
@@ -97,8 +97,12 @@ def show(instruction_id: Annotated[str, typer.Argument()], chains_file: ChainsFi
             claimed = client.instruction(instruction_id)
         console.print_json(json.dumps(claimed.model_dump()))
         if claimed.unsigned_bytes is not None:
-            checked = check_instruction(claimed, _chains(chains_file), fee_cap_wei=settings().release_max_total_fee_wei)
-            console.print(Panel("\n".join(describe(checked)), title="decoded here", title_align="left"))
+            fee_cap = settings().release_max_total_fee_wei
+            if claimed.unsigned_kind == "safe_transaction":
+                lines = describe_safe(check_safe_instruction(claimed, _chains(chains_file), fee_cap_wei=fee_cap))
+            else:
+                lines = describe(check_instruction(claimed, _chains(chains_file), fee_cap_wei=fee_cap))
+            console.print(Panel("\n".join(lines), title="decoded here", title_align="left"))
     except _SENTENCES as error:
         raise _fail(error) from None
 
@@ -124,7 +128,7 @@ def sign(
     if every and instruction_id is not None:
         raise typer.BadParameter("give an instruction or --all, not both")
 
-    def confirm(_checked: CheckedInstruction, _screens: tuple[str, ...]) -> bool:
+    def confirm(_checked: object, _screens: tuple[str, ...]) -> bool:
         return yes or typer.confirm("Send it to the device?")
 
     try:

@@ -118,7 +118,11 @@ class ApiInstruction(BaseModel):
     amount: Annotated[str, Field(pattern=r"^[0-9]{1,78}(\.[0-9]{1,18})?$")]
     amount_units: _Digits
     nonce: int | None
+    unsigned_kind: Literal["transaction", "safe_transaction"] = "transaction"
+    """What the bytes are: a transaction of the treasury's account, or a SafeTx for a Safe's owners (R16)."""
     unsigned_bytes: _HexBytes | None
+    signed_by: tuple[str, ...] = ()
+    """Owners of the Safe whose signatures count already."""
     signing_hash: _HexBytes | None
     max_total_fee_wei: _Digits | None
     release_epoch: int = 0

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
@@ -20,6 +20,9 @@ from workers.signer.checks import (
     require_readable,
 )
 from workers.signer.client import ApiInstruction, SignerApiAway, SignerApiError, SignerClient
+
+if TYPE_CHECKING:
+    from workers.signer.safe_desk import CheckedSafe
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +69,7 @@ class SigningOutcome:
 
 
 Progress = Callable[[Event], None]
-Confirm = Callable[[CheckedInstruction, tuple[str, ...]], bool]
+Confirm = Callable[["CheckedInstruction | CheckedSafe", tuple[str, ...]], bool]
 
 
 def sign_instruction(
@@ -86,6 +89,10 @@ def sign_instruction(
     claimed = client.instruction(instruction_id)
     if claimed.state != "handed_out":
         raise InstructionRefused(f"Instruction {claimed.id} is {claimed.state}; only a handed-out one can be signed.")
+    if claimed.unsigned_kind == "safe_transaction":
+        from workers.signer.safe_desk import sign_as_owner  # which tells of what it does by this module's events
+
+        return sign_as_owner(client, chains, desk, claimed, progress=progress, confirm=confirm)
     checked = check_instruction(claimed, chains, fee_cap_wei=desk.fee_cap_wei)
     require_device_path(checked.chain, desk.device_path)
     with open_device(
@@ -94,7 +101,7 @@ def sign_instruction(
         derivation_path=desk.derivation_path,
         pin_callback=desk.pin_callback,
         passphrase=desk.passphrase,
-        button_callback=lambda prompt: progress(_prompted(claimed, prompt)),
+        button_callback=lambda prompt: progress(prompted(claimed, prompt)),
         approval_timeout_seconds=desk.approval_timeout_seconds,
         lock_folder=desk.lock_folder,
     ) as device:
@@ -234,7 +241,8 @@ def _needs_people(found: list[ApiInstruction], outcome: SigningOutcome) -> str |
     return None
 
 
-def _prompted(claimed: ApiInstruction, prompt: Prompt) -> Event:
+def prompted(claimed: ApiInstruction, prompt: Prompt) -> Event:
+    """What is told when a screen waits for a person."""
     return Event("prompt", f"Screen {prompt.number} waits on the device.", claimed.id)
 
 

@@ -25,7 +25,9 @@ _COLUMNS: Final = """
     SELECT i.*, t.symbol, t.decimals, approvals.persons, s.kind AS last_kind, s.state AS last_state,
         coalesce(s.refused_reason, s.reason) AS last_reason, (
             SELECT a.label FROM fleet.address_book a WHERE a.chain_id = i.chain_id AND a.address = i.recipient
-            ORDER BY a.created_at DESC LIMIT 1) AS label
+            ORDER BY a.created_at DESC LIMIT 1) AS label, (
+            SELECT coalesce(array_agg(o.signer ORDER BY o.received_at, o.id), '{}') FROM fleet.signature_submissions o
+            WHERE o.instruction_id = i.id AND o.signer IS NOT NULL) AS signed_by
     FROM fleet.release_instructions i
     JOIN fleet.tokens t ON t.chain_id = i.chain_id AND t.token = i.token
     LEFT JOIN LATERAL (
@@ -75,7 +77,9 @@ def _instruction(row: Any) -> dict[str, Any]:
         "amount": f"{row.amount.normalize():f}",
         "amount_units": str(int(row.amount_units)),
         "nonce": row.nonce,
+        "unsigned_kind": row.unsigned_kind,
         "unsigned_bytes": _hex(row.unsigned_bytes),
+        "signed_by": list(row.signed_by),
         "signing_hash": _hex(row.signing_hash),
         "max_total_fee_wei": None if row.max_total_fee_wei is None else str(int(row.max_total_fee_wei)),
         "release_epoch": row.release_epoch,
