@@ -4,7 +4,7 @@ Contract sources: Safe 1.3.0 and 1.4.1. Hashes and signatures by EIP-712.
 """
 
 from custody.safe.payer import PayerRefused, ReleasePayer
-from custody.safe.pins import safe_differences
+from custody.safe.pins import pins_of, safe_differences
 from custody.safe.reading import NotASafe, SafeState, read_safe
 from custody.safe.signatures import OwnerSignature, OwnerSignatureRefused, pack_signatures, read_owner_signature
 from custody.safe.transaction import SafeTransaction, SafeTransactionError
@@ -19,6 +19,7 @@ __all__ = [
     "SafeTransaction",
     "SafeTransactionError",
     "pack_signatures",
+    "pins_of",
     "read_owner_signature",
     "read_safe",
     "safe_differences",

@@ -1,7 +1,7 @@
 """A Safe against what the signed genesis pins of it: each difference a sentence, and any one stops everything (R16)."""
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from custody.policy.genesis import Treasury
 from custody.safe.reading import SafeState
@@ -29,6 +29,20 @@ def safe_differences(found: SafeState, pinned: Treasury) -> tuple[str, ...]:
     if found.domain_separator != domain_separator(found.chain_id, found.address):
         sentences.append("it hashes its transactions for another chain or address")
     return tuple(sentences)
+
+
+def pins_of(found: SafeState) -> dict[str, Any]:
+    """What a genesis says of a Safe as it is now: its table ``treasury``, to be read by people before they sign it."""
+    return {
+        "kind": "safe",
+        "address": found.address,
+        "singleton_code_hash": found.singleton_code_hash,
+        "proxy_code_hash": found.proxy_code_hash,
+        "owners": list(found.owners),
+        "threshold": found.threshold,
+        "fallback_handler": found.fallback_handler,
+        **({} if found.guard is None else {"guard": found.guard}),
+    }
 
 
 def version_of(text: str) -> tuple[int, int, int] | None:
