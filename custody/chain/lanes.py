@@ -149,6 +149,23 @@ def store_signed(connection: Connection, transaction_id: UUID, signed_bytes: byt
     )
 
 
+def replace_signed(
+    connection: Connection, transaction_id: UUID, data: bytes, signed_bytes: bytes, transaction_hash: str
+) -> None:
+    """Another call on the same nonce takes the place of one that is not mined; the hashes of both are kept (R1)."""
+    connection.execute(
+        text(
+            """
+            UPDATE fleet.chain_transactions
+            SET data = :data, signed_bytes = :raw, transaction_hash = :hash, hashes = array_append(hashes, :hash),
+                state = 'signed'
+            WHERE id = :id AND state IN ('signed', 'broadcast')
+            """
+        ),
+        {"id": transaction_id, "data": data, "raw": signed_bytes, "hash": transaction_hash},
+    )
+
+
 def mark_broadcast(connection: Connection, transaction_id: UUID) -> None:
     """A node has taken the bytes (or knew them already), now. Sending the same bytes again is harmless."""
     connection.execute(

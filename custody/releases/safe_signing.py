@@ -12,7 +12,7 @@ from custody.policy.genesis import Treasury
 from custody.releases import rows
 from custody.releases.payout import BytesDiffer
 from custody.releases.rows import Instruction
-from custody.releases.safe_treasury import stored_payout
+from custody.releases.safe_treasury import asked_of_owners
 from custody.safe import OwnerSignature, OwnerSignatureRefused
 from custody.safe.signatures import owner_of
 from custody.trezor.transaction import Signature, SignatureError
@@ -31,14 +31,14 @@ _ACCEPT: Final = text(
 
 
 def take_owner_signature(connection: Connection, instruction: Instruction, row: Any, pinned: Treasury) -> int:
-    """Accept the submission ``row`` of one owner; how many have signed now. With the threshold it becomes ``signed``.
+    """Accept the submission ``row`` of one owner; how many have signed now. With the threshold a payout is ``signed``.
 
     The caller holds the instruction's lock. Raises BytesDiffer, OwnerSignatureRefused.
     """
-    payout = stored_payout(instruction)
+    asked = asked_of_owners(instruction)
     if pinned.threshold is None or pinned.address != instruction.treasury:
         raise BytesDiffer("the genesis pins another Safe than the instruction's treasury")
-    digest = payout.hash()
+    digest = asked.hash()
     try:
         signature = Signature(int(row.y_parity), int(row.r), int(row.s))
     except SignatureError as error:
@@ -56,7 +56,7 @@ def take_owner_signature(connection: Connection, instruction: Instruction, row: 
         signed=count,
         needed=pinned.threshold,
     )
-    if count >= pinned.threshold:
+    if count >= pinned.threshold and not asked.is_rejection:
         rows.move(connection, instruction, "signed", rejected_reason=None, signed_at=rows.now(connection))
     return count
 

@@ -60,6 +60,17 @@ def payout_of(instruction: Instruction, nonce: int) -> SafeTransaction:
     return SafeTransaction(instruction.chain_id, instruction.treasury, call.to, call.value, call.data, nonce)
 
 
+def asked_of_owners(instruction: Instruction) -> SafeTransaction:
+    """What the Safe's owners sign now: the payout, or its rejection while it is cancelled (R1). Raises BytesDiffer."""
+    payout = stored_payout(instruction)
+    if instruction.state != "cancelling":
+        return payout
+    rejection = payout.rejection()
+    if rejection.hash() != instruction.rejection_hash:
+        raise BytesDiffer("unsigned bytes: the rejection's hash is not the instruction's")
+    return rejection
+
+
 def stored_payout(instruction: Instruction) -> SafeTransaction:
     """The instruction's stored SafeTx, which must be the one it describes (R19). Raises BytesDiffer."""
     if not instruction.is_safe or instruction.unsigned_bytes is None or instruction.nonce is None:

@@ -111,7 +111,7 @@ def _accept(connection: Connection, instruction: Instruction, row: Any) -> None:
 
 
 def _accept_owner(connection: Connection, instruction: Instruction, row: Any, safe: SafeTreasury | None) -> None:
-    if instruction.state != "handed_out":
+    if instruction.state not in {"handed_out", "cancelling"}:
         raise SubmissionRefused(f"not_handed_out: the instruction is {instruction.state}; it takes no signature.")
     if safe is None:
         raise SubmissionRefused("safe_not_pinned: no signed genesis names this Safe's owners.")

@@ -23,6 +23,7 @@ from custody.releases.hand_out import hand_out_next
 from custody.releases.instructions import FIRST, candidates, draft_release, reserve
 from custody.releases.rows import Instruction
 from custody.releases.safe_finality import end_safe_ones
+from custody.releases.safe_rejection import send_rejections
 from custody.releases.safe_treasury import SafeTreasury, safes_of
 from custody.releases.signing import judge_submissions
 from custody.releases.sources import (
@@ -79,6 +80,7 @@ class Step:
         for nodes in self.nodes.values():
             safe = self.safes.get(nodes.chain.id)
             progressed += broadcast_signed(self.engine, nodes, self.sources, limit, signed=self.signed, safe=safe)
+            progressed += send_rejections(self.engine, nodes, safe, limit)
             try:
                 progressed += end_deep_ones(self.engine, nodes, limit)
                 progressed += end_safe_ones(self.engine, nodes, limit)

@@ -4,13 +4,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_defunct
 
 from custody.chain import erc20
+from custody.releases import rows
+from custody.releases.safe_rejection import begin_rejection
 from custody.safe.contract import FALLBACK_HANDLER_SLOT, GUARD_SLOT, SENTINEL
+from custody.store.engine import transaction
 from custody.trezor import Signature
 from tests.conftest import Database
 from tests.release_scene import AMOUNT, UNITS, TokenChain
@@ -297,3 +301,58 @@ def test_without_payer_genesis_or_coins_it_waits_with_a_sentence(scene: SafeScen
     scene.run()
     assert scene.instruction(payment).state == "final"
     assert Decimal(scene.paid_to(payment)) == UNITS
+
+
+def _begin_rejection(scene: SafeScene, payment: UUID) -> None:
+    with transaction(scene.database.engine("fleet_releases")) as connection:
+        begin_rejection(connection, rows.lock(connection, scene.instruction(payment).id))
+
+
+def test_a_payout_is_rejected_by_its_owners_through_the_fleet(scene: SafeScene) -> None:
+    payment = scene.payment()
+    scene.run()
+    scene.submit(payment, scene.owner_signs(payment, scene.owners[0]))
+    scene.run()
+    _begin_rejection(scene, payment)
+    scene.run()
+    waits = scene.instruction(payment)
+    assert waits.held_reason.startswith("signatures_refused: too_few_signatures: 0 of 2 owners signed")
+    rejection = scene.transaction(payment).rejection()
+    for owner in scene.owners[1:]:
+        scene.submit(payment, sign_hash(owner, rejection.hash()))
+    # Its payout's signature counts no more, though it was an owner's.
+    scene.submit(payment, scene.owner_signs(payment, scene.owners[2]))
+    scene.due_now()
+    scene.run()
+    row = scene.instruction(payment)
+    assert row.state == "cancelled"
+    assert scene.release_entries(payment) == [("reserve", AMOUNT), ("void", AMOUNT)]
+    assert scene.submissions(payment)[-1][0] == "refused"
+    assert scene.token_balance(row.recipient) == 0
+    scene.require_books_equal_chain()
+
+
+def test_a_rejection_takes_the_place_of_an_unmined_execution(scene: SafeScene) -> None:
+    payment = scene.payment()
+    scene.run()
+    scene.two_sign(payment)
+    scene.chain.development.set_automine(enabled=False)
+    try:
+        scene.run()
+        assert scene.instruction(payment).state == "broadcast"
+        _begin_rejection(scene, payment)
+        rejection = scene.transaction(payment).rejection()
+        for owner in scene.owners[:2]:
+            scene.submit(payment, sign_hash(owner, rejection.hash()))
+        scene.run()
+        [lane] = scene.chain_transactions(payment)
+        assert (lane.state, len(lane.hashes)) == ("broadcast", 2)
+        assert bytes(lane.data) == rejection.calldata(scene.safe.packed(rejection))
+        scene.chain.development.mine(1)
+    finally:
+        scene.chain.development.set_automine(enabled=True)
+    scene.due_now()
+    scene.run()
+    assert scene.instruction(payment).state == "cancelled"
+    assert scene.paid_to(payment) == 0
+    scene.require_books_equal_chain()

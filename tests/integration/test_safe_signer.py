@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
+from custody.releases import rows
+from custody.releases.safe_rejection import begin_rejection
 from custody.settings.chains import Chains
+from custody.store.engine import transaction
 from custody.trezor import DeviceRejected
 from custody.trezor.derivation import SAFE_OWNER_PATH
 from custody.trezor.sentences import DeviceUnsupported
@@ -187,3 +190,24 @@ def test_the_signers_own_file_says_whose_the_treasury_is(
             pytest.raises(InstructionRefused, match=words),
         ):
             _sign(scene, client, device, tmp_path, mine)
+
+
+def test_owners_sign_the_rejection_that_their_own_machines_make(
+    scene: SafeScene, client: SignerClient, tmp_path: Path
+) -> None:
+    payment = scene.payment()
+    scene.run()
+    with transaction(scene.database.engine("fleet_releases")) as connection:
+        begin_rejection(connection, rows.lock(connection, scene.instruction(payment).id))
+    for seed in scene.owner_seeds[:2]:
+        with SoftwareDevice(seed, model=Model.SAFE_5) as device:
+            done, events = _sign(scene, client, device, tmp_path)
+            assert done
+            assert any(line.startswith("REJECTION of release") for event in events for line in event.lines)
+            shown = "".join(line for screen in device.screens for line in screen)
+            assert scene.chain.token not in shown
+        scene.run()
+    scene.due_now()
+    scene.run()
+    assert scene.instruction(payment).state == "cancelled"
+    assert scene.paid_to(payment) == 0

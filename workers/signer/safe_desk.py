@@ -60,7 +60,9 @@ def check_safe_instruction(claimed: ApiInstruction, chains: Chains, *, fee_cap_w
     fee = int(claimed.max_total_fee_wei or 0)
     if fee > fee_cap_wei:
         raise refused(claimed, f"its execution may cost {fee} wei, this machine allows {fee_cap_wei}")
-    return CheckedSafe(claimed, transaction, chain, token.symbol, token.decimals)
+    # While it is cancelled its owners sign the same nonce spent on nothing, which this machine makes by itself (R1).
+    asked = transaction.rejection() if claimed.state == "cancelling" else transaction
+    return CheckedSafe(claimed, asked, chain, token.symbol, token.decimals)
 
 
 def describe_safe(checked: CheckedSafe) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ def describe_safe(checked: CheckedSafe) -> tuple[str, ...]:
     claimed, transaction, owners = checked.claimed, checked.transaction, checked.chain.safe
     assert owners is not None
     return (
-        f"{claimed.purpose} {claimed.id}",
+        f"{'REJECTION of ' if transaction.is_rejection else ''}{claimed.purpose} {claimed.id}",
         f"Amount     {format_units(int(claimed.amount_units), checked.decimals)} {checked.symbol} ({claimed.token})",
         f"Recipient  {claimed.recipient}",
         f"Label      {claimed.label or 'no label in the address book'}",

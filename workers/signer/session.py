@@ -87,7 +87,8 @@ def sign_instruction(
     SignerApiError.
     """
     claimed = client.instruction(instruction_id)
-    if claimed.state != "handed_out":
+    is_rejection = claimed.state == "cancelling" and claimed.unsigned_kind == "safe_transaction"
+    if claimed.state != "handed_out" and not is_rejection:
         raise InstructionRefused(f"Instruction {claimed.id} is {claimed.state}; only a handed-out one can be signed.")
     if claimed.unsigned_kind == "safe_transaction":
         from workers.signer.safe_desk import sign_as_owner  # which tells of what it does by this module's events

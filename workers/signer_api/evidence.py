@@ -27,7 +27,8 @@ _COLUMNS: Final = """
             SELECT a.label FROM fleet.address_book a WHERE a.chain_id = i.chain_id AND a.address = i.recipient
             ORDER BY a.created_at DESC LIMIT 1) AS label, (
             SELECT coalesce(array_agg(o.signer ORDER BY o.received_at, o.id), '{}') FROM fleet.signature_submissions o
-            WHERE o.instruction_id = i.id AND o.signer IS NOT NULL) AS signed_by
+            WHERE o.instruction_id = i.id
+              AND o.digest = CASE i.state WHEN 'cancelling' THEN i.rejection_hash ELSE i.signing_hash END) AS signed_by
     FROM fleet.release_instructions i
     JOIN fleet.tokens t ON t.chain_id = i.chain_id AND t.token = i.token
     LEFT JOIN LATERAL (

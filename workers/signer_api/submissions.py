@@ -63,7 +63,7 @@ def submit(connection: Connection, instruction_id: UUID, body: SignatureBody | R
     ).one_or_none()
     if standing is not None:
         return {"submission_id": str(standing.id), "state": standing.state, "repeated": True}
-    if state != "handed_out":
+    if state not in {"handed_out", "cancelling"}:
         raise SubmissionRefused(409, f"The instruction is {state}; only one that is handed out takes an answer.")
     waiting = connection.execute(
         text(
