@@ -12,7 +12,8 @@ COPY workers workers
 RUN /opt/fleet/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.11-slim
-RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin fleet
+RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin fleet \
+    && install -d -o fleet -m 0700 /var/lib/keys
 COPY --from=build /opt/fleet /opt/fleet
 ENV PATH=/opt/fleet/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 FLEET_STATE_DIR=/run/fleet
 USER fleet

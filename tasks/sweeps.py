@@ -10,17 +10,20 @@ from tasks.doors import Door, Step
 
 
 def build(engine: Engine, settings: FleetSettings) -> Step:
-    """Reads the deposit seed and the gas payer's key: this worker alone does. Raises SettingsError naming what lacks."""
+    """Has no key: the keys agent signs (R20). Raises SettingsError naming what lacks."""
     from custody.chain import ChainClient, connections
+    from custody.destinations.keys.client import KeysAgent
     from custody.destinations.sweeps.advancing import run_once
-    from custody.destinations.sweeps.keys import SweepSigner
+    from custody.destinations.sweeps.signing import SweepSigner
     from custody.policy import read_genesis, require_genesis_treasuries
     from custody.policy.safekeeping import signed_folder
     from custody.settings.chains import load_chains
     from custody.store.engine import transaction
 
+    settings.require("keys_agent_socket")
+    assert settings.keys_agent_socket is not None
     chains = load_chains(settings.path("chains_file"))
-    signer = SweepSigner.from_settings(settings, chains)
+    signer = SweepSigner(KeysAgent(settings.keys_agent_socket))
     clients = {chain.id: ChainClient(connections(chain)[0]) for chain in chains.chains}
     signed = signed_folder(settings, chains)
 
@@ -36,6 +39,7 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
             signer,
             limit=settings.claim_limit,
             in_flight_limit=settings.sweep_in_flight_limit,
+            payer_float_maximum_wei=settings.gas_payer_float_maximum_wei,
         )
 
     return step

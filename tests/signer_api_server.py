@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import uvicorn
+from starlette.types import ASGIApp
 
 from tests.conftest import Database
 from workers.signer_api.application import create_application
@@ -17,12 +18,14 @@ TOKEN = "a" * 16 + "0123456789abcdef" * 3
 
 
 @contextmanager
-def serving(database: Database, limit: RateLimit | None = None) -> Generator[str]:
-    """The API under uvicorn, with its own database role."""
+def serving(
+    database: Database, limit: RateLimit | None = None, *, around: Callable[[ASGIApp], ASGIApp] = lambda inner: inner
+) -> Generator[str]:
+    """The API under uvicorn, with its own database role; ``around`` puts something before it."""
     application = create_application(
         database.engine("fleet_signer_api"), TOKEN, rate_limit=limit or RateLimit(per_second=1e6, burst=1e6)
     )
-    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(around(application), host="127.0.0.1", port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -1,8 +1,8 @@
 """A chain of a test module's own with real tokens, and a fleet that sweeps on it as the sweeps worker does."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -12,10 +12,11 @@ from sqlalchemy import text
 
 from custody.chain import ChainClient, Receipt, to_amount
 from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
-from custody.destinations.derivation import address_at, seed_from_phrase
+from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
 from custody.destinations.issuing import register_deposit_account
+from custody.destinations.keys.client import KeysAgent
 from custody.destinations.sweeps.advancing import run_once
-from custody.destinations.sweeps.keys import SweepSigner
+from custody.destinations.sweeps.signing import SweepSigner
 from custody.ledger import Entry, post
 from custody.ledger.house import ensure_house_account
 from custody.settings.chains import Chains
@@ -23,6 +24,7 @@ from custody.store.engine import transaction
 from tests.anvil_node import running_anvil
 from tests.conftest import STATE_DIR, Database
 from tests.fleet_process import wait_for
+from tests.keys_agent import new_phrase, serving, socket_folder, vault_of
 from tests.marketplace import Marketplace
 from workers.demo.contract_packages import CIRCLE_PACKAGE, REQUEST_NETWORK_PACKAGE
 from workers.demo.contracts import DeployedContracts, deploy_contracts, mint
@@ -30,7 +32,6 @@ from workers.demo.development_chain import ETHER, DevelopmentChain
 from workers.demo.wallet import Wallet
 from workers.embedded import npm_packages
 
-PHRASE = "all all all all all all all all all all all all"
 CHAIN_ID = 31337
 DECIMALS = 6
 FUNDING_WEI = 10 * ETHER
@@ -44,6 +45,7 @@ class World:
     chain: DevelopmentChain
     contracts: DeployedContracts
     deployer: Wallet
+    agents: ExitStack = field(default_factory=ExitStack)
 
     @property
     def client(self) -> ChainClient:
@@ -70,7 +72,9 @@ def sweeping_world(*arguments: str) -> Generator[World]:
         owner = chain.new_account(1000 * ETHER)
         contracts = deploy_contracts(rpc_url, packages, owner)
         deployer = Wallet.open(rpc_url, owner)
-        yield World(chain, contracts, deployer)
+        world = World(chain, contracts, deployer)
+        with world.agents:
+            yield world
         chain.close()
         deployer.client.close()
 
@@ -78,7 +82,10 @@ def sweeping_world(*arguments: str) -> Generator[World]:
 class SweepingFleet:
     """A fresh database's sweeping: own gas payer and treasury, deposits booked as watcher and confirmations would."""
 
-    def __init__(self, world: World, database: Database, token: str, *, funding_wei: int = FUNDING_WEI) -> None:
+    def __init__(
+        self, world: World, database: Database, token: str, *, funding_wei: int = FUNDING_WEI, agent: bool = True
+    ) -> None:
+        """``agent``: have the keys agent in a thread; without it a test brings its own to ``socket``."""
         self.world = world
         self.database = database
         self.token = token
@@ -107,11 +114,16 @@ class SweepingFleet:
             }
         )
         # Another account's addresses for each database: the module's chain is shared.
-        self.seed = seed_from_phrase(PHRASE)[:32] + bytes(payer.key)
-        self.signer = SweepSigner(seed=self.seed, gas_payer_key=bytes(payer.key), chains=self.chains)
+        self.phrase, self.payer_key = new_phrase(), bytes(payer.key)
+        self.xpub = account_xpub_from_seed(seed_from_phrase(self.phrase))
         self.payer = payer.address
+        self.socket = world.agents.enter_context(socket_folder()) / "agent.sock"
+        if agent:
+            vault = vault_of(self.phrase, self.payer_key, self.chains, self.socket.with_name("journal"))
+            world.agents.enter_context(serving(vault, self.socket))
+        self.signer = SweepSigner(KeysAgent(self.socket))
         with transaction(database.engine("fleet_operator")) as connection:
-            self.account = register_deposit_account(connection, self.signer.xpub)
+            self.account = register_deposit_account(connection, self.xpub)
             self.house = ensure_house_account(connection, CHAIN_ID, self.payer, "gas_payer")
         if funding_wei:
             self.fund(funding_wei)
@@ -156,7 +168,7 @@ class SweepingFleet:
     def payment(self, units: int) -> UUID:
         """A payment with a route to the seed's next address."""
         index = self.market._indices + 1
-        address = address_at(self.signer.xpub, index)
+        address = address_at(self.xpub, index)
         payment = self.market.payment(to_amount(units, DECIMALS), destination=address)
         self.market.execute(
             "UPDATE public.derived_destinations SET deposit_account_id = :a WHERE address = :d",

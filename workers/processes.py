@@ -59,7 +59,7 @@ class Process:
 
 _WORKER_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "confirmations": ("chains_file",),
-    "sweeps": ("chains_file", "deposit_seed_file", "gas_payer_key_file"),
+    "sweeps": ("chains_file",),
     "releases": ("chains_file", "mongo_url"),
     "mirror": ("mongo_url",),
 }
@@ -118,6 +118,14 @@ PROCESSES: Final = (
         "fleet_sealer",
         ("ledger_seal_key_file",),
         "Signs a Merkle root over each finished window of the ledger.",
+    ),
+    Process(
+        "keys-agent",
+        ("-m", "workers.keys_agent"),
+        None,
+        ("deposit_seed_file", "gas_payer_key_file"),
+        "Holds the keys of deposits and gas; signs sweeps to the treasury and nothing else.",
+        may_have=("chains_file",),  # a development chain's treasury; elsewhere it comes from the signed genesis
     ),
     *(
         Process(

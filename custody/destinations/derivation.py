@@ -1,9 +1,10 @@
-"""Deposit addresses from one BIP-32 account: ``m/44'/60'/0'/0/{index}``.
+"""Addresses from one BIP-32 account: ``m/44'/60'/0'/0/{index}`` for deposits, another account for other roles.
 
-The public side (an account xpub) is all that issuing needs. The private side is called by the sweeps worker alone.
+The public side (an account xpub) is all that issuing needs. The private side is called by the keys agent alone.
 Sources: BIP-32, BIP-39, BIP-44, SLIP-44 (60), EIP-55. bip-utils does the arithmetic, imported where it is used.
 """
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -20,29 +21,31 @@ _HARDENED_ZERO: Final = 1 << 31
 INDEX_LIMIT: Final = 1 << 31
 """Indices from here on are hardened: an xpub cannot derive them."""
 _XPUB_CHARACTERS_MAXIMUM: Final = 112  # an extended key has 111 base58 characters
+_ACCOUNT: Final = re.compile(r"m/44'/60'/(0|[1-9][0-9]{0,8})'")
 
 
 class DerivationError(ValueError):
     """An extended key, phrase or index that no deposit address may come from. Never carries key material."""
 
 
-def derivation_path(index: int) -> str:
-    """The path of one deposit address as text. Raises DerivationError for an index out of range."""
-    return f"{ACCOUNT_PATH}/0/{_checked_index(index)}"
+def derivation_path(index: int, account: str = ACCOUNT_PATH) -> str:
+    """The path of one address of ``account`` as text. Raises DerivationError for an index out of range."""
+    return f"{account}/0/{_checked_index(index)}"
 
 
-def address_at(xpub: str, index: int) -> ChecksumAddress:
-    """The checksum address of child 0/``index`` of an account xpub.
+def address_at(xpub: str, index: int, account: str = ACCOUNT_PATH) -> ChecksumAddress:
+    """The checksum address of child 0/``index`` of the xpub of ``account``.
 
-    Raises DerivationError for a private or foreign extended key, one that is not of depth 3, or a wrong index.
+    Raises DerivationError for a private or foreign extended key, one that is not of depth 3 or of another account, or
+    a wrong index.
     """
-    public = _external_chain(xpub).ChildKey(_checked_index(index)).PublicKey().RawUncompressed().ToBytes()
+    public = _external_chain(xpub, account).ChildKey(_checked_index(index)).PublicKey().RawUncompressed().ToBytes()
     return to_checksum_address(keccak(public[1:])[-20:])
 
 
-def xpub_fingerprint(xpub: str) -> str:
+def xpub_fingerprint(xpub: str, account: str = ACCOUNT_PATH) -> str:
     """The account key's BIP-32 fingerprint, 0x and 8 hex digits. Raises DerivationError as ``address_at``."""
-    return "0x" + _account(xpub).FingerPrint().ToBytes().hex()
+    return "0x" + _account(xpub, account).FingerPrint().ToBytes().hex()
 
 
 def seed_from_phrase(phrase: str) -> bytes:
@@ -61,7 +64,7 @@ def account_xpub_from_seed(seed: bytes) -> str:
 
 
 def private_key_at(seed: bytes, index: int) -> bytes:
-    """The 32-byte private key of child 0/``index``. Called by ``sweeps.keys`` alone (R20): one child key and the
+    """The 32-byte private key of child 0/``index``. Called by ``keys.vault`` alone (R20): one child key and the
     xpub give every other child's.
 
     Raises DerivationError for a wrong index or seed.
@@ -85,11 +88,11 @@ def _account_of_seed(seed: bytes) -> "Bip32Base":
 
 
 @lru_cache(maxsize=8)  # one account is active, a few are draining
-def _external_chain(xpub: str) -> "Bip32Base":
-    return _account(xpub).ChildKey(0)
+def _external_chain(xpub: str, account: str) -> "Bip32Base":
+    return _account(xpub, account).ChildKey(0)
 
 
-def _account(xpub: str) -> "Bip32Base":
+def _account(xpub: str, path: str) -> "Bip32Base":
     from bip_utils import Base58ChecksumError, Bip32KeyError, Bip32Slip10Secp256k1
 
     # Refused by its first letters, before a library sees it: a private key must not get into anyone's error.
@@ -103,10 +106,13 @@ def _account(xpub: str) -> "Bip32Base":
         raise DerivationError("xpub: not a valid extended public key; copy it again from its source") from None
     if not account.IsPublicOnly():
         raise DerivationError("xpub: a private extended key is refused")
+    found = _ACCOUNT.fullmatch(path)
+    if found is None:
+        raise DerivationError(f"account: expected a path such as {ACCOUNT_PATH}, got {path!r}")
     depth, child = account.Depth().ToInt(), account.Index().ToInt()
-    if depth != ACCOUNT_DEPTH or child != _HARDENED_ZERO:
+    if depth != ACCOUNT_DEPTH or child != _HARDENED_ZERO + int(found[1]):
+        of = f"depth {depth}" if depth != ACCOUNT_DEPTH else f"account {child - _HARDENED_ZERO}"
         raise DerivationError(
-            f"xpub: expected the account {ACCOUNT_PATH} (depth {ACCOUNT_DEPTH}), got depth {depth}; "
-            f"export the xpub of {ACCOUNT_PATH}"
+            f"xpub: expected the account {path} (depth {ACCOUNT_DEPTH}), got {of}; export the xpub of {path}"
         )
     return account

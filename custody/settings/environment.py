@@ -63,9 +63,13 @@ class FleetSettings(BaseSettings):
     )
     request_network_api_interval_seconds: Annotated[float, Field(ge=0.2, le=60)] = 1.0
 
-    # Keys: read by the sweeps worker alone
+    # Keys: read by the keys agent alone
     deposit_seed_file: Path | None = Field(None, description="BIP-39 phrase of the deposit account, mode 0600")
     gas_payer_key_file: Path | None = Field(None, description="hex private key of the gas payer, mode 0600")
+    keys_agent_socket: Path | None = Field(None, description="Unix socket of the keys agent, at most 107 bytes of path")
+    keys_agent_journal: Path | None = Field(None, description="file of what the gas payer spent in the last day")
+    gas_payer_day_maximum_wei: Annotated[int, Field(ge=21_000)] = 10**18
+    gas_payer_float_maximum_wei: Annotated[int, Field(ge=21_000)] = 10**19
 
     # The gas key that executes what a Safe's owners signed: read by the releases worker alone (R16)
     release_payer_key_file: Path | None = Field(None, description="hex private key of the release payer, mode 0600")
@@ -85,11 +89,30 @@ class FleetSettings(BaseSettings):
         pattern=r"^https?://[^/\s]+/?$",
         description="where `fleet signer` finds the signer API, http(s)://HOST:PORT",
     )
+    signer_api_public_host: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9.-]*:[0-9]{1,5}$",
+        max_length=36,
+        description="HOST:PORT of SIGNER_API_URL as signers' machines have it, lower case",
+    )
+    signer_api_certificate_pin: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the certificate (DER) that signers see there"
+    )
     signer_api_token_file: Path | None = Field(None, description="bearer token shared by API and signer, mode 0600")
     trezor_path: str | None = Field(None, description="trezorlib path of the device, e.g. webusb:... or udp:HOST:PORT")
     trezor_derivation_path: Annotated[str, Field(pattern=r"^m(/[0-9]{1,10}['h]?){1,10}$")] = "m/44'/60'/0'/0/0"
     trezor_approval_timeout_seconds: Annotated[int, Field(ge=5, le=3600)] = 300
     trezor_safekeeping_required: bool = True
+    trezor_fingerprint: str | None = Field(
+        None, pattern=r"^[0-9a-f]{8}$", description="fingerprint of the wallet's root key; its device is the one used"
+    )
+    signer_name: str | None = Field(
+        None, pattern=r"^[!-~]([ -~]{0,62}[!-~])?$", description="who signs, as other signers see it; else user@host"
+    )
+    signer_trust_file: Path | None = Field(None, description="trust.toml of a signer's own machine (docs/sign.md)")
+    signer_journal_file: Path | None = Field(
+        None, description="the signer's journal; signer-journal.jsonl in FLEET_STATE_DIR when not set"
+    )
 
     # What may be done with money: signed files (docs/custody/policy.md)
     policy_dir: Path | None = Field(None, description="folder of genesis.toml and policy.toml with their signatures")

@@ -44,6 +44,7 @@ def open_device(
     *,
     expected_address: str | None,
     derivation_path: str,
+    expected_fingerprint: str | None = None,
     pin_callback: Callable[[], str] | None = None,
     passphrase: str | Callable[[], str] | None = None,
     button_callback: Callable[[Prompt], None] | None = None,
@@ -52,6 +53,9 @@ def open_device(
 ) -> Generator[SigningDevice]:
     """Open the device at `path` under its exclusive lock and give the wallet at `derivation_path`.
 
+    `path` may name several, with commas between, or a kind that several are attached by: then
+    `expected_fingerprint`, the root key's as 8 hexadecimal digits, says which one, and each other is let go of
+    without a prompt (R23). One device whose fingerprint differs raises WrongWallet.
     `expected_address` is the pinned checksum address; with another wallet nothing is shown and WrongWallet is
     raised. None is for enrolment only. `pin_callback` returns matrix positions (a Trezor One); `passphrase`
     is "" for the standard wallet, a text or a callable for a hidden one, and None when none is known: a
@@ -63,20 +67,31 @@ def open_device(
     if expected_address is not None and not is_checksum_address(expected_address):
         raise ValueError(f"expected_address {expected_address!r}: expected an EIP-55 checksum address or None")
     keep_library_quiet()
-    from custody.trezor.transport import DeadlineTransport, exclusive_lock, find_transport
+    from custody.trezor.transport import DeadlineTransport, ambiguous, exclusive_lock, find_transports
 
     try:
-        inner = find_transport(path)
+        candidates = find_transports(path)
+        if len(candidates) > 1 and expected_fingerprint is None:
+            raise ambiguous(candidates)
     except Exception as error:
         raise explain(error) from error
-    with exclusive_lock(inner.get_path(), lock_folder):
-        transport = DeadlineTransport(inner)
-        prompts = Prompts(transport, approval_timeout_seconds, pin_callback, button_callback)
-        device = _open(transport, prompts, steps, passphrase, expected_address)
-        try:
-            yield device
-        finally:
-            device.close()
+    found: list[str] = []
+    for inner in candidates:
+        with exclusive_lock(inner.get_path(), lock_folder):
+            transport = DeadlineTransport(inner)
+            prompts = Prompts(transport, approval_timeout_seconds, pin_callback, button_callback)
+            device = _open(transport, prompts, steps, passphrase, expected_address, expected_fingerprint)
+            if isinstance(device, str):
+                found.append(device)
+                continue
+            try:
+                yield device
+            finally:
+                device.close()
+            return
+    raise WrongWallet(
+        f"The wallet with fingerprint {expected_fingerprint} is on no device here; found: {', '.join(found)}."
+    )
 
 
 def keep_library_quiet() -> None:
@@ -93,7 +108,9 @@ def _open(
     steps: tuple[int, ...],
     passphrase: str | Callable[[], str] | None,
     expected_address: str | None,
-) -> SigningDevice:
+    expected_fingerprint: str | None,
+) -> SigningDevice | str:
+    """The opened device, or the fingerprint of one that is another's."""
     from trezorlib import client as library
 
     client: TrezorClient[Any] | None = None
@@ -109,6 +126,9 @@ def _open(
             raise DeviceNotReady("The device has no seed.")
         session = client.get_session(_choose_passphrase(client, passphrase))
         facts = _read_facts(client, session)
+        if expected_fingerprint is not None and facts.fingerprint != expected_fingerprint:
+            clear_screen(client, transport)
+            return facts.fingerprint
         address = read_address(session, steps)
         if expected_address is not None and address != expected_address:
             raise WrongWallet(f"The device's wallet has address {address}, the expected one is {expected_address}.")

@@ -35,7 +35,7 @@ class DeviceNotFound(DeviceError):
 
 class DeviceAmbiguous(DeviceError):
     reason = "device_ambiguous"
-    next_step = "Unplug all but one, or name the full path of the one to use."
+    next_step = "Name the wallet's fingerprint (TREZOR_FINGERPRINT or trust.toml), or unplug all but one."
 
 
 class DeviceBusy(DeviceError):

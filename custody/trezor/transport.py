@@ -98,13 +98,23 @@ def _as_disconnected() -> Generator[None]:
         raise DeviceDisconnected("The connection to the device broke.") from error
 
 
-def find_transport(path: str) -> Transport:
-    """The one device at a path: full (`webusb:001:4`, `udp:127.0.0.1:21324`) or only a kind (`webusb`).
+def find_transports(path: str) -> list[Transport]:
+    """The devices at a path: full (`webusb:001:4`, `udp:127.0.0.1:21324`) or a kind (`webusb`), several with commas.
 
-    A kind alone is accepted when exactly one such device is attached: never "first found" (R23, R24). Raises
-    DeviceNotFound or DeviceAmbiguous. `udp:` is for the software device and emulators, so only on loopback
-    (R17); that the chain is a development chain is the caller's to check.
+    Which one of several is meant is for the caller to say, by fingerprint: never "first found" (R23, R24). Raises
+    DeviceNotFound. `udp:` is for the software device and emulators, so only on loopback (R17); that the chain is a
+    development chain is the caller's to check.
     """
+    return [transport for each in path.split(",") for transport in _transports(each.strip())]
+
+
+def ambiguous(found: list[Transport]) -> DeviceAmbiguous:
+    """The error for several devices where one is meant."""
+    paths = ", ".join(sorted(device.get_path() for device in found))
+    return DeviceAmbiguous(f"{len(found)} devices are attached: {paths}.")
+
+
+def _transports(path: str) -> list[Transport]:
     kind, _, rest = path.partition(":")
     if kind == "udp" and rest.partition(":")[0] != _LOOPBACK:
         raise DeviceNotFound(
@@ -118,16 +128,13 @@ def find_transport(path: str) -> Transport:
         )
     if rest:
         try:
-            return get_transport(path, prefix_search=False)
+            return [get_transport(path, prefix_search=False)]
         except TransportException as error:
             raise DeviceNotFound(f"No device answers at {path}.") from error
     found = list(kinds[kind].enumerate())
     if not found:
         raise DeviceNotFound(f"No device is attached by {kind}.")
-    if len(found) > 1:
-        paths = ", ".join(sorted(device.get_path() for device in found))
-        raise DeviceAmbiguous(f"{len(found)} devices are attached: {paths}.")
-    return found[0]
+    return found
 
 
 @contextmanager

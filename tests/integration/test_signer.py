@@ -291,6 +291,7 @@ def _command(
         "SIGNER_API_URL": api,
         "SIGNER_API_TOKEN_FILE": str(token),
         "TREZOR_PATH": device.path,
+        "SIGNER_JOURNAL_FILE": str(tmp_path / "journal.jsonl"),
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("DATABASE_URL", raising=False)

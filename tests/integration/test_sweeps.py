@@ -407,7 +407,7 @@ def test_an_intent_that_its_key_refuses_stops_no_sweep_that_needs_no_top_up(flee
     assert fleet.destination(other)[0] == "swept"
     [dead] = fleet.market.execute("SELECT * FROM fleet.dead_work")
     assert (dead.queue, dead.subject_kind) == ("sweeps", "sweep_job")
-    assert "SigningRefused" in dead.reason
+    assert "ShapeRefused" in dead.reason
 
 
 def test_another_chains_node_moves_no_nonce(fleet: SweepingFleet):

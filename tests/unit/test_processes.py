@@ -24,9 +24,12 @@ def test_each_process_gets_its_own_role_and_its_own_secrets() -> None:
             assert environment["DATABASE_URL"] == f"postgresql://{each.role}:pw@h/db"
 
 
-def test_keys_of_the_money_go_to_the_sweeps_worker_alone() -> None:
+def test_keys_of_the_money_go_to_the_keys_agent_alone_and_it_reaches_no_server() -> None:
     for setting in ("deposit_seed_file", "gas_payer_key_file"):
-        assert [each.name for each in PROCESSES if setting in each.settings()] == ["worker-sweeps"]
+        assert [each.name for each in PROCESSES if setting in each.settings()] == ["keys-agent"]
+    agent = process("keys-agent")
+    assert agent.role is None
+    assert not {"database_url", "broker_url", "mongo_url"} & set(agent.settings())
     assert [each.name for each in PROCESSES if "ledger_seal_key_file" in each.settings()] == ["sealer"]
     roles = [each.role for each in PROCESSES if each.role]
     assert len(set(roles)) == len(roles)
@@ -43,7 +46,7 @@ def test_no_secret_is_in_an_argument_and_workers_may_finish_their_task() -> None
 
 def test_what_is_missing_is_named() -> None:
     lacking = ProcessContext(Path("/state"), {"BROKER_URL": "redis://h/0"}, lambda role: role)
-    with pytest.raises(SettingsError, match="worker-sweeps needs CHAINS_FILE, DEPOSIT_SEED_FILE, GAS_PAYER_KEY_FILE"):
-        process_environment(process("worker-sweeps"), lacking, {})
+    with pytest.raises(SettingsError, match="keys-agent needs DEPOSIT_SEED_FILE, GAS_PAYER_KEY_FILE"):
+        process_environment(process("keys-agent"), lacking, {})
     with pytest.raises(LookupError, match="there are: ingress"):
         process("mailer")

@@ -26,6 +26,9 @@ app = typer.Typer(
 _MAKE_IT: Final = (["up"], ["demo"])
 """The commands that write that file: from it, their own servers would look like servers that somebody gave them."""
 
+_WITHOUT_IT: Final = ["keys", "agent"]
+"""The keys agent refuses to start where a database's or broker's URL is set."""
+
 _GROUPS: Final = (
     "system",
     "database",
@@ -40,6 +43,7 @@ _GROUPS: Final = (
     "approve",
     "policy",
     "genesis",
+    "keys",
 )
 
 
@@ -51,7 +55,8 @@ def _register() -> None:
 def main() -> None:
     """Entry point: errors that people can act on are one sentence and exit code 2, never a traceback."""
     environment = Path(os.environ.get("FLEET_STATE_DIR", ".fleet")) / OPERATOR_ENVIRONMENT
-    if "FLEET_ENV_FILE" not in os.environ and environment.is_file() and sys.argv[1:2] not in _MAKE_IT:
+    makes_it = sys.argv[1:2] in _MAKE_IT or sys.argv[1:3] == _WITHOUT_IT
+    if "FLEET_ENV_FILE" not in os.environ and environment.is_file() and not makes_it:
         os.environ["FLEET_ENV_FILE"] = str(environment)
     # People read what a command prints; its log lines only matter when something is wrong.
     configure_logging(level="warning", log_format="console")

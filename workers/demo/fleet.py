@@ -16,12 +16,12 @@ from workers.demo.provision import Provisioned, TreasuryKind, provision
 from workers.embedded import services
 from workers.embedded.errors import EmbeddedServiceError
 from workers.embedded.services import ServiceStatus
-from workers.embedded.state_folder import write_private
+from workers.embedded.state_folder import StateFolder, run_folder, write_private
 from workers.fleet_status import fleet_status
 from workers.processes import PORTS, PROCESSES, ProcessContext, programs
 
 OPERATOR_ENVIRONMENT: Final = "operator.env"
-_HEALTH_SECONDS: Final = 120.0  # thirteen processes import at once: about 6 s on two idle cores
+_HEALTH_SECONDS: Final = 120.0  # fourteen processes import at once: about 6 s on two idle cores
 _HEALTH_POLL_SECONDS: Final = 0.25
 
 Progress = Callable[[str], None]
@@ -131,6 +131,7 @@ def common_settings(made: Provisioned) -> dict[str, str]:
         "BROKER_URL": made.services.broker_url,
         "MONGO_URL": made.services.mongo_url,
         "CHAINS_FILE": str(made.chains_file),
+        "KEYS_AGENT_SOCKET": str(keys_agent_socket(made.services.state_dir)),
         "LEDGER_SEAL_PUBLIC_KEY_FILE": str(made.secrets.ledger_seal_public_key),
         "POLICY_DIR": str(made.policy_dir),
         "GENESIS_HASH": made.genesis_hash,
@@ -138,6 +139,11 @@ def common_settings(made: Provisioned) -> dict[str, str]:
         "LOG_LEVEL": os.environ.get("LOG_LEVEL", "info"),
         **{name: os.environ[name] for name in ("SENTRY_DSN", "SENTRY_ENVIRONMENT") if name in os.environ},
     }
+
+
+def keys_agent_socket(state_dir: Path) -> Path:
+    """In the short run folder: a Unix socket's path has at most 107 bytes."""
+    return run_folder(StateFolder.open(state_dir).root) / "keys-agent.sock"
 
 
 def _write_operator_environment(made: Provisioned, doors: Mapping[str, str]) -> None:

@@ -31,7 +31,7 @@ from workers.embedded.state_folder import StateFolder, secret, write_private
 from workers.embedded.trezor_device import create_seed_file
 
 TreasuryKind = Literal["eoa", "safe"]
-GAS_PAYER_WEI: Final = 100 * ETHER
+GAS_PAYER_WEI: Final = 10 * ETHER  # the cap of GAS_PAYER_FLOAT_MAXIMUM_WEI
 TREASURY_WEI: Final = 100 * ETHER
 DEVELOPMENT_THRESHOLD_BLOCKS: Final = 2  # above the floor of 1, so that waiting for depth is really seen
 _CHAINS_FILE: Final = "chains.toml"

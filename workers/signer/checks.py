@@ -33,6 +33,10 @@ class CheckedInstruction:
     symbol: str
     decimals: int
 
+    def refusal(self, why: str) -> InstructionRefused:
+        """The error to raise: the instruction is refused, and why."""
+        return _refused(self.claimed, why)
+
 
 def check_instruction(claimed: ApiInstruction, chains: Chains, *, fee_cap_wei: int) -> CheckedInstruction:
     """Compare the API's claims, the bytes and the local chains file. Raises InstructionRefused.
@@ -76,7 +80,7 @@ def refused(claimed: ApiInstruction, why: str) -> InstructionRefused:
 
 def require_device_path(chain: Chain, path: str) -> None:
     """Raise InstructionRefused for a software device on a chain with real money (R17)."""
-    if path.startswith(UDP) and not chain.is_development:
+    if any(each.strip().startswith(UDP) for each in path.split(",")) and not chain.is_development:
         raise InstructionRefused(
             f"TREZOR_PATH is {path}: a udp device signs on development chains only; plug in the treasury's device."
         )

@@ -1,6 +1,7 @@
 """The signer API's client. Its answers are claims: workers.signer.checks compares them with local configuration."""
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
@@ -8,12 +9,15 @@ import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from custody.ledger.seals import Seal, seal_from_json
 from custody.trezor.transaction import Signature
+from workers.signer.pinned_tls import PinDiffers, pinned_context
 
 TIMEOUT_SECONDS: Final = 10.0  # an answer is one short transaction
 ATTEMPTS: Final = 4  # with waits of 0.2, 0.4, 0.8 s
 SUBMIT_ATTEMPTS: Final = 12  # about 20 s: a restart of the API must not cost a person's presses
 ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024  # a list of 100 instructions is under 200 KiB
+SEALS_PAGE: Final = 500  # seals in one answer; the API sends as many
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 ApprovalSubject = Literal["instructions", "address-book", "actions"]
@@ -99,6 +103,13 @@ class ApiAction(BaseModel):
     signed_by: list[str]
 
 
+class Leased(BaseModel):
+    """Who is signing it, until when (ISO 8601)."""
+
+    signer: str
+    until: str
+
+
 class ApiInstruction(BaseModel):
     """An instruction as the API claims it. Amounts in smallest units as decimal digits, fees in wei."""
 
@@ -132,6 +143,7 @@ class ApiInstruction(BaseModel):
     handed_out_at: str | None
     last_submission: LastSubmission | None
     approval: ApiApproval | None = None
+    lease: Leased | None = None
     evidence: dict[str, list[dict[str, Any]]] | None = None
 
     @property
@@ -145,17 +157,20 @@ class ApiInstruction(BaseModel):
 class SignerClient:
     """Talks to the signer API. Every method raises SignerApiError with a sentence.
 
-    Plain HTTP is for this machine only: anywhere else the bearer token would travel in the open.
+    Plain HTTP is for this machine only: anywhere else the bearer token would travel in the open. With
+    ``certificate_sha256`` (https) exactly the server with that key is talked to (R4).
     """
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, *, certificate_sha256: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise SignerApiError(f"SIGNER_API_URL is {url!r}: expected http:// or https:// with a host.")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise SignerApiError(f"SIGNER_API_URL is {url!r}: use https:// for a host other than this machine.")
+        pinned = None if certificate_sha256 is None else pinned_context(certificate_sha256)
         self._http = httpx.Client(
             base_url=url,
+            verify=True if pinned is None else pinned,
             headers={"Authorization": f"Bearer {token}"},
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
@@ -183,6 +198,26 @@ class SignerClient:
     def instruction(self, instruction_id: str) -> ApiInstruction:
         """One instruction with its evidence."""
         return self._read(self._call("GET", f"/v1/instructions/{instruction_id}"))
+
+    def seals_after(self, last_seen: Seal | None) -> Iterator[Seal]:
+        """The last seen seal again and all after it; without one, the newest alone."""
+        return self.seals_from(None if last_seen is None else last_seen.seal_no)
+
+    def seals_from(self, number: int | None) -> Iterator[Seal]:
+        """The ledger's seals from a number on, page by page; the newest alone without one."""
+        while True:
+            query = "" if number is None else f"?from={number}"
+            found = self._call("GET", f"/v1/seals{query}").get("seals")
+            if not isinstance(found, list):
+                raise SignerApiError("The API's answer has no list of seals; is SIGNER_API_URL right?")
+            try:
+                page = [seal_from_json(each) for each in found]
+            except ValueError as error:
+                raise SignerApiError(f"The API's seals are malformed ({error}); do not sign.") from None
+            yield from page
+            if number is None or len(page) < SEALS_PAGE:
+                return
+            number = page[-1].seal_no + 1
 
     def submit_signature(self, instruction_id: str, signature: Signature) -> None:
         """Hand in a signature: three numbers and nothing else. Handing it in twice is harmless."""
@@ -212,6 +247,11 @@ class SignerClient:
         """Hand in a person's approval: ``person``, ``approver``, ``digest`` and ``signature``. Twice is harmless."""
         self._call("POST", f"/v1/{subject}/{subject_id}/approval", body)
 
+    def take_lease(self, instruction_id: str, signer: str, seconds: int) -> None:
+        """Say who is signing it, for so many seconds at most; 0 gives it back. Refused while another one is."""
+        body = {"signer": signer, "seconds": seconds}
+        self._call("POST", f"/v1/instructions/{instruction_id}/lease", body, attempts=ATTEMPTS)
+
     def submit_rejection(self, instruction_id: str, reason: str) -> None:
         """Say that the signer did not sign, and why (at most 500 characters)."""
         self._call("POST", f"/v1/instructions/{instruction_id}/rejection", {"reason": reason[:500]})
@@ -223,10 +263,13 @@ class SignerClient:
             fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors(include_input=False))
             raise SignerApiError(f"The API's instruction is malformed ({fields}); do not sign it.") from None
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, attempts: int | None = None
+    ) -> dict[str, Any]:
+        usual = ATTEMPTS if method == "GET" else SUBMIT_ATTEMPTS
         retrying = Retrying(
             retry=retry_if_exception_type(SignerApiAway),
-            stop=stop_after_attempt(ATTEMPTS if method == "GET" else SUBMIT_ATTEMPTS),
+            stop=stop_after_attempt(attempts or usual),
             wait=wait_exponential(multiplier=0.2, max=2),
             reraise=True,
         )
@@ -242,6 +285,11 @@ class SignerClient:
                         raise SignerApiError("The API's answer is too long; is SIGNER_API_URL right?")
                 status = response.status_code
         except httpx.HTTPError as error:
+            if (differs := _pin_difference(error)) is not None:
+                raise SignerApiError(
+                    f"{self._http.base_url} is not the signer API that trust.toml pins: {differs}. Nothing was sent to "
+                    "it; tell the custody team."
+                ) from None
             raise SignerApiAway(
                 f"The signer API at {self._http.base_url} does not answer ({type(error).__name__}); check "
                 "SIGNER_API_URL and that the fleet runs."
@@ -256,3 +304,11 @@ class SignerClient:
             kind = SignerApiAway if status in {429, 503} else SignerApiError
             raise kind(f"The signer API refused: {answer.get('error', status)}", status)
         return answer
+
+
+def _pin_difference(error: BaseException | None) -> PinDiffers | None:
+    while error is not None:
+        if isinstance(error, PinDiffers):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -13,6 +13,7 @@ from custody.trezor import DeviceRejected, SigningDevice, decode_erc20_transfer,
 from custody.trezor.preview import format_units
 from workers.signer.checks import check_claims, refused, require_device_in_order, require_device_path
 from workers.signer.client import ApiInstruction, SignerClient
+from workers.signer.pins import require_trust
 from workers.signer.session import Confirm, Event, Progress, SigningDeskSettings, prompted
 
 
@@ -104,6 +105,10 @@ def sign_as_owner(
     """
     checked = check_safe_instruction(claimed, chains, fee_cap_wei=desk.fee_cap_wei)
     require_device_path(checked.chain, desk.device_path)
+    require_trust(checked.chain, desk.trust)
+    if desk.trust is not None:
+        # Fail closed: what the trust file holds an account's payouts against is not built for a Safe's (R4).
+        raise refused(claimed, "this machine's trust file does not cover a Safe's payouts yet")
     with open_device(
         desk.device_path,
         expected_address=None,  # which of the owners it is, the device says; that it is one, is checked here

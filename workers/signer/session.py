@@ -1,15 +1,17 @@
-"""Signing open instructions one after another: check here, show, ask the device, hand in three numbers."""
+"""Signing one instruction: check here, show, ask the device, hand in three numbers.
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+Between the checks and the device stands the journal: what is asked is on this machine's disk before the device shows
+anything, and the answer before it is handed in. A crash anywhere in between loses nothing (R4).
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
-
-import structlog
+from typing import TYPE_CHECKING, Literal
 
 from custody.settings.chains import Chains
-from custody.trezor import DeviceError, DeviceRejected, Prompt, SigningDevice, device_screens, open_device
+from custody.trezor import DeviceRejected, Prompt, Signature, SigningDevice, device_screens, open_device
 from custody.trezor.preview import human_lines
 from workers.signer.checks import (
     CheckedInstruction,
@@ -19,17 +21,15 @@ from workers.signer.checks import (
     require_device_path,
     require_readable,
 )
-from workers.signer.client import ApiInstruction, SignerApiAway, SignerApiError, SignerClient
+from workers.signer.client import ApiInstruction, SignerApiError, SignerClient
+from workers.signer.journal import Journal
+from workers.signer.judgement import Judge, Judged
+from workers.signer.trust import Trust
 
 if TYPE_CHECKING:
     from workers.signer.safe_desk import CheckedSafe
 
-log = structlog.get_logger(__name__)
-
-POLL_SECONDS: Final = 0.25  # between looks for the next handed-out instruction; below the API's rate limit
-QUEUE_SECONDS: Final = 30.0  # how long open instructions that are not handed out yet are waited for at least
-
-EventKind = Literal["checked", "prompt", "signed", "rejected", "refused", "device_error", "waiting"]
+EventKind = Literal["checked", "prompt", "signed", "rejected", "refused", "device_error", "waiting", "resumed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class SigningDeskSettings:
     """This machine's own facts: where the device is, its wallet's path, and what is allowed without asking anyone.
 
     ``fee_cap_wei`` bounds one transaction's whole fee; ``approval_timeout_seconds`` is the person's time.
+    ``verify_rpc`` are own nodes named for this run, in place of the trust file's. ``fingerprint`` is that of the
+    wallet's root key where the trust file names none.
     """
 
     device_path: str
@@ -57,15 +59,21 @@ class SigningDeskSettings:
     pin_callback: Callable[[], str] | None = None
     passphrase: str | Callable[[], str] | None = None
     lock_folder: Path | None = None
+    trust: Trust | None = None
+    journal: Journal | None = None
+    verify_rpc: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    signer: str = "signer"
 
+    @property
+    def lease_seconds(self) -> int:
+        """How long others are asked to wait: a person's time at the device, and a minute around it."""
+        return int(self.approval_timeout_seconds) + 60
 
-@dataclass
-class SigningOutcome:
-    """What a session did, by instruction id; ``errors`` are sentences."""
-
-    signed: list[str] = field(default_factory=list[str])
-    rejected: list[str] = field(default_factory=list[str])
-    errors: list[str] = field(default_factory=list[str])
+    @property
+    def judge(self) -> Judge:
+        """What an instruction is judged by on this machine."""
+        return Judge(self.trust, self.journal, self.verify_rpc)
 
 
 Progress = Callable[[Event], None]
@@ -83,8 +91,8 @@ def sign_instruction(
 ) -> bool:
     """Sign one handed-out instruction; False when the person said no here (nothing was asked of the device).
 
-    Raises InstructionRefused, DeviceError (a rejection on the device is handed in before it is raised), or
-    SignerApiError.
+    One whose signature this machine still has is handed in again without asking anyone. Raises InstructionRefused,
+    DeviceError (a rejection on the device is handed in before it is raised), or SignerApiError.
     """
     claimed = client.instruction(instruction_id)
     is_rejection = claimed.state == "cancelling" and claimed.unsigned_kind == "safe_transaction"
@@ -96,9 +104,41 @@ def sign_instruction(
         return sign_as_owner(client, chains, desk, claimed, progress=progress, confirm=confirm)
     checked = check_instruction(claimed, chains, fee_cap_wei=desk.fee_cap_wei)
     require_device_path(checked.chain, desk.device_path)
+    judged = desk.judge.judge(checked, client.seals_after)
+    kept = None if desk.journal is None else desk.journal.signature_of(claimed.signing_hash or "")
+    if kept is not None:
+        progress(Event("resumed", f"The device signed {claimed.id} before; that signature is handed in.", claimed.id))
+        _hand_in(client, desk, checked, kept, progress)
+        return True
+    with _leased(client, desk, claimed):
+        signature = sign_on_device(
+            desk, judged, progress=progress, confirm=confirm, on_rejection=_told(client, claimed)
+        )
+        if signature is None:
+            return False
+        _hand_in(client, desk, checked, signature, progress)
+    return True
+
+
+def sign_on_device(
+    desk: SigningDeskSettings,
+    judged: Judged,
+    *,
+    progress: Progress,
+    confirm: Confirm,
+    on_rejection: Callable[[DeviceRejected], None],
+) -> Signature | None:
+    """Have the treasury's device sign what was judged; None when the person said no here.
+
+    The device is opened, compared with what is pinned, and asked once. Raises InstructionRefused and DeviceError;
+    ``on_rejection`` is told of a person's no before it is raised.
+    """
+    checked, claimed = judged.checked, judged.checked.claimed
+    pinned = None if desk.trust is None else desk.trust.chain(checked.chain.id)
     with open_device(
         desk.device_path,
         expected_address=checked.chain.treasury,
+        expected_fingerprint=(pinned and pinned.device_fingerprint) or desk.fingerprint,
         derivation_path=desk.derivation_path,
         pin_callback=desk.pin_callback,
         passphrase=desk.passphrase,
@@ -106,110 +146,25 @@ def sign_instruction(
         approval_timeout_seconds=desk.approval_timeout_seconds,
         lock_folder=desk.lock_folder,
     ) as device:
-        return _sign_on(device, client, checked, progress, confirm)
-
-
-def sign_open_instructions(
-    client: SignerClient,
-    chains: Chains,
-    desk: SigningDeskSettings,
-    *,
-    wait_seconds: float = 0.0,
-    count: int | None = None,
-    progress: Progress = lambda _: None,
-    confirm: Confirm = lambda _checked, _screens: True,
-) -> SigningOutcome:
-    """Sign instructions as they are handed out, until none is open for a signer.
-
-    When nothing is open it waits up to ``wait_seconds`` for more; ``count`` ends it after that many signatures.
-    A rejection on the device, a local refusal or a device error ends the session: a person looks first. An API
-    that restarts is waited for. Raises SignerApiError.
-    """
-    outcome = SigningOutcome()
-    idle_since = time.monotonic()
-    refused: set[str] = set()
-    while count is None or len(outcome.signed) < count:
+        _show(device, judged, progress)
+        screens = tuple(device_screens(checked.transaction, device.model, device.firmware))
+        if not confirm(checked, screens):
+            return None
+        if desk.journal is not None:
+            if judged.newest_seal is not None and desk.trust is not None:
+                desk.journal.record_seal(desk.trust.environment, judged.newest_seal)
+            desk.journal.record_asked(checked, judged.promise)
         try:
-            found = [each for each in client.instructions() if each.id not in refused]
-        except SignerApiAway as error:
-            if time.monotonic() - idle_since >= max(wait_seconds, QUEUE_SECONDS):
-                raise
-            progress(Event("waiting", str(error)))
-            time.sleep(POLL_SECONDS)
-            continue
-        waiting = [each for each in found if each.waits_for_signer and each.id not in outcome.signed]
-        if waiting:
-            _sign_next(client, chains, desk, waiting[0], outcome, progress=progress, confirm=confirm)
-            if outcome.rejected or outcome.errors:
-                return outcome
-            if waiting[0].id not in outcome.signed:
-                refused.add(waiting[0].id)
-            idle_since = time.monotonic()
-            continue
-        if (refusal := _needs_people(found, outcome)) is not None:
-            outcome.errors.append(refusal)
-            return outcome
-        queued = any(each.state in {"drafted", "awaiting_approval", "ready", "handed_out"} for each in found)
-        patience = max(wait_seconds, QUEUE_SECONDS) if queued else wait_seconds
-        if time.monotonic() - idle_since >= patience:
-            return outcome
-        time.sleep(POLL_SECONDS)
-    return outcome
-
-
-def _sign_next(
-    client: SignerClient,
-    chains: Chains,
-    desk: SigningDeskSettings,
-    instruction: ApiInstruction,
-    outcome: SigningOutcome,
-    *,
-    progress: Progress,
-    confirm: Confirm,
-) -> None:
-    try:
-        if sign_instruction(client, chains, desk, instruction.id, progress=progress, confirm=confirm):
-            outcome.signed.append(instruction.id)
-    except DeviceRejected as error:
-        outcome.rejected.append(instruction.id)
-        outcome.errors.append(str(error))
-    except (InstructionRefused, DeviceError) as error:
-        kind: EventKind = "refused" if isinstance(error, InstructionRefused) else "device_error"
-        progress(Event(kind, str(error), instruction.id))
-        outcome.errors.append(str(error))
-
-
-def _sign_on(
-    device: SigningDevice,
-    client: SignerClient,
-    checked: CheckedInstruction,
-    progress: Progress,
-    confirm: Confirm,
-) -> bool:
-    claimed = checked.claimed
-    require_device_in_order(checked.chain, device.facts)
-    warning = require_readable(checked, device.model, device.firmware)
-    screens = tuple(device_screens(checked.transaction, device.model, device.firmware))
-    progress(
-        Event(
-            "checked",
-            warning or "The bytes are what the instruction says, for this machine's treasury and chain.",
-            claimed.id,
-            describe(checked),
-            screens,
-        )
-    )
-    if not confirm(checked, screens):
-        return False
-    try:
-        signature = device.sign_transaction(checked.transaction)
-    except DeviceRejected as error:
-        progress(Event("rejected", str(error), claimed.id))
-        client.submit_rejection(claimed.id, f"{error.reason}: {error.what}")
-        raise
-    client.submit_signature(claimed.id, signature)
-    progress(Event("signed", f"Instruction {claimed.id} was signed and handed in.", claimed.id))
-    return True
+            signature = device.sign_transaction(checked.transaction)
+        except DeviceRejected as error:
+            if desk.journal is not None:
+                desk.journal.record_rejected(checked.transaction)
+            progress(Event("rejected", str(error), claimed.id))
+            on_rejection(error)
+            raise
+        if desk.journal is not None:
+            desk.journal.record_signed(checked.transaction, signature)
+    return signature
 
 
 def describe(checked: CheckedInstruction) -> tuple[str, ...]:
@@ -226,33 +181,54 @@ def describe(checked: CheckedInstruction) -> tuple[str, ...]:
     return (f"{checked.claimed.purpose} {checked.claimed.id}", *lines, f"Label      {label}")
 
 
-def _needs_people(found: list[ApiInstruction], outcome: SigningOutcome) -> str | None:
-    """Why signing cannot go on by itself: a refused signature, or a rejected instruction before all others (R1)."""
-    for each in found:
-        if each.state != "handed_out":
-            continue
-        last = each.last_submission
-        if each.id in outcome.signed and last is not None and (last.kind, last.state) == ("signature", "refused"):
-            return f"The fleet refused the signature of instruction {each.id}: {last.reason}"
-        if each.rejected_reason is not None:
-            return (
-                f"Instruction {each.id} was rejected ({each.rejected_reason}) and is still handed out; the next one "
-                f"follows once it is signed: fleet signer sign {each.id}"
-            )
-    return None
+def _show(device: SigningDevice, judged: Judged, progress: Progress) -> None:
+    checked = judged.checked
+    require_device_in_order(checked.chain, device.facts)
+    warning = require_readable(checked, device.model, device.firmware)
+    progress(
+        Event(
+            "checked",
+            warning or "The bytes are what the instruction says, for this machine's treasury and chain.",
+            checked.claimed.id,
+            (*describe(checked), *judged.lines),
+            tuple(device_screens(checked.transaction, device.model, device.firmware)),
+        )
+    )
+
+
+def _hand_in(
+    client: SignerClient,
+    desk: SigningDeskSettings,
+    checked: CheckedInstruction,
+    signature: Signature,
+    progress: Progress,
+) -> None:
+    claimed = checked.claimed
+    client.submit_signature(claimed.id, signature)
+    if desk.journal is not None and not desk.journal.was_handed_in(claimed.signing_hash or ""):
+        desk.journal.record_handed_in(claimed.signing_hash or "")
+    progress(Event("signed", f"Instruction {claimed.id} was signed and handed in.", claimed.id))
+
+
+@contextmanager
+def _leased(client: SignerClient, desk: SigningDeskSettings, claimed: ApiInstruction) -> Generator[None]:
+    """Tell other signers who is at it; refused while another one is (R23)."""
+    client.take_lease(claimed.id, desk.signer, desk.lease_seconds)
+    try:
+        yield
+    finally:
+        # Already signed, most of the time; an API that is away forgets it by itself.
+        with suppress(SignerApiError):
+            client.take_lease(claimed.id, desk.signer, 0)
+
+
+def _told(client: SignerClient, claimed: ApiInstruction) -> Callable[[DeviceRejected], None]:
+    def tell(error: DeviceRejected) -> None:
+        client.submit_rejection(claimed.id, f"{error.reason}: {error.what}")
+
+    return tell
 
 
 def prompted(claimed: ApiInstruction, prompt: Prompt) -> Event:
     """What is told when a screen waits for a person."""
     return Event("prompt", f"Screen {prompt.number} waits on the device.", claimed.id)
-
-
-__all__ = [
-    "Event",
-    "SignerApiError",
-    "SigningDeskSettings",
-    "SigningOutcome",
-    "describe",
-    "sign_instruction",
-    "sign_open_instructions",
-]

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,7 +26,9 @@ from workers.signer_api.approvals import (
     submit_approval,
     unsigned_entries,
 )
-from workers.signer_api.evidence import instruction_with_evidence, open_instructions
+from workers.signer_api.evidence import instruction_with_evidence, open_instructions, seals_from
+from workers.signer_api.leases import LeaseBody, Leases
+from workers.signer_api.openapi import SEAL_NUMBER_DIGITS, document
 from workers.signer_api.rate_limit import RateLimit
 from workers.signer_api.submissions import RejectionBody, SignatureBody, SubmissionRefused, submit
 
@@ -59,8 +62,11 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
     return Starlette(
         routes=[
             Route("/healthz", api.healthz, methods=["GET"]),
+            Route("/openapi.json", _described, methods=["GET"]),
             Route("/v1/instructions", api.guarded(api.open_ones), methods=["GET"]),
             Route("/v1/instructions/{id}", api.guarded(api.show), methods=["GET"]),
+            Route("/v1/instructions/{id}/lease", api.guarded(api.lease), methods=["POST"]),
+            Route("/v1/seals", api.guarded(api.seals), methods=["GET"]),
             Route("/v1/instructions/{id}/signature", api.guarded(api.signature), methods=["POST"]),
             Route("/v1/instructions/{id}/rejection", api.guarded(api.rejection), methods=["POST"]),
             Route("/v1/instructions/{id}/approval", api.guarded(api.approval), methods=["POST"]),
@@ -69,7 +75,18 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
             Route("/v1/actions", api.guarded(api.open_actions), methods=["GET"]),
             Route("/v1/actions/{id}/approval", api.guarded(api.action_approval), methods=["POST"]),
         ],
+        exception_handlers={HTTPException: _no_route},
     )
+
+
+async def _described(_request: Request) -> Response:
+    return JSONResponse(document())
+
+
+async def _no_route(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentence = "There is no such path." if error.status_code == 404 else "The path takes another method."
+    return _error(error.status_code, sentence, dict(error.headers or {}))
 
 
 class _Api:
@@ -77,6 +94,7 @@ class _Api:
         self._engine = engine
         self._token = token
         self._rate_limit = rate_limit
+        self._leases = Leases()
 
     def guarded(self, handler: _Handler) -> _Handler:
         """The handler behind rate limit and bearer token, its errors as sentences."""
@@ -106,13 +124,30 @@ class _Api:
         return JSONResponse({"status": "ok"})
 
     async def open_ones(self, _request: Request) -> Response:
-        return JSONResponse({"instructions": await run_in_threadpool(self._list)})
+        found = await run_in_threadpool(self._list)
+        return JSONResponse({"instructions": [self._leased(each) for each in found]})
 
     async def show(self, request: Request) -> Response:
         found = await run_in_threadpool(self._show, _instruction_id(request))
         if found is None:
             raise _Refused(404, "There is no such instruction.")
-        return JSONResponse(found)
+        return JSONResponse(self._leased(found))
+
+    async def lease(self, request: Request) -> Response:
+        instruction_id = _instruction_id(request)
+        body = _parse(LeaseBody, await _read_body(request))
+        if body.seconds and await run_in_threadpool(self._state, instruction_id) != "handed_out":
+            raise _Refused(409, "Only an instruction that is handed out is signed.")
+        standing = self._leases.take(instruction_id, body)
+        if standing is not None and standing.signer != body.signer:
+            raise _Refused(409, f"{standing.signer} is signing it, until {standing.until:%H:%M:%S} UTC at the latest.")
+        return JSONResponse({"lease": None if standing is None else standing.as_json()})
+
+    async def seals(self, request: Request) -> Response:
+        given = request.query_params.get("from")
+        if given is not None and not (given.isascii() and given.isdigit() and len(given) <= SEAL_NUMBER_DIGITS):
+            raise _Refused(422, "from: expected the number of a seal.")
+        return JSONResponse({"seals": await run_in_threadpool(self._seals, None if given is None else int(given))})
 
     async def signature(self, request: Request) -> Response:
         return await self._take(request, SignatureBody)
@@ -169,6 +204,20 @@ class _Api:
     def _list(self) -> list[dict[str, Any]]:
         with transaction(self._engine) as connection:
             return open_instructions(connection)
+
+    def _seals(self, number: int | None) -> list[dict[str, Any]]:
+        with transaction(self._engine) as connection:
+            return seals_from(connection, number)
+
+    def _leased(self, found: dict[str, Any]) -> dict[str, Any]:
+        lease = self._leases.of(UUID(found["id"]))
+        return {**found, "lease": None if lease is None else lease.as_json()}
+
+    def _state(self, instruction_id: UUID) -> str | None:
+        with transaction(self._engine) as connection:
+            return connection.execute(
+                text("SELECT state FROM fleet.release_instructions WHERE id = :id"), {"id": instruction_id}
+            ).scalar_one_or_none()
 
     def _show(self, instruction_id: UUID) -> dict[str, Any] | None:
         with transaction(self._engine) as connection:

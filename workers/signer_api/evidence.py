@@ -1,15 +1,19 @@
-"""What a signer is shown of an instruction, read with the signer API's own database role (R9).
+"""What a signer is shown of an instruction, read with the signer API's own database role (R4, R9).
 
 Amounts are decimal texts, fees wei as texts, bytes hex with 0x: nothing passes through a float.
 """
 
+from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from custody.ledger.seals import newest_seal, seal_as_json, seals_after
+
 LIST_LIMIT: Final = 100  # a signer's day; the rest follows as these are done
-ROWS_LIMIT: Final = 200  # of each kind of evidence of one payment
+ROWS_LIMIT: Final = 200  # of each kind of evidence of one payment; the largest amounts first
+SEALS_LIMIT: Final = 500  # seals in one answer: about 300 KiB
 
 OPEN_STATES: Final = (
     "handed_out",
@@ -54,12 +58,24 @@ def open_instructions(connection: Connection) -> list[dict[str, Any]]:
 
 
 def instruction_with_evidence(connection: Connection, instruction_id: UUID) -> dict[str, Any] | None:
-    """One instruction with the deposits, sweeps and ledger entries behind it; None if unknown."""
+    """One instruction with all that stands behind it; None if unknown.
+
+    That is: deposits of its payment, every deposit address they came to with its derivation, all sweeps of these, the
+    payment's other instructions, its ledger entries, and the ledger's newest seal.
+    """
     row = connection.execute(text(f"{_COLUMNS} WHERE i.id = :id"), {"id": instruction_id}).one_or_none()
     if row is None:
         return None
-    evidence = _evidence(connection, row.payment_id, row.chain_id)
+    evidence = _evidence(connection, row)
     return {**_instruction(row), "evidence": {**evidence, "address_book": _entries_of(connection, row)}}
+
+
+def seals_from(connection: Connection, number: int | None) -> list[dict[str, Any]]:
+    """The ledger's seals from a number on, at most SEALS_LIMIT; the newest alone when no number is given."""
+    if number is None:
+        newest = newest_seal(connection)
+        return [] if newest is None else [seal_as_json(newest)]
+    return [seal_as_json(seal) for seal in islice(seals_after(connection, number - 1), SEALS_LIMIT)]
 
 
 def _instruction(row: Any) -> dict[str, Any]:
@@ -105,23 +121,43 @@ def _instruction(row: Any) -> dict[str, Any]:
     }
 
 
-def _evidence(connection: Connection, payment_id: UUID, chain_id: int) -> dict[str, list[dict[str, Any]]]:
-    parameters = {"payment": payment_id, "chain": chain_id, "limit": ROWS_LIMIT}
+def _evidence(connection: Connection, row: Any) -> dict[str, list[dict[str, Any]]]:
+    parameters = {"payment": row.payment_id, "chain": row.chain_id, "instruction": row.id, "limit": ROWS_LIMIT}
+    # Coins may have come to another address than the payment's route (L10).
+    places = """
+        WITH places AS (
+            SELECT destination_id FROM fleet.payment_routes WHERE payment_id = :payment
+            UNION SELECT destination_id FROM fleet.chain_facts
+            WHERE payment_id = :payment AND chain_id = :chain AND direction = 'inbound' AND live
+              AND destination_id IS NOT NULL)
+    """
     queries = {
+        "destinations": f"""
+            {places}
+            SELECT d.address, d.derivation_path, d.derivation_index, a.xpub_fingerprint AS deposit_account
+            FROM places JOIN public.derived_destinations d ON d.id = places.destination_id
+            LEFT JOIN fleet.deposit_accounts a ON a.id = d.deposit_account_id
+            ORDER BY d.derivation_index LIMIT :limit
+        """,  # noqa: S608  (a fixed text of this function)
         "deposits": """
             SELECT block_number, block_hash, transaction_hash, log_index, token, sender, recipient,
                 amount_units::text AS amount_units, judged_at
-            FROM fleet.chain_facts WHERE payment_id = :payment AND direction = 'inbound' AND live
-            ORDER BY block_number, log_index LIMIT :limit
+            FROM fleet.chain_facts
+            WHERE payment_id = :payment AND chain_id = :chain AND direction = 'inbound' AND live
+            ORDER BY chain_facts.amount_units DESC, block_number, log_index LIMIT :limit
         """,
-        "sweeps": """
+        "sweeps": f"""
+            {places}
             SELECT s.transaction_hash, s.log_index, s.block_number, s.token_address, s.from_address,
                 s.to_address, s.amount::text AS amount_units, d.derivation_path
-            FROM fleet.payment_routes r
-            JOIN public.derived_destinations d ON d.id = r.destination_id
-            JOIN public.derived_destination_sweeps s
-                ON s.derived_destination_id = d.id AND s.chain_id = :chain
-            WHERE r.payment_id = :payment ORDER BY s.created_at LIMIT :limit
+            FROM places JOIN public.derived_destinations d ON d.id = places.destination_id
+            JOIN public.derived_destination_sweeps s ON s.derived_destination_id = d.id AND s.chain_id = :chain
+            ORDER BY s.amount DESC, s.created_at, s.id LIMIT :limit
+        """,  # noqa: S608  (the same)
+        "payouts": """
+            SELECT id::text AS id, purpose, state, token, recipient, amount_units::text AS amount_units, nonce
+            FROM fleet.release_instructions WHERE payment_id = :payment AND chain_id = :chain AND id <> :instruction
+            ORDER BY created_at, id LIMIT :limit
         """,
         "ledger": """
             SELECT id::text AS id, entry_type::text AS entry_type, reason, debit, credit,
@@ -130,13 +166,14 @@ def _evidence(connection: Connection, payment_id: UUID, chain_id: int) -> dict[s
             ORDER BY token, book_seq LIMIT :limit
         """,
     }
-    return {
+    found = {
         name: [
-            {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in row._mapping.items()}
-            for row in connection.execute(text(statement), parameters)
+            {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in each._mapping.items()}
+            for each in connection.execute(text(statement), parameters)
         ]
         for name, statement in queries.items()
     }
+    return {**found, "seals": seals_from(connection, None)}
 
 
 def _entries_of(connection: Connection, row: Any) -> list[dict[str, Any]]:

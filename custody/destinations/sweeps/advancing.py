@@ -9,10 +9,11 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 
 from custody.chain import ChainClient, ChainUnavailable, WrongChain, effective_threshold
+from custody.destinations.keys.client import KeysAgentAway
 from custody.destinations.sweeps import jobs
 from custody.destinations.sweeps.jobs import SweepJob
-from custody.destinations.sweeps.keys import SweepSigner
 from custody.destinations.sweeps.planner import plan
+from custody.destinations.sweeps.signing import SweepSigner
 from custody.destinations.sweeps.strategy import Depth, SweepRound, SweepStrategy, in_transaction
 from custody.destinations.sweeps.top_up_transfer import TopUpTransfer
 from custody.ledger.house import house_account
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 STRATEGIES: Final[Mapping[str, SweepStrategy]] = {strategy.name: strategy for strategy in (TopUpTransfer(),)}
 CLAIM_LIMIT: Final = 100
 IN_FLIGHT_LIMIT: Final = 16
+PAYER_FLOAT_MAXIMUM_WEI: Final = 10**19  # ten coins: what a thief of the payer's key could burn at most
 
 
 def run_once(
@@ -34,16 +36,26 @@ def run_once(
     *,
     limit: int = CLAIM_LIMIT,
     in_flight_limit: int = IN_FLIGHT_LIMIT,
+    payer_float_maximum_wei: int = PAYER_FLOAT_MAXIMUM_WEI,
 ) -> int:
     """Plan and advance sweeps once; return how many rows went forward (0: nothing to do before the next block).
 
     ``clients`` by chain id; ``limit`` jobs a round (setting claim_limit); ``in_flight_limit`` top-ups that no block
-    holds yet, a chain (setting sweep_in_flight_limit). A chain that does not answer delays its own jobs alone.
+    holds yet, a chain (setting sweep_in_flight_limit); above ``payer_float_maximum_wei`` the gas payer's coins are
+    shown to an operator (R20). A chain that does not answer delays its own jobs alone.
     """
     planned = in_transaction(engine, lambda connection: plan(connection, chains, limit=limit))
     for waiting in planned.waiting:
         log.debug("sweep_waits", destination=str(waiting.destination_id), reason=waiting.reason)
-    return len(planned.jobs) + advance(engine, clients, chains, signer, limit=limit, in_flight_limit=in_flight_limit)
+    return len(planned.jobs) + advance(
+        engine,
+        clients,
+        chains,
+        signer,
+        limit=limit,
+        in_flight_limit=in_flight_limit,
+        payer_float_maximum_wei=payer_float_maximum_wei,
+    )
 
 
 def advance(
@@ -54,15 +66,25 @@ def advance(
     *,
     limit: int = CLAIM_LIMIT,
     in_flight_limit: int = IN_FLIGHT_LIMIT,
+    payer_float_maximum_wei: int = PAYER_FLOAT_MAXIMUM_WEI,
 ) -> int:
     """Lease due jobs and bring each as far as it goes without waiting for a block; return the rows that went forward."""
     leased = in_transaction(engine, lambda connection: jobs.lease(connection, limit))
+    if not leased:
+        return 0
+    try:
+        signer.meet()
+    except KeysAgentAway as error:
+        reason = f"keys_agent_away: {error}"
+        log.warning("sweep_round_postponed", reason=reason)
+        in_transaction(engine, lambda connection: jobs.postpone(connection, leased, reason))
+        return 0
     groups: dict[tuple[int, str], list[SweepJob]] = defaultdict(list)
     for job in leased:
         groups[job.chain_id, job.strategy].append(job)
     progressed = 0
     for (chain_id, strategy), group in sorted(groups.items()):
-        work = _prepare(engine, clients, chains, signer, chain_id, group, in_flight_limit)
+        work = _prepare(engine, clients, chains, signer, chain_id, group, in_flight_limit, payer_float_maximum_wei)
         if work is None:
             continue
         try:
@@ -90,6 +112,7 @@ def _prepare(
     chain_id: int,
     group: Sequence[SweepJob],
     in_flight_limit: int,
+    payer_float_maximum_wei: int,
 ) -> SweepRound | None:
     """What a round on one chain needs, or None after its jobs were given back with the reason they wait for."""
     chain = chains.chain(chain_id)
@@ -113,7 +136,7 @@ def _prepare(
     refusals: dict[UUID, str] = {}
     for job in group:
         if job.account_fingerprint != signer.fingerprint:
-            refusals[job.id] = f"other_deposit_account: this worker's seed is {signer.fingerprint}"
+            refusals[job.id] = f"other_deposit_account: the keys agent's seed is {signer.fingerprint}"
         elif job.treasury != chain.treasury:
             refusals[job.id] = "treasury_changed: the chains file names another treasury than this job"
     if paused is not None:
@@ -146,4 +169,5 @@ def _prepare(
         agreed_number=agreed_number,
         in_flight_limit=in_flight_limit,
         jobs=accepted,
+        payer_float_maximum_wei=payer_float_maximum_wei,
     )

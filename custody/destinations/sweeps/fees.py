@@ -8,7 +8,10 @@ MAX_FEE_PER_GAS_WEI: Final = 500 * GWEI  # above it a sweep waits: coins at rest
 MAX_PRIORITY_FEE_WEI: Final = 50 * GWEI
 GAS_LIMIT_PERCENT: Final = 110  # over the estimate: state may change between estimate and block
 GAS_LIMIT_MAXIMUM: Final = 1_000_000  # dearest known case is 250k (sweeping.md); more is not a token transfer
-TOP_UP_MAXIMUM_WEI: Final = GAS_LIMIT_MAXIMUM * MAX_FEE_PER_GAS_WEI
+TOTAL_FEE_MAXIMUM_WEI: Final = (
+    250_000 * MAX_FEE_PER_GAS_WEI
+)  # that dearest case in the dearest block: an eighth of a coin
+TOP_UP_MAXIMUM_WEI: Final = TOTAL_FEE_MAXIMUM_WEI  # a destination never needs more than one transfer's whole fee
 
 
 class FeesTooHigh(Exception):
@@ -54,9 +57,21 @@ class FeeQuote:
         """The max fee to offer: room for the base fee to double."""
         return min(2 * self.base_fee + self.priority_fee, MAX_FEE_PER_GAS_WEI)
 
+    def max_fee_for(self, gas_limit: int) -> int:
+        """The max fee to offer for so much gas. Raises FeesTooHigh if the whole fee is then above its cap."""
+        max_fee = min(self.max_fee, TOTAL_FEE_MAXIMUM_WEI // gas_limit)
+        if max_fee < self.least_fee:
+            raise FeesTooHigh(
+                f"{gas_limit} gas at {self.least_fee} wei cost more than the cap of {TOTAL_FEE_MAXIMUM_WEI} wei"
+            )
+        return max_fee
+
     def terms(self, gas_limit: int, affordable_wei: int | None = None) -> GasTerms | None:
-        """Terms at the wished max fee, or at what ``affordable_wei`` pays if the next block takes that; else None."""
-        max_fee = self.max_fee
+        """Terms at the wished max fee, or at what ``affordable_wei`` pays if the next block takes that; else None.
+
+        Raises FeesTooHigh as ``max_fee_for``.
+        """
+        max_fee = self.max_fee_for(gas_limit)
         if affordable_wei is not None:
             max_fee = min(max_fee, affordable_wei // gas_limit)
         if max_fee < self.least_fee:

@@ -12,8 +12,10 @@ from sqlalchemy.exc import DBAPIError
 
 from custody.chain import ChainClient, ExecutionReverted
 from custody.chain.lanes import LaneBlocked
+from custody.destinations.keys.client import KeysAgentAway, SigningPostponed
+from custody.destinations.keys.shapes import ShapeRefused
 from custody.destinations.sweeps.jobs import QUEUE, LeaseLost, SweepJob
-from custody.destinations.sweeps.keys import SigningRefused, SweepSigner
+from custody.destinations.sweeps.signing import SweepSigner
 from custody.ledger import LedgerRefusal
 from custody.settings.chains import Chain
 from custody.store.engine import BATCH_ATTEMPTS, attempts, is_retryable, transaction
@@ -45,6 +47,7 @@ class SweepRound:
     agreed_number: int | None
     in_flight_limit: int
     jobs: Sequence[SweepJob]
+    payer_float_maximum_wei: int
     progressed: int = 0
     reasons: dict[UUID, str] = field(default_factory=dict[UUID, str])
 
@@ -61,7 +64,11 @@ class SweepRound:
             return
         except LaneBlocked as error:
             self.wait(job, f"lane_blocked: {error}")
-        except (LedgerRefusal, SigningRefused, ExecutionReverted, LookupError, ValueError, DBAPIError) as error:
+        except KeysAgentAway as error:
+            self.wait(job, f"keys_agent_away: {error}")
+        except SigningPostponed as error:
+            self.wait(job, f"gas_payer_day_spent: {error}")
+        except (LedgerRefusal, ShapeRefused, ExecutionReverted, LookupError, ValueError, DBAPIError) as error:
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise
             reason = f"{type(error).__name__}: {error}"

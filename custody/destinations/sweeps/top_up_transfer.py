@@ -26,8 +26,9 @@ from custody.destinations.sweeps.booked import native_float
 from custody.destinations.sweeps.fees import FeeQuote, FeesTooHigh, GasTerms, gas_limit_for
 from custody.destinations.sweeps.finality import Mined
 from custody.destinations.sweeps.jobs import SweepJob
-from custody.destinations.sweeps.keys import gas_terms_of
+from custody.destinations.sweeps.payer_float import watch_float
 from custody.destinations.sweeps.planner import TOP_UP_TRANSFER
+from custody.destinations.sweeps.signing import gas_terms_of
 from custody.destinations.sweeps.strategy import SweepRound
 
 TOP_UPS_MAXIMUM: Final = 3  # a job whose gas price outran three top-ups waits until it fits
@@ -126,6 +127,7 @@ class TopUpTransfer:
             return
         payer = work.signer.gas_payer
         accounts = work.client.accounts([payer, *(item.job.address for item in items)])
+        work.apply(lambda connection: watch_float(connection, work, accounts[payer].balance))
         estimates = work.client.estimates([_transfer_call(item.job) for item in items])
         floats = work.apply(
             lambda connection: {
@@ -143,19 +145,20 @@ class TopUpTransfer:
                 continue
             try:
                 limit = gas_limit_for(estimate)
+                # Only the house's booked coins pay: dust from strangers at the address is not ours to spend.
+                usable = min(accounts[job.address].balance, floats[job.id] + item.brought_wei)
+                terms = quote.terms(limit, usable)
+                wished = limit * quote.max_fee_for(limit)
             except FeesTooHigh as error:
                 work.wait(job, f"gas_too_much: {error}")
                 continue
-            # Only the house's booked coins pay: dust from strangers at the address is not ours to spend.
-            usable = min(accounts[job.address].balance, floats[job.id] + item.brought_wei)
-            terms = quote.terms(limit, usable)
             if terms is not None:
                 with work.apart(job):
                     self._transfer(work, job, accounts[job.address].nonce, terms, signing)
             elif item.top_ups >= TOP_UPS_MAXIMUM:
                 work.wait(job, "fees_outran_top_ups")
             else:
-                short.append((item, limit * quote.max_fee - usable))
+                short.append((item, wished - usable))
         if short and lane_is_free:
             self._top_up(work, short, quote, accounts[payer].nonce, accounts[payer].balance, signing)
 
@@ -245,7 +248,9 @@ class TopUpTransfer:
 
             with work.apart(job):
                 # Before the nonce is taken: a nonce that this key will not sign for would block the lane.
-                work.signer.check_top_up(job.chain_id, payer, job.address, wei, index=job.derivation_index)
+                work.signer.check_top_up(
+                    job.chain_id, job.address, wei, index=job.derivation_index, treasury=job.treasury, gas=terms
+                )
                 intent = work.apply(take)
                 if intent is not None:
                     work.step()
@@ -266,8 +271,8 @@ class _Signing:
         if terms is None:
             return None
         if intent.purpose == "top_up":
-            return work.signer.sign_top_up(intent, index=job.derivation_index, gas=terms)
-        return work.signer.sign_sweep(intent, index=job.derivation_index, gas=terms)
+            return work.signer.sign_top_up(intent, index=job.derivation_index, treasury=job.treasury, gas=terms)
+        return work.signer.sign_sweep(intent, index=job.derivation_index, treasury=job.treasury, gas=terms)
 
     def _terms_now(self, job: SweepJob, intent: LaneTransaction) -> GasTerms | None:
         work = self._work
@@ -275,11 +280,11 @@ class _Signing:
         try:
             quote = FeeQuote.capped(*work.client.fees())
             limit = gas_limit_for(work.client.estimate_gas(request))
+            affordable = None if intent.purpose == "top_up" else work.client.balance(intent.sender)
+            terms = quote.terms(limit, affordable)
         except (FeesTooHigh, ExecutionReverted) as error:
             work.wait(job, f"{intent.purpose}_cannot_be_signed: {error}")
             return None
-        affordable = None if intent.purpose == "top_up" else work.client.balance(intent.sender)
-        terms = quote.terms(limit, affordable)
         if terms is None:
             work.wait(job, f"{intent.purpose}_cannot_be_signed: its gas costs more than the address has")
         return terms

@@ -86,6 +86,9 @@ GRANT INSERT ON fleet.outbox TO fleet_releases;
 -- The signer API reads open instructions and inserts submissions; hand-out is the releases worker's.
 GRANT SELECT ON fleet.release_instructions, fleet.tokens, fleet.chain_facts, fleet.address_book, fleet.payment_routes,
     public.funds_ledger_entries, public.derived_destination_sweeps, public.derived_destinations TO fleet_signer_api;
+GRANT SELECT (id, xpub_fingerprint) ON fleet.deposit_accounts TO fleet_signer_api;
+GRANT SELECT (seal_no, from_tx, to_tx, entries, merkle_root, prev_seal_hash, sealed_at, key_id, seal_hash, signature)
+    ON fleet.ledger_seals TO fleet_signer_api;
 GRANT SELECT, INSERT ON fleet.signature_submissions TO fleet_signer_api;
 GRANT SELECT, INSERT (subject_kind, subject_id, digest, person, approver, signature) ON fleet.approvals TO fleet_signer_api;
 GRANT SELECT ON fleet.policy_decisions, fleet.operator_actions TO fleet_signer_api;

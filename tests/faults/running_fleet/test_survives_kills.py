@@ -28,7 +28,7 @@ MOMENTS: dict[tuple[str, int], tuple[str, ...]] = {
     ("announced", PAYMENTS): ("relay",),
     ("detected", 1): ("worker-confirmations", "watcher"),
     ("held", 1): ("valkey",),
-    ("held", PAYMENTS): ("worker-sweeps",),
+    ("held", PAYMENTS): ("worker-sweeps", "keys-agent"),
     ("swept", 1): ("worker-mirror",),
     ("signed", 2): ("worker-releases",),
 }

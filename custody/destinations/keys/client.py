@@ -1,0 +1,110 @@
+"""What the sweeps worker has instead of keys: the agent's socket, asked for each signature (R20)."""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from custody.destinations.keys.messages import (
+    IdentityRequest,
+    MessageMalformed,
+    Reply,
+    Request,
+    SignatureRequest,
+    as_bytes,
+    read_reply,
+    receive,
+)
+from custody.destinations.keys.shapes import Shape, ShapeRefused
+from custody.trezor import Signature, SignatureError, UnsignedTransaction
+
+ANSWER_SECONDS: Final = 10.0  # a signature takes milliseconds; longer and the agent hangs
+
+
+class KeysAgentAway(Exception):
+    """The agent does not answer. The message names the socket and says what to do."""
+
+
+class SigningPostponed(Exception):
+    """The agent signs this later; the message says what it waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentIdentity:
+    """The deposit account's BIP-32 fingerprint (0x and 8 hex digits), the gas payer's address, and what binds."""
+
+    fingerprint: str
+    gas_payer: str
+    binding: str
+
+
+class KeysAgent:
+    """The agent behind one Unix socket. Every method raises KeysAgentAway."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def identity(self) -> AgentIdentity:
+        """Who the agent is now; it may be started again with other keys."""
+        found = self._ask(IdentityRequest(ask="identity")).identity
+        if found is None:
+            raise KeysAgentAway(f"the process at {self._path} is no keys agent: it does not say who it is")
+        return AgentIdentity(found.fingerprint, found.gas_payer, found.binding)
+
+    def check(self, shape: Shape, transaction: UnsignedTransaction, *, index: int, treasury: str) -> None:
+        """Raise ShapeRefused or SigningPostponed if ``sign`` would, whatever the nonce."""
+        self._ask(_request("check", shape, transaction, index, treasury))
+
+    def sign(
+        self, shape: Shape, transaction: UnsignedTransaction, *, index: int, treasury: str, signer: str
+    ) -> Signature:
+        """The signature of ``signer``, which is recovered and compared here.
+
+        Raises ShapeRefused or SigningPostponed with the agent's sentence.
+        """
+        found = self._ask(_request("sign", shape, transaction, index, treasury)).signature
+        if found is None:
+            raise KeysAgentAway(f"the process at {self._path} is no keys agent: it gives no signature")
+        try:
+            signature = Signature(found.y_parity, int(found.r, 16), int(found.s, 16))
+            recovered = transaction.recover(signature)
+        except SignatureError as error:
+            raise ShapeRefused(f"the agent's signature: {error}") from None
+        if recovered != signer:
+            raise ShapeRefused(f"signer: expected {signer}, the agent signs as {recovered}")
+        return signature
+
+    def _ask(self, request: Request) -> Reply:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(ANSWER_SECONDS)
+                connection.connect(str(self._path))
+                connection.sendall(as_bytes(request))
+                raw = receive(connection)
+            reply = None if raw is None else read_reply(raw)
+        except (BrokenPipeError, ConnectionResetError):
+            reply = None
+        except (OSError, MessageMalformed) as error:
+            raise KeysAgentAway(self._away(f"{type(error).__name__}: {error}")) from None
+        if reply is None:
+            raise KeysAgentAway(self._away("it closed the connection; it serves its own user alone"))
+        if reply.refused is not None:
+            raise ShapeRefused(reply.refused)
+        if reply.later is not None:
+            raise SigningPostponed(reply.later)
+        return reply
+
+    def _away(self, why: str) -> str:
+        return f"the keys agent at {self._path} does not answer ({why}); see whether the process keys-agent runs"
+
+
+def _request(ask: str, shape: Shape, transaction: UnsignedTransaction, index: int, treasury: str) -> SignatureRequest:
+    return SignatureRequest.model_validate(
+        {
+            "ask": ask,
+            "shape": shape,
+            "index": index,
+            "treasury": treasury,
+            "unsigned": "0x" + transaction.signing_bytes().hex(),
+        }
+    )

@@ -1,0 +1,144 @@
+"""What passes the keys agent's socket: one JSON object a message, after its length as four bytes, big-endian.
+
+Strict and bounded in both directions: another field, another type or a longer message is refused. Bytes are hex with 0x,
+wei and r, s are hex as well: nothing passes through a float.
+"""
+
+import json
+import socket
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from custody.destinations.derivation import INDEX_LIMIT
+from custody.destinations.keys.shapes import Asked, Shape, ShapeRefused
+from custody.trezor import TransactionError, UnsignedTransaction
+
+LENGTH_BYTES: Final = 4
+MESSAGE_MAXIMUM_BYTES: Final = 4_096  # the longest request, a token sweep, has under 600
+UNSIGNED_MAXIMUM_BYTES: Final = 512  # the longest shape has 68 bytes of data and under 130 of fields
+
+
+class MessageMalformed(Exception):
+    """Not a message of this protocol. The message says what was expected."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class IdentityRequest(_Strict):
+    """Asks who the agent is."""
+
+    ask: Literal["identity"]
+
+
+class SignatureRequest(_Strict):
+    """Asks for a signature (``sign``), or whether it would be given (``check``, whose nonce does not count)."""
+
+    ask: Literal["sign", "check"]
+    shape: Shape
+    index: Annotated[int, Field(ge=0, lt=INDEX_LIMIT)]
+    treasury: Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
+    unsigned: Annotated[str, Field(pattern=r"^0x([0-9a-f]{2})+$", max_length=2 + 2 * UNSIGNED_MAXIMUM_BYTES)]
+
+    def asked(self) -> Asked:
+        """The request with its transaction decoded. Raises ShapeRefused for bytes that are none of ours."""
+        try:
+            transaction = UnsignedTransaction.from_signing_bytes(bytes.fromhex(self.unsigned[2:]))
+        except TransactionError as error:
+            raise ShapeRefused(str(error)) from None
+        return Asked(self.shape, self.index, self.treasury, transaction)
+
+
+Request = IdentityRequest | SignatureRequest
+_REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="ask")])
+
+
+class IdentityReply(_Strict):
+    """Public data: the deposit account's BIP-32 fingerprint, the gas payer's address, what binds."""
+
+    fingerprint: Annotated[str, Field(pattern=r"^0x[0-9a-f]{8}$")]
+    gas_payer: Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
+    binding: Annotated[str, Field(max_length=200)]
+
+
+class SignatureReply(_Strict):
+    """(y_parity, r, s)."""
+
+    y_parity: Annotated[int, Field(ge=0, le=1)]
+    r: Annotated[str, Field(pattern=r"^0x[0-9a-f]{64}$")]
+    s: Annotated[str, Field(pattern=r"^0x[0-9a-f]{64}$")]
+
+
+class Reply(_Strict):
+    """One of: what was asked for, ``refused`` for ever, or ``later`` with what it waits for."""
+
+    identity: IdentityReply | None = None
+    signature: SignatureReply | None = None
+    checked: Literal[True] | None = None
+    refused: Annotated[str, Field(max_length=1_000)] | None = None
+    later: Annotated[str, Field(max_length=1_000)] | None = None
+
+
+def read_request(raw: bytes) -> Request:
+    """A request from a message's bytes. Raises MessageMalformed, never quoting what was sent."""
+    try:
+        return _REQUEST.validate_python(_object(raw))
+    except ValidationError as error:
+        raise MessageMalformed(f"the request is malformed: {_fields(error)}") from None
+
+
+def read_reply(raw: bytes) -> Reply:
+    """A reply from a message's bytes. Raises MessageMalformed."""
+    try:
+        return Reply.model_validate(_object(raw))
+    except ValidationError as error:
+        raise MessageMalformed(f"the reply is malformed: {_fields(error)}") from None
+
+
+def as_bytes(message: BaseModel) -> bytes:
+    """A message as it is sent, with its length before it."""
+    raw = message.model_dump_json(exclude_none=True).encode()
+    return len(raw).to_bytes(LENGTH_BYTES) + raw
+
+
+def receive(connection: socket.socket) -> bytes | None:
+    """The next message's bytes; None when the other side closed between two.
+
+    Raises MessageMalformed for a length out of bounds or an end in the middle, OSError as the socket does.
+    """
+    head = _exactly(connection, LENGTH_BYTES)
+    if head is None:
+        return None
+    length = int.from_bytes(head)
+    if not 0 < length <= MESSAGE_MAXIMUM_BYTES:
+        raise MessageMalformed(f"expected a message of 1 to {MESSAGE_MAXIMUM_BYTES} bytes, got {length}")
+    body = _exactly(connection, length)
+    if body is None:
+        raise MessageMalformed("the message ended after its length")
+    return body
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes | None:
+    raw = b""
+    while len(raw) < count:
+        more = connection.recv(count - len(raw))
+        if not more:
+            if raw:
+                raise MessageMalformed("the message ended early")
+            return None
+        raw += more
+    return raw
+
+
+def _object(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        raise MessageMalformed("expected one JSON object") from None
+
+
+def _fields(error: ValidationError) -> str:
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'object'}: {item['msg']}" for item in found)[:500]

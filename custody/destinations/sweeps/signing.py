@@ -1,0 +1,111 @@
+"""From a stored intent to the bytes of a sweep or top-up: the keys agent signs, this process assembles (R19, R20)."""
+
+from typing import Any
+
+from eth_utils.address import to_checksum_address
+
+from custody.chain.lanes import LaneTransaction
+from custody.destinations.keys.client import AgentIdentity, KeysAgent, KeysAgentAway
+from custody.destinations.keys.shapes import ShapeRefused
+from custody.destinations.sweeps.fees import GasTerms
+from custody.trezor import TransactionError, UnsignedTransaction
+
+
+class SweepSigner:
+    """The keys agent as sweeping needs it. ``meet`` it once a round; without having met it there is no gas payer."""
+
+    def __init__(self, agent: KeysAgent) -> None:
+        self._agent = agent
+        self._identity: AgentIdentity | None = None
+
+    def meet(self) -> None:
+        """Ask the agent who it is. Raises KeysAgentAway."""
+        self._identity = self._agent.identity()
+
+    @property
+    def gas_payer(self) -> str:
+        """The gas payer's checksum address."""
+        return self._known.gas_payer
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the deposit account whose seed the agent has."""
+        return self._known.fingerprint
+
+    def sign_sweep(self, intent: LaneTransaction, *, index: int, treasury: str, gas: GasTerms) -> bytes:
+        """The raw transaction of a token transfer from the deposit address at ``index`` to ``treasury``.
+
+        Raises ShapeRefused with the agent's sentence, SigningPostponed, KeysAgentAway.
+        """
+        if intent.purpose != "sweep":
+            raise ShapeRefused(f"purpose: expected a sweep, got {intent.purpose}")
+        transaction = _unsigned(intent, gas)
+        return transaction.signed_raw(
+            self._agent.sign("token_sweep", transaction, index=index, treasury=treasury, signer=intent.sender)
+        )
+
+    def sign_top_up(self, intent: LaneTransaction, *, index: int, treasury: str, gas: GasTerms) -> bytes:
+        """The raw transaction of a plain transfer from the gas payer to the deposit address at ``index``.
+
+        Raises as ``sign_sweep``.
+        """
+        if intent.purpose != "top_up":
+            raise ShapeRefused(f"purpose: expected a top-up, got {intent.purpose}")
+        transaction = _unsigned(intent, gas)
+        return transaction.signed_raw(
+            self._agent.sign("top_up", transaction, index=index, treasury=treasury, signer=intent.sender)
+        )
+
+    def check_top_up(
+        self, chain_id: int, recipient: str, value_wei: int, *, index: int, treasury: str, gas: GasTerms
+    ) -> None:
+        """Raise what ``sign_top_up`` would, before a nonce is taken: one that is not signed blocks the lane."""
+        transaction = _built(chain_id=chain_id, nonce=0, to=recipient, value=value_wei, data=b"", gas=gas)
+        self._agent.check("top_up", transaction, index=index, treasury=treasury)
+
+    @property
+    def _known(self) -> AgentIdentity:
+        if self._identity is None:
+            raise KeysAgentAway("the keys agent was not asked who it is yet")
+        return self._identity
+
+
+def gas_terms_of(raw: bytes) -> GasTerms:
+    """The gas terms inside a signed EIP-1559 transaction. Raises ValueError for another type."""
+    import rlp
+
+    if raw[:1] != b"\x02":
+        raise ValueError("expected a signed EIP-1559 transaction")
+    fields: Any = rlp.decode(raw[1:])
+    return GasTerms(
+        gas_limit=int.from_bytes(fields[4]),
+        max_fee=int.from_bytes(fields[3]),
+        max_priority_fee=int.from_bytes(fields[2]),
+    )
+
+
+def _unsigned(intent: LaneTransaction, gas: GasTerms) -> UnsignedTransaction:
+    return _built(
+        chain_id=intent.chain_id,
+        nonce=intent.nonce,
+        to=intent.recipient,
+        value=intent.value_wei,
+        data=intent.data,
+        gas=gas,
+    )
+
+
+def _built(*, chain_id: int, nonce: int, to: str, value: int, data: bytes, gas: GasTerms) -> UnsignedTransaction:
+    try:
+        return UnsignedTransaction(
+            chain_id=chain_id,
+            nonce=nonce,
+            max_priority_fee_per_gas=gas.max_priority_fee,
+            max_fee_per_gas=gas.max_fee,
+            gas_limit=gas.gas_limit,
+            to=to_checksum_address(to),
+            value=value,
+            data=data,
+        )
+    except TransactionError as error:
+        raise ShapeRefused(str(error)) from None

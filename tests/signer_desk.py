@@ -1,0 +1,67 @@
+"""A signer's own machine in tests: its settings, and the command in this process or in one of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from custody.settings.environment import settings
+from tests.signer_api_server import TOKEN
+from tests.signer_scene import SignerScene
+from workers.cli.signer import signer
+
+Cli = Callable[..., Result]
+JOURNAL = "journal.jsonl"
+
+
+def desk_environment(scene: SignerScene, device_path: str, api: str) -> dict[str, str]:
+    """The settings of a signer's machine: no database among them."""
+    token = scene.folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(TOKEN)
+    return {
+        "CHAINS_FILE": str(scene.folder / "chains.toml"),
+        "SIGNER_API_URL": api,
+        "SIGNER_API_TOKEN_FILE": str(token),
+        "TREZOR_PATH": device_path,
+        "SIGNER_TRUST_FILE": str(scene.write_trust()),
+        "SIGNER_JOURNAL_FILE": str(journal_of(scene)),
+        "FLEET_STATE_DIR": str(scene.folder / "state"),
+    }
+
+
+def journal_of(scene: SignerScene) -> Path:
+    return scene.folder / JOURNAL
+
+
+@contextmanager
+def at_desk(scene: SignerScene, device_path: str, api: str, monkeypatch: pytest.MonkeyPatch) -> Generator[Cli]:
+    """``fleet signer`` in this process; a wide terminal, so that sentences are not broken."""
+    for name, value in desk_environment(scene, device_path, api).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    settings.cache_clear()
+    runner = CliRunner(env={"COLUMNS": "200"})
+    yield lambda *arguments, **more: runner.invoke(signer, list(arguments), **more)
+    settings.cache_clear()
+
+
+def start_signer(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    """``fleet signer`` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "workers.cli", "signer", *arguments],
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def said(result: Result) -> str:
+    """What a command printed, in one line."""
+    return " ".join(result.output.split())

@@ -1,0 +1,117 @@
+"""What every ``fleet signer`` command shares: this machine's settings, its files, and how an error is told."""
+
+import getpass
+import platform
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from custody.settings.chains import Chains, load_chains
+from custody.settings.environment import SettingsError, read_secret_file, settings
+from custody.trezor import DeviceError
+from custody.trezor.derivation import DerivationPathError
+from workers.signer import (
+    InstructionRefused,
+    Journal,
+    SignerApiError,
+    SignerClient,
+    SigningDeskSettings,
+    Trust,
+    load_trust,
+)
+
+EXIT_REFUSED: Final = 2
+EXIT_REJECTED: Final = 3
+"""The person said no on the device; the instruction stays open with that reason."""
+JOURNAL_FILE: Final = "signer-journal.jsonl"
+SENTENCES: Final = (SignerApiError, InstructionRefused, DeviceError, DerivationPathError, SettingsError)
+"""Errors whose message says what to do."""
+
+signer = typer.Typer(help="Sign releases on the treasury device.", no_args_is_help=True)
+console = Console()
+
+ChainsFile = Annotated[
+    Path | None, typer.Option("--chains-file", help="this machine's own chains file; default CHAINS_FILE")
+]
+VerifyRpc = Annotated[
+    list[str] | None,
+    typer.Option("--verify-rpc", help="a node of your own, in place of trust.toml's; repeat for several"),
+]
+
+
+def client() -> SignerClient:
+    """The API's client, to the server that the trust file pins."""
+    configured = settings()
+    token = read_secret_file(configured.path("signer_api_token_file"), what="SIGNER_API_TOKEN_FILE")
+    known = trust()
+    pin = known.api.certificate_sha256 if known is not None and known.api is not None else None
+    return SignerClient(configured.signer_api_url, token, certificate_sha256=pin)
+
+
+def chains(given: Path | None) -> Chains:
+    """This machine's chains file."""
+    return load_chains(given or settings().path("chains_file"))
+
+
+def trust() -> Trust | None:
+    """This machine's trust file, if it has one."""
+    return None if settings().signer_trust_file is None else load_trust(settings().path("signer_trust_file"))
+
+
+def journal_path() -> Path:
+    """Where this machine's journal is."""
+    configured = settings()
+    return configured.signer_journal_file or configured.fleet_state_dir / JOURNAL_FILE
+
+
+@contextmanager
+def open_journal(known: Chains) -> Generator[Journal]:
+    """This machine's journal; one that does not exist is made where no money is real. Raises JournalRefused."""
+    with Journal(journal_path(), create=all(chain.is_development for chain in known.chains)) as journal:
+        if journal.was_cut:
+            console.print("The journal's last line was torn by a crash; no device had been asked. It was taken off.")
+        yield journal
+
+
+def desk(journal: Journal, verify_rpc: list[str] | None) -> SigningDeskSettings:
+    """This machine's desk."""
+    configured = settings().require("trezor_path")
+    return SigningDeskSettings(
+        device_path=configured.trezor_path or "",
+        derivation_path=configured.trezor_derivation_path,
+        approval_timeout_seconds=configured.trezor_approval_timeout_seconds,
+        fee_cap_wei=configured.release_max_total_fee_wei,
+        pin_callback=_ask_pin,
+        passphrase=None,
+        trust=trust(),
+        journal=journal,
+        verify_rpc=tuple(verify_rpc or ()),
+        fingerprint=configured.trezor_fingerprint,
+        signer=who(),
+    )
+
+
+def fail(error: Exception, code: int = EXIT_REFUSED) -> typer.Exit:
+    """Say what is wrong; the exit to raise."""
+    typer.secho(str(error), fg="red", err=True)
+    return typer.Exit(code)
+
+
+def who() -> str:
+    """Who signs here, as other signers see it: a label, never an authority (R10)."""
+    if (name := settings().signer_name) is not None:
+        return name
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a user without a name, as in some containers
+        user = "signer"
+    printable = f"{user}@{platform.node() or 'here'}".encode("ascii", "replace").decode()
+    return printable.replace(" ", "-")[:64]
+
+
+def _ask_pin() -> str:
+    return typer.prompt("PIN: the positions on the grid that the device shows (1 to 9)", hide_input=True)

@@ -1,0 +1,133 @@
+"""The lines of a signer's journal: what each kind says, and the chain of hashes that joins them."""
+
+import json
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from custody.settings.chains import Address, Hash32
+from custody.trezor.transaction import Signature, UnsignedTransaction
+from workers.signer.coverage import Promise
+
+NO_LINE: Final = "0" * 64
+"""What the first line follows."""
+
+_Hex = Annotated[str, Field(pattern=r"^0x([0-9a-f]{2})*$")]
+_Digits = Annotated[str, Field(pattern=r"^[0-9]{1,78}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: str
+    previous: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class SweptUnits(BaseModel):
+    """A Transfer into the treasury that stood behind an intent; ``units`` smallest, as digits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    transaction_hash: Hash32
+    log_index: int
+    units: _Digits
+
+
+class Asked(_Record):
+    """Written before the device is asked: from here on a signature of these bytes is assumed to exist (R1)."""
+
+    kind: Literal["asked"] = "asked"
+    chain_id: int
+    genesis_hash: Hash32
+    treasury: Address
+    unsigned_bytes: _Hex
+    signing_hash: Hash32
+    instruction: str
+    payment: str
+    purpose: str
+    token: str
+    units: _Digits
+    destinations: tuple[str, ...]
+    swept: tuple[SweptUnits, ...]
+
+    @property
+    def transaction(self) -> UnsignedTransaction:
+        """The exact transaction. Raises TransactionError for bytes that are none."""
+        return UnsignedTransaction.from_signing_bytes(bytes.fromhex(self.unsigned_bytes[2:]))
+
+    @property
+    def promise(self) -> Promise:
+        """What it takes from the treasury, and what was swept for it."""
+        swept = {(each.transaction_hash, each.log_index): int(each.units) for each in self.swept}
+        return Promise(self.token, self.payment, int(self.units), frozenset(self.destinations), swept)
+
+
+class Signed(_Record):
+    """The device's answer, written before it is handed in."""
+
+    kind: Literal["signed"] = "signed"
+    signing_hash: Hash32
+    y_parity: Annotated[int, Field(ge=0, le=1)]
+    r: _Digits
+    s: _Digits
+
+    @property
+    def signature(self) -> Signature:
+        """The signature. Raises SignatureError for numbers that are none."""
+        return Signature(self.y_parity, int(self.r), int(self.s))
+
+
+class Rejected(_Record):
+    """The person said no on the device."""
+
+    kind: Literal["rejected"] = "rejected"
+    signing_hash: Hash32
+
+
+class HandedIn(_Record):
+    """The API took the signature."""
+
+    kind: Literal["handed_in"] = "handed_in"
+    signing_hash: Hash32
+
+
+class SealSeen(_Record):
+    """The newest seal of a fleet's ledger that this machine has checked."""
+
+    kind: Literal["seal"] = "seal"
+    environment: str
+    seal: dict[str, Any]
+
+
+Line = Asked | Signed | Rejected | HandedIn | SealSeen
+_LINES: Final[TypeAdapter[Line]] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
+
+
+def write_line(previous: str, kind: str, said: dict[str, Any]) -> tuple[bytes, Line]:
+    """The next line with its end, and what it says. Raises ValueError for a kind or field that is none."""
+    values = {"kind": kind, "at": datetime.now(UTC).isoformat(), "previous": previous, **said}
+    values["hash"] = _hash(values)
+    line = _LINES.validate_python(values)
+    return _json(values) + b"\n", line
+
+
+def read_line(raw: bytes, previous: str) -> Line:
+    """A line that follows ``previous``. Raises ValueError saying what is wrong with it."""
+    values: Any = json.loads(raw)
+    line = _LINES.validate_python(values)
+    if line.previous != previous:
+        raise ValueError("it does not follow the line before it")
+    if line.hash != _hash({key: value for key, value in values.items() if key != "hash"}):
+        raise ValueError("its hash is not that of its content")
+    return line
+
+
+def _hash(values: dict[str, Any]) -> str:
+    return sha256(_json(values)).hexdigest()
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")

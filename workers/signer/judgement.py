@@ -1,0 +1,131 @@
+"""All that this machine wants to be true before its device is asked (R1, R4), in one place.
+
+In this order: the trust file, the seals, derivation and chain, the recipient's signatures, what was promised before,
+and the nonce. The first that fails is the sentence that a person reads; there is no way around any of them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from custody.ledger.seals import Seal
+from custody.trezor.preview import format_units
+from workers.signer.checks import CheckedInstruction, InstructionRefused
+from workers.signer.coverage import Promise, coverage
+from workers.signer.evidence import Evidence, read_evidence
+from workers.signer.journal import Journal, is_cancel, open_promises
+from workers.signer.journal_records import Asked
+from workers.signer.nonce_rule import require_one_intent
+from workers.signer.own_eyes import Case, Seen, as_claimed, can_pay_no_more, look
+from workers.signer.pins import require_pinned, require_trust
+from workers.signer.recipients import require_signed_recipient
+from workers.signer.seals import require_extends
+from workers.signer.trust import Trust, TrustedChain
+
+UNCHECKED: Final = (
+    "This machine has no trust file: deposits, sweeps and recipient are the server's word. Development only."
+)
+
+SealsAfter = Callable[[Seal | None], Iterable[Seal]]
+"""The last seen seal again and all after it; without one, the newest alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An instruction that may be signed: what it promises, for the journal, and what was checked, for a person."""
+
+    checked: CheckedInstruction
+    promise: Promise
+    newest_seal: Seal | None
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What this machine goes by. ``urls``: its own nodes; ``offline``: none, the machine that exported asked them."""
+
+    trust: Trust | None
+    journal: Journal | None
+    urls: Sequence[str] = ()
+    offline: bool = False
+
+    def judge(self, checked: CheckedInstruction, seals_after: SealsAfter) -> Judged:
+        """Judge one instruction. Raises InstructionRefused with the sentence why it must not be signed."""
+        require_trust(checked.chain, self.trust)
+        claimed = checked.claimed
+        asked = self._asked(checked)
+        if self.trust is None:
+            require_one_intent(checked.transaction, claimed.id, checked.chain.treasury, asked)
+            promise = Promise(claimed.token, claimed.payment_id, int(claimed.amount_units), frozenset())
+            return Judged(checked, promise, None, (UNCHECKED,))
+        pinned = require_pinned(checked, self.trust)
+        seen_before = None if self.journal is None else self.journal.last_seal(self.trust.environment)
+        newest = require_extends(seen_before, seals_after(seen_before), self.trust.ledger.keys)
+        evidence = read_evidence(claimed)
+        case = Case(checked, evidence, self.trust, pinned)
+        urls = self.urls or pinned.verify_rpc
+        seen = as_claimed(case) if self.offline else look(case, urls)
+        entry = require_signed_recipient(checked, evidence, self.trust)
+        promise = self._require_covered(case, seen, asked, urls)
+        require_one_intent(checked.transaction, claimed.id, checked.chain.treasury, asked)
+        by = "the machine that exported it" if self.offline else f"{len(urls)} of your own nodes"
+        return Judged(
+            checked,
+            promise,
+            newest,
+            (
+                f"Swept      {_shown(checked, sum(seen.swept.values()))}, confirmed at depth by {by}",
+                f"Recipient  address book entry {entry.number} ({entry.label}), signed by your approvers",
+                f"Ledger     seal {newest.seal_no} goes on from what this machine has seen",
+            ),
+        )
+
+    def _asked(self, checked: CheckedInstruction) -> list[Asked]:
+        if self.journal is None:
+            return []
+        return self.journal.asked(checked.chain.id, checked.chain.genesis_hash, checked.chain.treasury)
+
+    def _require_covered(self, case: Case, seen: Seen, asked: list[Asked], urls: Sequence[str]) -> Promise:
+        """R4: releases and refunds of this payment so far plus this one are at most what was swept for it."""
+        checked, claimed = case.checked, case.checked.claimed
+        promise = Promise(case.token, claimed.payment_id, int(claimed.amount_units), seen.destinations, seen.swept)
+        before = [] if self.journal is None else open_promises(self.journal, asked, nonce=checked.transaction.nonce)
+        unknown = _unknown_units(case.evidence, case.token, claimed.id, asked)
+        if not coverage(promise, [each.promise for each, _ in before], unknown_units=unknown).is_enough:
+            before = [(each, hashes) for each, hashes in before if not self._is_over(each, hashes, case.pinned, urls)]
+        found = coverage(promise, [each.promise for each, _ in before], unknown_units=unknown)
+        if not found.is_enough:
+            raise case.refused(
+                f"{_shown(checked, found.promised)} would be paid out of {_shown(checked, found.swept)} that were swept "
+                "to the pinned treasury from its deposit addresses, earlier payouts counted"
+            )
+        of_payment = sum(each.promise.units for each, _ in before if each.payment == claimed.payment_id)
+        if of_payment + unknown + promise.units > seen.deposited:
+            raise case.refused(
+                f"{_shown(checked, of_payment + unknown + promise.units)} would be paid out of "
+                f"{_shown(checked, seen.deposited)} that buyers deposited for payment {claimed.payment_id}"
+            )
+        return promise
+
+    def _is_over(self, asked: Asked, hashes: Sequence[str], pinned: TrustedChain, urls: Sequence[str]) -> bool:
+        """Whether an earlier payout can never be mined any more, by each of this machine's own nodes."""
+        if self.offline or self.journal is None or not self.journal.is_settled(asked):
+            return False
+        return can_pay_no_more(pinned, urls, asked.transaction.nonce, hashes)
+
+
+def _unknown_units(evidence: Evidence, token: str, instruction: str, asked: list[Asked]) -> int:
+    """Other payouts of the payment that the API names and this machine's journal does not know, smallest units."""
+    known = {each.instruction for each in asked if not is_cancel(each.transaction, each.treasury)}
+    return sum(
+        each.amount_units
+        for each in evidence.payouts
+        if each.may_pay and each.token == token and each.id not in known and each.id != instruction
+    )
+
+
+def _shown(checked: CheckedInstruction, units: int) -> str:
+    return f"{format_units(units, checked.decimals)} {checked.symbol}"
+
+
+__all__ = ["UNCHECKED", "InstructionRefused", "Judge", "Judged", "SealsAfter"]

@@ -1,0 +1,34 @@
+"""The trust file against everything else: the chains file and the instruction may say nothing that differs (R4)."""
+
+from custody.settings.chains import Chain
+from workers.signer.checks import CheckedInstruction, InstructionRefused
+from workers.signer.trust import Trust, TrustedChain
+
+
+def require_trust(chain: Chain, trust: Trust | None) -> None:
+    """Raise InstructionRefused when real money would be signed without a trust file."""
+    if trust is None and not chain.is_development:
+        raise InstructionRefused(
+            f"Chain {chain.name} holds real money and this machine has no trust file: write trust.toml (docs/sign.md) "
+            "and name it by SIGNER_TRUST_FILE."
+        )
+
+
+def require_pinned(checked: CheckedInstruction, trust: Trust) -> TrustedChain:
+    """The pinned chain of an instruction. Raises InstructionRefused naming the field that differs."""
+    pinned = trust.chain(checked.chain.id)
+    if pinned is None:
+        raise checked.refusal(f"chain {checked.chain.id} is not in the trust file")
+    _require(checked, "genesis_hash", checked.chain.genesis_hash, pinned.genesis_hash)
+    _require(checked, "treasury", checked.chain.treasury, pinned.treasury)
+    token = pinned.token(checked.claimed.token)
+    if token is None:
+        raise checked.refusal(f"token {checked.claimed.token} is not in the trust file")
+    _require(checked, "symbol", checked.symbol, token.symbol)
+    _require(checked, "decimals", checked.decimals, token.decimals)
+    return pinned
+
+
+def _require(checked: CheckedInstruction, field: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise checked.refusal(f"the chains file says {field} {found}, the trust file says {expected}")
