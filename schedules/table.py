@@ -7,6 +7,7 @@ run twice: the first door to claim a (name, slot) in fleet.schedule_runs answers
 from dataclasses import dataclass
 from typing import Any, Final
 
+from custody.destinations.audit import AUDIT_SCHEDULE
 from custody.providers.request_network import PAYMENTS_SCHEDULE
 from custody.store.outbox import Queue
 
@@ -74,6 +75,13 @@ SCHEDULES: Final = (
         "housekeeping",
         60,
         "Slots of schedules are kept for an hour only.",
+    ),
+    Schedule(
+        AUDIT_SCHEDULE,
+        "housekeeping.tidy",
+        "housekeeping",
+        60,
+        "A row that somebody else wrote would show buyers an address of theirs (R20).",
     ),
     Schedule(
         PAYMENTS_SCHEDULE,

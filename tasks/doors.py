@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from custody.settings.environment import FleetSettings, settings
 from custody.store.engine import open_engine, ring_relay, transaction
+from custody.store.lives import pause_after_restore
 from custody.store.outbox import Queue
 from custody.store.schedule_runs import claim_slot
 
@@ -79,6 +80,8 @@ class Door:
         return total
 
     def _rounds(self) -> int:
+        if pause_after_restore(engine(self.queue)):
+            log.error("database_restored", queue=self.queue, unblocks="fleet db restored, then fleet chain go-on")
         if self._step is None:
             self._step = self._build(engine(self.queue), settings())
         ends = monotonic() + ANSWER_SECONDS

@@ -1,5 +1,6 @@
-"""Queue housekeeping: what is kept only for a while goes, what has waited too long is said aloud, and Request Network
-is asked for payments whose webhook was lost: an API that hangs holds up nobody here."""
+"""Queue housekeeping: what is kept only for a while goes, what has waited too long is said aloud, registrations of
+Trezors are judged, new destinations are audited, and Request Network is asked for payments whose webhook was lost: an API
+that hangs holds up nobody here."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -9,6 +10,7 @@ import structlog
 from celery import shared_task
 from sqlalchemy import Engine, text
 
+from custody.destinations.audit import AUDIT_SCHEDULE, audit_destinations
 from custody.ledger.seal_lag import seal_lag
 from custody.providers.request_network import PAYMENTS_SCHEDULE
 from custody.settings.environment import FleetSettings
@@ -56,9 +58,29 @@ def tidy(engine: Engine, now: datetime) -> int:
     return purged
 
 
-def build(engine: Engine, _settings: FleetSettings) -> Step:
-    """One step: ``tidy`` at the present time."""
-    return lambda: tidy(engine, datetime.now(UTC))
+def build(engine: Engine, settings: FleetSettings) -> Step:
+    """One step: registrations that wait are judged, then ``tidy`` at the present time."""
+    from custody.policy import Genesis, SignedFolder, read_genesis
+    from custody.registration import judge_registrations
+    from custody.registration.texts import place_of
+
+    place = place_of(settings)
+
+    def genesis() -> Genesis | None:
+        if settings.policy_dir is None and not settings.trezor_safekeeping_required:
+            return None
+        # Without it an approver's key could be registered as a user's (R6).
+        settings.require("policy_dir", "genesis_hash")
+        signed = SignedFolder(settings.path("policy_dir"), settings.genesis_hash or "")
+        with transaction(engine) as connection:
+            return read_genesis(connection, signed, datetime.now(UTC)).genesis
+
+    return lambda: judge_registrations(engine, place, genesis) + tidy(engine, datetime.now(UTC))
+
+
+def build_audit(engine: Engine, _settings: FleetSettings) -> Step:
+    """One step: destinations that are new or changed are derived again."""
+    return lambda: audit_destinations(engine)
 
 
 def build_reconciliation(engine: Engine, settings: FleetSettings) -> Step:
@@ -78,10 +100,12 @@ def build_reconciliation(engine: Engine, settings: FleetSettings) -> Step:
 
 
 _door = Door("housekeeping", build)
+_audit = Door("housekeeping", build_audit)
 _reconciliation = Door("housekeeping", build_reconciliation)
+_BY_SCHEDULE: Final = {AUDIT_SCHEDULE: _audit, PAYMENTS_SCHEDULE: _reconciliation}
 
 
 @shared_task(name="housekeeping.tidy")
 def tidy_up(schedule: str | None = None, period: int = 0) -> int:
     """One ring. The arguments are a beat's (its entry's name and period in seconds); a doorbell has none."""
-    return (_reconciliation if schedule == PAYMENTS_SCHEDULE else _door).answer(schedule, period)
+    return _BY_SCHEDULE.get(schedule or "", _door).answer(schedule, period)

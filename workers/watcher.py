@@ -37,6 +37,7 @@ from custody.store.engine import (
     sqlstate,
     transaction,
 )
+from custody.store.lives import pause_after_restore
 from workers import health
 from workers.telemetry.logging import configure_logging
 from workers.telemetry.sentry import init_sentry
@@ -124,6 +125,7 @@ class ChainWatch:
             while not stop.is_set():
                 if self._guarded(lambda: self._lease.acquire(stop), stop):
                     log.info("watching", chain_id=self.chain.id, chain=self.chain.name)
+                    pause_after_restore(self._engine)
                     self._watch_until(stop)
         finally:
             self._lease.release()

@@ -67,6 +67,8 @@ class Subject:
     query: str
     references: Mapping[str, str]
     write: Callable[[Row, Identities], Write]
+    listed: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Columns that hold a list of ids, and the collection of each."""
 
     def read(self, connection: Connection, ids: list[UUID]) -> tuple[list[Row], Identities]:
         """The present state of these rows, and the ObjectIds of all they refer to."""
@@ -75,6 +77,8 @@ class Subject:
         identities.resolve(connection, self.collection, [row.id for row in rows])
         for column, collection in self.references.items():
             identities.resolve(connection, collection, [getattr(row, column) for row in rows])
+        for column, collection in self.listed.items():
+            identities.resolve(connection, collection, [each for row in rows for each in getattr(row, column)])
         return rows, identities
 
 
@@ -204,6 +208,32 @@ def _purchase_request(row: Row, ids: Identities) -> Write:
     )
 
 
+def _trezor_account(row: Row, ids: Identities) -> Write:
+    return Write(
+        ids.of("trezoraccounts", row.id),
+        fleet={
+            "userId": ids.of("users", row.user_id),
+            "xpubFingerprint": row.xpub_fingerprint,
+            "xpub": row.xpub,
+            "basePath": row.base_path,
+            "registrationAddress": row.registration_address,
+            "nextAddressIndex": row.next_address_index,
+            "deviceLabel": row.device_label,
+            "active": row.active,
+            "addresses": [
+                {
+                    **{name: value for name, value in issued.items() if name != "paymentId"},
+                    **({"paymentId": ids.of("payments", UUID(issued["paymentId"]))} if issued["paymentId"] else {}),
+                    "createdAt": datetime.fromisoformat(issued["createdAt"]),
+                }
+                for issued in row.addresses
+            ],
+            "updatedAt": row.updated_at,
+        },
+        create_only={"createdAt": row.created_at},
+    )
+
+
 _REFERENCES: Final = {
     "purchase_request_id": "purchaserequests",
     "seller_offer_id": "selleroffers",
@@ -255,6 +285,23 @@ SUBJECTS: Final[Mapping[str, Subject]] = {
             """,
             {"buyer_id": "users", "seller_offer_id": "selleroffers"},
             _destination,
+        ),
+        Subject(
+            "trezoraccounts",
+            """
+            SELECT id, user_id, xpub_fingerprint, xpub, base_path, registration_address, next_address_index,
+                device_label, active, created_at, updated_at,
+                ARRAY(SELECT t.payment_id FROM public.trezor_derived_addresses t
+                      WHERE t.trezor_account_id = a.id AND t.payment_id IS NOT NULL) AS payment_ids,
+                ARRAY(SELECT jsonb_build_object('index', t.address_index, 'address', t.address, 'path', t.path,
+                          'purpose', t.purpose, 'paymentId', t.payment_id, 'createdAt', t.created_at)
+                      FROM public.trezor_derived_addresses t
+                      WHERE t.trezor_account_id = a.id ORDER BY t.address_index) AS addresses
+            FROM public.trezor_accounts a WHERE id = ANY(:ids)
+            """,
+            {"user_id": "users"},
+            _trezor_account,
+            {"payment_ids": "payments"},
         ),
         Subject(
             "purchaserequests",

@@ -18,6 +18,7 @@ TABLES: Final[Mapping[str, str]] = {
     "purchaserequests": "public.purchase_requests",
     "selleroffers": "public.seller_offers",
     "users": "public.users",
+    "trezoraccounts": "public.trezor_accounts",
 }
 """MongoDB collection of each table, as mongoose names it; also ``id_map.collection``."""
 

@@ -96,7 +96,7 @@ class FleetSettings(BaseSettings):
         description="HOST:PORT of SIGNER_API_URL as signers' machines have it, lower case",
     )
     signer_api_certificate_pin: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the certificate (DER) that signers see there"
+        None, pattern=r"^[0-9a-f]{64}$", description="the pin of the certificate that signers see there"
     )
     signer_api_token_file: Path | None = Field(None, description="bearer token shared by API and signer, mode 0600")
     trezor_path: str | None = Field(None, description="trezorlib path of the device, e.g. webusb:... or udp:HOST:PORT")

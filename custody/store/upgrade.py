@@ -32,6 +32,7 @@ REPEATED_SQL: Final = (
     ("custody.ledger.sql", "post_entries.sql"),
     ("custody.ledger.sql", "operator_actions.sql"),
     ("custody.store.sql", "chain_pauses.sql"),
+    ("custody.store.sql", "database_lives.sql"),
     ("custody.ledger.sql", "fact_sums.sql"),
     ("custody.payments.sql", "payment_transitions.sql"),
     ("custody.store.sql", "scanner_intents.sql"),

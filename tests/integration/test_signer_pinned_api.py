@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 
 from workers.cli.signer import EXIT_REFUSED, signer
 from workers.signer import SignerApiAway, SignerApiError, SignerClient
+from workers.signer.certificate import place_at
+from workers.signer.pinned_tls import certificate_pin
 
 TOKEN = "secret-" * 8
 
@@ -108,3 +110,17 @@ def test_what_is_no_certificate_has_no_pin(tmp_path: Path) -> None:
         (tmp_path / "text.pem").write_text("hello")
         said = CliRunner().invoke(signer, ["trust", "pin", str(path)])
         assert said.exit_code == EXIT_REFUSED
+
+
+def test_what_a_device_shows_of_the_api_is_the_same_pin(server: tuple[str, Path, list[str]]) -> None:
+    """R6: host and certificate stand in the text that registers; behind another key there is none."""
+    url, certificate, heard = server
+    pin = certificate_pin(certificate.read_bytes())
+    place = place_at(url, pinned=pin)
+    assert (place.host, place.pin, place.shown_pin) == (url.removeprefix("https://"), pin, pin[:32])
+    with pytest.raises(SignerApiAway, match="No certificate was shown"):
+        place_at(url, pinned="0" * 64)
+    with pytest.raises(SignerApiAway, match="No certificate was shown"):
+        place_at(url)  # no authority vouches for it
+    assert heard == []
+    assert place_at("http://127.0.0.1:8481").shown_pin == "no TLS, loopback"

@@ -41,9 +41,11 @@ _GROUPS: Final = (
     "demo",
     "signer",
     "approve",
+    "device_lost",
     "policy",
     "genesis",
     "keys",
+    "register",
 )
 
 

@@ -256,6 +256,14 @@ class SignerClient:
         """Say that the signer did not sign, and why (at most 500 characters)."""
         self._call("POST", f"/v1/instructions/{instruction_id}/rejection", {"reason": reason[:500]})
 
+    def get(self, path: str) -> dict[str, Any]:
+        """One answer of the API, as it is."""
+        return self._call("GET", path)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Hand something in whose repetition is harmless."""
+        return self._call("POST", path, body)
+
     def _read(self, value: object) -> ApiInstruction:
         try:
             return ApiInstruction.model_validate(value)

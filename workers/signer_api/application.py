@@ -30,6 +30,7 @@ from workers.signer_api.evidence import instruction_with_evidence, open_instruct
 from workers.signer_api.leases import LeaseBody, Leases
 from workers.signer_api.openapi import SEAL_NUMBER_DIGITS, document
 from workers.signer_api.rate_limit import RateLimit
+from workers.signer_api.registrations import Registrations
 from workers.signer_api.submissions import RejectionBody, SignatureBody, SubmissionRefused, submit
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
             Route("/v1/seals", api.guarded(api.seals), methods=["GET"]),
             Route("/v1/instructions/{id}/signature", api.guarded(api.signature), methods=["POST"]),
             Route("/v1/instructions/{id}/rejection", api.guarded(api.rejection), methods=["POST"]),
+            *Registrations(engine, api.parsed).routes(api.guarded),
             Route("/v1/instructions/{id}/approval", api.guarded(api.approval), methods=["POST"]),
             Route("/v1/address-book/unsigned", api.guarded(api.unsigned_entries), methods=["GET"]),
             Route("/v1/address-book/{id}/approval", api.guarded(api.entry_approval), methods=["POST"]),
@@ -108,7 +110,7 @@ class _Api:
                 return _error(401, "The bearer token is missing or wrong.", {"WWW-Authenticate": "Bearer"})
             try:
                 return await handler(request)
-            except _Refused as error:
+            except (_Refused, SubmissionRefused) as error:
                 return _error(error.status, str(error))
             except DBAPIError as error:
                 log.error("signer_api_database", error=type(error).__name__)
@@ -185,13 +187,14 @@ class _Api:
 
     async def _take(self, request: Request, form: type[SignatureBody] | type[RejectionBody]) -> Response:
         instruction_id = _instruction_id(request)
-        body = _parse(form, await _read_body(request))
-        try:
-            made = await run_in_threadpool(self._submit, instruction_id, body)
-        except SubmissionRefused as error:
-            raise _Refused(error.status, str(error)) from error
+        body = await self.parsed(request, form)
+        made = await run_in_threadpool(self._submit, instruction_id, body)
         log.info("signer_answered", instruction_id=str(instruction_id), form=form.__name__, **made)
         return JSONResponse(made, status_code=200 if made["repeated"] else 202)
+
+    async def parsed(self, request: Request, form: type[_Body]) -> _Body:
+        """The request's body as ``form``, or a refusal with its sentence."""
+        return _parse(form, await _read_body(request))
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, given = authorization.partition(" ")

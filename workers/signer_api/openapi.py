@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from workers.signer_api.approvals import K_MAXIMUM, ApprovalBody
 from workers.signer_api.leases import LeaseBody
+from workers.signer_api.registrations import ChallengeBody, RegistrationBody
 from workers.signer_api.submissions import RejectionBody, SignatureBody
 
 VERSION: Final = "1"
@@ -60,6 +61,11 @@ OPERATIONS: Final = (
         query=(("fewer_than", {"type": "integer", "minimum": 1, "maximum": K_MAXIMUM}),),
     ),
     Operation("post", "/v1/address-book/{id}/approval", "Sign an address book entry.", (200, 202), ApprovalBody),
+    Operation(
+        "post", "/v1/registrations/challenge", "Ask for a nonce to register a device with.", (201,), ChallengeBody
+    ),
+    Operation("post", "/v1/registrations", "Hand in the proof of a device's account.", (202,), RegistrationBody),
+    Operation("get", "/v1/registrations/{id}", "What became of a registration."),
     Operation("get", "/v1/actions", "Operators' actions that wait for signatures."),
     Operation("post", "/v1/actions/{id}/approval", "Sign an operator's action.", (200, 202), ApprovalBody),
 )

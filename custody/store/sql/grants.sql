@@ -93,6 +93,11 @@ GRANT SELECT, INSERT ON fleet.signature_submissions TO fleet_signer_api;
 GRANT SELECT, INSERT (subject_kind, subject_id, digest, person, approver, signature) ON fleet.approvals TO fleet_signer_api;
 GRANT SELECT ON fleet.policy_decisions, fleet.operator_actions TO fleet_signer_api;
 GRANT INSERT ON fleet.outbox TO fleet_signer_api;
+-- It gives challenges and keeps what is handed in for them; whether that registers a device is housekeeping's to judge.
+GRANT SELECT ON fleet.registration_invitations TO fleet_signer_api;
+GRANT SELECT, INSERT (purpose, nonce, invitation_id, expires_at) ON fleet.signer_challenges TO fleet_signer_api;
+GRANT SELECT, INSERT (challenge_id, xpub, address, device_fingerprint, device_model, device_label, signature)
+    ON fleet.trezor_registrations TO fleet_signer_api;
 
 -- The mirror reads what it copies.
 GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_destinations, public.derived_destination_sweeps,
@@ -123,6 +128,14 @@ GRANT INSERT ON fleet.webhook_deliveries, fleet.outbox TO fleet_housekeeping;
 GRANT INSERT, UPDATE ON fleet.reconciliation_cursors TO fleet_housekeeping;
 GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_housekeeping;
 GRANT SELECT (created_at, tx_id) ON public.funds_ledger_entries TO fleet_housekeeping;
+GRANT UPDATE (state, reason, trezor_account_id, judged_at) ON fleet.trezor_registrations TO fleet_housekeeping;
+GRANT UPDATE (used_at) ON fleet.registration_invitations TO fleet_housekeeping;
+GRANT SELECT, INSERT, UPDATE (active, device_label, updated_at) ON public.trezor_accounts TO fleet_housekeeping;
+GRANT SELECT (id, status) ON public.users TO fleet_housekeeping;
+-- Rows that do not come from their account's xpub are put aside (R20).
+GRANT SELECT ON public.derived_destinations TO fleet_housekeeping;
+GRANT UPDATE (status, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_housekeeping;
+GRANT INSERT, UPDATE ON fleet.destination_audits TO fleet_housekeeping;
 
 -- The operator reads everything but credentials and key material, and changes settings.
 GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_operator;
@@ -140,6 +153,10 @@ GRANT INSERT ON public.config_setting_history TO fleet_operator;
 GRANT INSERT ON public.derived_destinations, fleet.payment_routes, fleet.deposit_accounts, fleet.tokens TO fleet_operator;
 GRANT UPDATE (status, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_operator;
 GRANT UPDATE (next_index, state) ON fleet.deposit_accounts TO fleet_operator;
+GRANT INSERT (user_id, code_sha256, invited_by, expires_at) ON fleet.registration_invitations TO fleet_operator;
+GRANT UPDATE (revoked_at, revoked_by, revoked_reason) ON fleet.trezor_registrations TO fleet_operator;
+GRANT UPDATE (active, next_address_index, updated_at) ON public.trezor_accounts TO fleet_operator;
+GRANT INSERT ON public.trezor_derived_addresses TO fleet_operator;
 GRANT UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_operator;
 GRANT INSERT ON fleet.house_accounts, fleet.address_book, fleet.nonce_lanes, fleet.outbox, fleet.chain_looks TO fleet_operator;
 GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
@@ -154,5 +171,8 @@ GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fl
     fleet.execute_go_on, fleet.persons_who_signed TO fleet_operator;
 -- Whoever meets what it must not judge alone pauses a chain, and so does any one guard.
 GRANT EXECUTE ON FUNCTION fleet.pause_chain TO fleet_watcher, fleet_releases, fleet_operator;
+-- Every worker looks first whether the database is the one of before (R22).
+GRANT EXECUTE ON FUNCTION fleet.pause_after_restore TO fleet_webhooks, fleet_watcher, fleet_confirmations, fleet_sweeps,
+    fleet_releases, fleet_mirror, fleet_housekeeping;
 -- A CHECK runs as whoever inserts, which before adoption is the marketplace's backend (L20). It reads its row alone.
 GRANT EXECUTE ON FUNCTION fleet.entry_is_sound TO PUBLIC;

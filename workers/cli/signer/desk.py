@@ -85,7 +85,7 @@ def desk(journal: Journal, verify_rpc: list[str] | None) -> SigningDeskSettings:
         derivation_path=configured.trezor_derivation_path,
         approval_timeout_seconds=configured.trezor_approval_timeout_seconds,
         fee_cap_wei=configured.release_max_total_fee_wei,
-        pin_callback=_ask_pin,
+        pin_callback=ask_pin,
         passphrase=None,
         trust=trust(),
         journal=journal,
@@ -113,5 +113,6 @@ def who() -> str:
     return printable.replace(" ", "-")[:64]
 
 
-def _ask_pin() -> str:
+def ask_pin() -> str:
+    """A Trezor One's PIN, by its grid."""
     return typer.prompt("PIN: the positions on the grid that the device shows (1 to 9)", hide_input=True)

@@ -1,0 +1,126 @@
+"""Every destination derives from its deposit account's xpub; one that does not is quarantined and said aloud (R20).
+
+Whoever can write rows could otherwise show buyers an address of their own. Role: fleet_housekeeping, each minute.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import sentry_sdk
+import structlog
+from sqlalchemy import Connection, Engine, text
+
+from custody.destinations.derivation import DerivationError, address_at, derivation_path
+from custody.destinations.issuing import COLLECTION
+from custody.store.engine import transaction
+from custody.store.outbox import mirror
+
+log = structlog.get_logger(__name__)
+
+AUDIT_SCHEDULE: Final = "destinations-audit"
+AUDIT_LIMIT: Final = 1_000  # about a quarter of a second; the step is repeated until nothing is new
+
+# The audited values are compared, not a time: a row that was changed afterwards is new again.
+_NEW = text(
+    """
+    SELECT d.id, d.address, d.derivation_path, d.derivation_index, d.deposit_account_id, d.status::text AS status
+    FROM public.derived_destinations d
+    LEFT JOIN fleet.destination_audits a ON a.destination_id = d.id AND a.address = d.address
+        AND a.derivation_path = d.derivation_path AND a.derivation_index = d.derivation_index
+        AND a.deposit_account_id IS NOT DISTINCT FROM d.deposit_account_id
+    WHERE a.destination_id IS NULL ORDER BY d.created_at, d.id LIMIT :limit FOR UPDATE OF d SKIP LOCKED
+    """
+)
+_NOTE = text(
+    """
+    INSERT INTO fleet.destination_audits (destination_id, address, derivation_path, derivation_index,
+        deposit_account_id, is_derived)
+    VALUES (:id, :address, :path, :index, :account, :is_derived)
+    ON CONFLICT (destination_id) DO UPDATE SET address = excluded.address, derivation_path = excluded.derivation_path,
+        derivation_index = excluded.derivation_index, deposit_account_id = excluded.deposit_account_id,
+        is_derived = excluded.is_derived, audited_at = clock_timestamp()
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A deposit account: its xpub, and the path it is the xpub of."""
+
+    xpub: str
+    path: str
+
+
+def why_not_derived(address: str, path: str, index: int, account: Account | None) -> str | None:
+    """Why an address is none of the account's at that index, in words; None if it is. Pure."""
+    if account is None:
+        return "no deposit account is known that it comes from"
+    try:
+        expected, expected_path = address_at(account.xpub, index, account.path), derivation_path(index, account.path)
+    except DerivationError as error:
+        return f"its account cannot derive it: {error}"
+    if address != expected:
+        return f"its account's address at index {index} is {expected}"
+    if path != expected_path:
+        return f"its path is {path}, expected {expected_path}"
+    return None
+
+
+def audit_destinations(engine: Engine, *, limit: int = AUDIT_LIMIT) -> int:
+    """Audit up to ``limit`` destinations that are new or were changed, in one transaction; returns how many."""
+    with transaction(engine) as connection:
+        rows = connection.execute(_NEW, {"limit": limit}).all()
+        accounts = _accounts(connection) if rows else {}
+        found = [(row, _verdict(row, accounts)) for row in rows]
+        for row, why in found:
+            connection.execute(
+                _NOTE,
+                {
+                    "id": row.id,
+                    "address": row.address,
+                    "path": row.derivation_path,
+                    "index": row.derivation_index,
+                    "account": row.deposit_account_id,
+                    "is_derived": why is None,
+                },
+            )
+            if why is not None:
+                _quarantine(connection, row, why)
+    for row, why in found:
+        if why is not None:
+            log.error("destination_not_derived", destination=str(row.id), address=row.address, reason=why)
+            sentry_sdk.capture_message("a deposit address does not come from its account", level="error")
+    return len(rows)
+
+
+def _verdict(row: Any, accounts: Mapping[UUID, Account]) -> str | None:
+    account = None if row.deposit_account_id is None else accounts.get(row.deposit_account_id)
+    if row.deposit_account_id is None:
+        # Issued before the fleet wrote accounts down: any account that is known may be its own.
+        for each in accounts.values():
+            if why_not_derived(row.address, row.derivation_path, row.derivation_index, each) is None:
+                return None
+    return why_not_derived(row.address, row.derivation_path, row.derivation_index, account)
+
+
+def _quarantine(connection: Connection, row: Any, why: str) -> None:
+    connection.execute(
+        text(
+            "UPDATE public.derived_destinations SET status = 'quarantined', quarantine_reason = :reason, "
+            "updated_at = clock_timestamp() WHERE id = :id"
+        ),
+        {
+            "id": row.id,
+            "reason": f"not_derived: {why}; whoever wrote the row may hold the key: pay nothing there (R20)",
+        },
+    )
+    mirror(connection, COLLECTION, row.id)
+
+
+def _accounts(connection: Connection) -> dict[UUID, Account]:
+    return {
+        row.id: Account(row.xpub, row.base_path)
+        for row in connection.execute(text("SELECT id, xpub, base_path FROM fleet.deposit_accounts"))
+    }
