@@ -5,7 +5,7 @@ from alembic import op
 from custody.store.sql_files import run_sql
 
 revision = "0015"
-down_revision = "0011"
+down_revision = "0017"
 
 
 def upgrade() -> None:
