@@ -41,7 +41,7 @@ def draft_next_genesis(folder: Path, now: datetime, change: Callable[[dict[str, 
     drafted = validated(Genesis, said, file=path.name)
     history = folder / HISTORY
     history.mkdir(exist_ok=True)
-    kept = history / f"genesis-{version}.toml"
+    kept = history.joinpath(f"genesis-{version}.toml")
     shutil.copy2(path, kept)
     shutil.copy2(signatures_path(path), signatures_path(kept))
     part = path.with_name(path.name + _PART)
