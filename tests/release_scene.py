@@ -96,7 +96,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.seed = new_seed()
-        self.treasury = self.account().address
+        self.treasury = self.make_treasury()
         self.market = Marketplace(self.database, token=self.chain.token, symbol="USDT")
         self.chain.development.set_balance(self.treasury, 10 * ETHER)
         chains = self.folder / "chains.toml"
@@ -117,6 +117,14 @@ class Scene:
             key="native:funding", token="native", debit_address=self.treasury, book_kind="house",
         )  # fmt: skip
         self.step = build(self.database.engine("fleet_releases"), self.settings)
+
+    def make_treasury(self) -> str:
+        """The address that coins are swept to; before anything is built on it."""
+        return self.account().address
+
+    def safe_lines(self) -> str:
+        """The chains file's lines of a treasury that is a Safe."""
+        return ""
 
     @property
     def pinned(self) -> Chain:
@@ -435,6 +443,7 @@ name = "test"
 genesis_hash = "{genesis}"
 rpc_urls = ["{self.chain.rpc_url}"]
 treasury = "{self.treasury}"
+{self.safe_lines()}
 fee_proxy = "{FEE_PROXY}"
 tokens = [
     {{ symbol = "ETH", address = "native", decimals = 18 }},

@@ -21,6 +21,7 @@ GUARDED_SETTINGS: Final = frozenset(
         "database_url", "database_admin_url", "database_role_passwords_dir", "broker_url", "mongo_url", "chains_file",
         "chain_rpc_url",
         "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "signer_api_token_file",
+        "release_payer_key_file",
         "flower_basic_auth_file", "ledger_seal_key_file", "shkeeper_api_keys_file", "request_network_api_key_file",
     }
 )  # fmt: skip
@@ -62,7 +63,10 @@ _WORKER_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "releases": ("chains_file", "mongo_url"),
     "mirror": ("mongo_url",),
 }
-_WORKER_MAY_HAVE: Final[Mapping[str, tuple[str, ...]]] = {"housekeeping": ("request_network_api_key_file",)}
+_WORKER_MAY_HAVE: Final[Mapping[str, tuple[str, ...]]] = {
+    "housekeeping": ("request_network_api_key_file",),
+    "releases": ("release_payer_key_file",),
+}
 
 
 def worker_arguments(spec: QueueSpec) -> tuple[str, ...]:

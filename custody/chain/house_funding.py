@@ -23,7 +23,7 @@ from custody.store.engine import forbid_inside_transaction, transaction
 log = structlog.get_logger(__name__)
 
 NATIVE_DECIMALS: Final = 18
-_ACCOUNTS: Final = {"gas_payer": "gas_payer", "treasury": "treasury_house"}
+_ACCOUNTS: Final = {"gas_payer": "gas_payer", "release_payer": "gas_payer", "treasury": "treasury_house"}
 
 
 class BalanceReader(Protocol):
@@ -73,7 +73,7 @@ def _at_rest(connection: Connection, chain_id: int) -> list[_HouseBook]:
         text(
             """
             SELECT h.id, h.address, h.kind, coalesce(b.seq, 0) AS seq,
-                coalesce(CASE h.kind WHEN 'gas_payer' THEN b.gas_payer ELSE b.treasury_house END - b.overdraft, 0) AS booked,
+                coalesce(CASE h.kind WHEN 'treasury' THEN b.treasury_house ELSE b.gas_payer END - b.overdraft, 0) AS booked,
                 coalesce((SELECT max(t.block_number) FROM fleet.chain_transactions t
                           WHERE t.chain_id = h.chain_id AND t.sender = h.address), 0) AS last_block
             FROM fleet.house_accounts h LEFT JOIN fleet.ledger_balances b

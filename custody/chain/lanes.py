@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-LaneKind = Literal["gas_payer", "destination", "treasury"]
+LaneKind = Literal["gas_payer", "destination", "treasury", "release_payer"]
 Purpose = Literal["top_up", "sweep", "release", "cancel"]
 
 
@@ -165,6 +165,23 @@ def add_signed(
             """
         ),
         {"id": transaction_id, "raw": signed_bytes, "hash": transaction_hash, "send": to_send},
+    )
+
+
+def replace_signed(
+    connection: Connection, transaction_id: UUID, data: bytes, signed_bytes: bytes, transaction_hash: str
+) -> None:
+    """Another call on the same nonce takes the place of one that is not mined; the hashes of both are kept (R1)."""
+    connection.execute(
+        text(
+            """
+            UPDATE fleet.chain_transactions
+            SET data = :data, signed_bytes = :raw, transaction_hash = :hash, hashes = array_append(hashes, :hash),
+                state = 'signed'
+            WHERE id = :id AND state IN ('signed', 'broadcast')
+            """
+        ),
+        {"id": transaction_id, "data": data, "raw": signed_bytes, "hash": transaction_hash},
     )
 
 

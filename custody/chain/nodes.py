@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, TypeVar
 
 from custody.chain.blocks import BlockHeader, ReceiptsAndHeaders
@@ -74,7 +74,7 @@ class ChainNodes:
 
     def require_identity(self) -> None:
         """A quorum of nodes is of this very chain (id and genesis, R17). Raises WrongChain if any is not."""
-        self._agreed(lambda client: client.require_identity(self.chain.id, self.chain.genesis_hash))
+        self.agreed(lambda client: client.require_identity(self.chain.id, self.chain.genesis_hash))
 
     def any(self, read: Callable[[ChainClient], _Value]) -> _Value:
         """The first answer of any node: for values the fleet caps or the chain itself checks (fees, gas)."""
@@ -92,16 +92,30 @@ class ChainNodes:
 
         The highest count that a quorum of nodes reaches.
         """
-        found = self._each(lambda client: client.nonce(address, "latest" if block is None else block))
+        found = self.each(lambda client: client.nonce(address, "latest" if block is None else block))
         return sorted(found, reverse=True)[self.quorum - 1]
+
+    def common_height(self) -> int:
+        """The greatest height that a quorum of nodes has reached. Heads that say nothing about now do not count (L13)."""
+        now = int(time())
+        stale: str | None = None
+        heights: list[int] = []
+        for head in self.each(lambda client: client.head()):
+            if (why := why_stale(self.chain, head, now)) is None:
+                heights.append(head.number)
+            else:
+                stale = why
+        if len(heights) < self.quorum:
+            raise ChainUnavailable(self.chain.id, f"{len(self.clients)} nodes", stale or "too few of them answer")
+        return sorted(heights, reverse=True)[self.quorum - 1]
 
     def code(self, address: str) -> bytes:
         """The account's code, as a quorum says."""
-        return self._agreed(lambda client: client.code(address))
+        return self.agreed(lambda client: client.code(address))
 
     def mined(self, transaction_hashes: Sequence[str]) -> Mapping[str, Mined]:
         """Receipts in canonical blocks that a quorum agrees on, by hash."""
-        answers = self._each(lambda client: client.receipts_and_headers(transaction_hashes))
+        answers = self.each(lambda client: client.receipts_and_headers(transaction_hashes))
         found: dict[str, Mined] = {}
         for transaction_hash in transaction_hashes:
             votes: dict[tuple[str, int], list[Mined]] = {}
@@ -141,14 +155,10 @@ class ChainNodes:
         answered = [answer for answer in said if not isinstance(answer, ChainUnavailable | WrongChain)]
         return answered, [str(answer) for answer in said if isinstance(answer, ChainUnavailable | WrongChain)]
 
-    def agreed(self, read: Callable[[ChainClient], _Value]) -> _Value:
-        """The answer that a quorum gives."""
-        return self._agreed(read)
-
     def any_has_receipt(self, transaction_hashes: Sequence[str]) -> bool:
         """Whether a single node has a receipt of one of them, canonical or not."""
         return any(
-            answer.receipts for answer in self._each(lambda client: client.receipts_and_headers(transaction_hashes))
+            answer.receipts for answer in self.each(lambda client: client.receipts_and_headers(transaction_hashes))
         )
 
     def send(self, raw: bytes) -> str:
@@ -167,7 +177,8 @@ class ChainNodes:
             raise failure
         return sent
 
-    def _each(self, read: Callable[[ChainClient], _Value]) -> list[_Value]:
+    def each(self, read: Callable[[ChainClient], _Value]) -> list[_Value]:
+        """Every node's own answer, a quorum of them at least. Raises WrongChain if any is of another chain."""
         answers: list[_Value] = []
         failure: ChainUnavailable | None = None
         for answer in self._ask(read):
@@ -214,8 +225,9 @@ class ChainNodes:
     def _slow(self, client: ChainClient) -> ChainUnavailable:
         return ChainUnavailable(self.chain.id, client.chain.masked_url, "it has not answered yet")
 
-    def _agreed(self, read: Callable[[ChainClient], _Value]) -> _Value:
-        answers = self._each(read)
+    def agreed(self, read: Callable[[ChainClient], _Value]) -> _Value:
+        """The answer that a quorum of nodes gives alike."""
+        answers = self.each(read)
         for answer in answers:
             if answers.count(answer) >= self.quorum:
                 return answer

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from custody.chain.logs import FEE_PROXY_TOPIC, NATIVE_FEE_PROXY_TOPIC, TRANSFER_TOPIC, Log
+from custody.chain.safe_logs import EXECUTION_TOPICS
 
 PROXY_TOPICS: Final = frozenset({FEE_PROXY_TOPIC, NATIVE_FEE_PROXY_TOPIC})
 
@@ -50,6 +51,8 @@ class RecipientFilter:
         topics = log.topics
         if log.event in PROXY_TOPICS:
             return len(topics) > 1 and topics[1] in self.references
+        if log.event in EXECUTION_TOPICS:
+            return True
         # An event of another shape is the token's fault, and the look at its transaction says so.
         return (len(topics) > 2 and topics[2] in self.recipients) or (len(topics) > 1 and topics[1] in self.senders)
 
@@ -68,6 +71,8 @@ class RecipientFilter:
             asked += [(tokens, [TRANSFER_TOPIC, part]) for part in self._parts(self.senders)]
         if proxies:
             asked += [(proxies, [proxy_topics, part]) for part in self._parts(self.references)]
+        if safes := sorted(contract for contract, topics in events.items() if topics & EXECUTION_TOPICS):
+            asked.append((safes, [sorted(EXECUTION_TOPICS)]))  # a treasury's own, which nobody else makes many of
         return [
             {"fromBlock": hex(first), "toBlock": hex(last), "address": contracts, "topics": topics}
             for contracts, topics in asked

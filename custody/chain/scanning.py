@@ -16,6 +16,7 @@ from custody.chain.errors import ChainUnavailable
 from custody.chain.logs import FEE_PROXY_TOPIC, NATIVE_FEE_PROXY_TOPIC, TRANSFER_TOPIC, Log, MalformedLog, read_log
 from custody.chain.recipient_filter import RecipientFilter
 from custody.chain.rpc import ChainClient
+from custody.chain.safe_logs import EXECUTION_TOPICS
 from custody.settings.chains import NATIVE, Chain
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Watched:
         events[chain.fee_proxy] = frozenset({FEE_PROXY_TOPIC})
         if chain.native_fee_proxy is not None:
             events[chain.native_fee_proxy] = frozenset({NATIVE_FEE_PROXY_TOPIC})
+        if chain.safe is not None:
+            events[chain.treasury] = EXECUTION_TOPICS
         return cls(chain.treasury, events)
 
     @property

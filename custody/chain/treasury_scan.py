@@ -6,6 +6,8 @@ out. A lane that ended as ``failed`` is not ours any more: its money was given b
 that the treasury sent, and every Transfer out of it in a transaction that is not ours (an approved spender's
 transferFrom too), is not ours.
 
+A Safe says itself what it executed, by hash: ours is what was handed out to its owners, whoever sent it (R16).
+
 Native coin has no log (L8): it is what the treasury's balance lacks of its book, beyond what ours under way may cost
 at most; the rest of it shows once nothing of ours is under way.
 """
@@ -21,6 +23,7 @@ from custody.chain.assets import NATIVE, to_units
 from custody.chain.blocks import BlockTransaction, ScannedBlock
 from custody.chain.house_funding import NATIVE_DECIMALS
 from custody.chain.logs import TRANSFER_TOPIC, MalformedLog, decode_transfer
+from custody.chain.safe_logs import executions
 from custody.settings.chains import Chain
 
 NATIVE_PLACE: Final = -1  # a movement of native coin has no log; its fact carries this instead of a log's place
@@ -50,6 +53,12 @@ def unauthorised(connection: Connection, chain: Chain, block: ScannedBlock) -> l
     """Every movement out of the treasury in this block that is not ours. Reads only."""
     sent = [each for each in block.transactions if each.sender == chain.treasury]
     leaving = _leaving(chain.treasury, block)
+    foreign_executions: list[Outflow] = []
+    if chain.safe is not None:
+        paid, foreign_executions = _executed(connection, chain, block)
+        leaving = [
+            each for each in leaving if (each.transaction_hash, each.token, each.recipient, each.units) not in paid
+        ]
     involved = {each.hash for each in sent} | {each.transaction_hash for each in leaving}
     ours = _ours(connection, chain.id, [each for each in block.transactions if each.hash in involved])
     foreign = [each for each in sent if each.hash not in ours]
@@ -59,7 +68,55 @@ def unauthorised(connection: Connection, chain: Chain, block: ScannedBlock) -> l
         *_native(connection, chain, block, foreign),
         *(_spent(each) for each in foreign),
         *_unseen_nonces(connection, chain, block, foreign),
+        *foreign_executions,
     ]
+
+
+def _executed(
+    connection: Connection, chain: Chain, block: ScannedBlock
+) -> tuple[set[tuple[str, str, str, int]], list[Outflow]]:
+    """What a Safe executed in this block (R16): the payouts that are ours, by their hash, and all that is not.
+
+    A payout is ours whoever sent it; as (transaction, token, recipient, units), so that another transfer beside it is not.
+    """
+    try:
+        found = executions(block.logs, chain.treasury)
+    except MalformedLog as error:
+        why = f"a log of the Safe cannot be read ({error})"
+        return set(), [Outflow(block.header.hash, NATIVE_PLACE, chain.treasury, ZERO_ADDRESS, 0, None, why)]
+    if not found:
+        return set(), []
+    rows = connection.execute(
+        text(
+            """
+            SELECT token, recipient, amount_units, signing_hash, rejection_hash FROM fleet.release_instructions
+            WHERE chain_id = :chain AND treasury = :safe AND state <> 'failed'
+                AND (signing_hash = ANY(:hashes) OR rejection_hash = ANY(:hashes))
+            """
+        ),
+        {"chain": chain.id, "safe": chain.treasury, "hashes": [each.tx_hash for each in found]},
+    ).all()
+    payouts = {bytes(row.signing_hash): row for row in rows}
+    rejections = {bytes(row.rejection_hash) for row in rows if row.rejection_hash is not None}
+    paid = {
+        (each.log.transaction_hash, row.token, row.recipient, int(row.amount_units))
+        for each in found
+        if (row := payouts.get(each.tx_hash)) is not None
+    }
+    foreign = [
+        Outflow(
+            each.log.transaction_hash,
+            each.log.log_index,
+            chain.treasury,
+            ZERO_ADDRESS,
+            0,
+            None,
+            f"the Safe executed 0x{each.tx_hash.hex()}, which the fleet never handed out to its owners",
+        )
+        for each in found
+        if each.tx_hash not in payouts and each.tx_hash not in rejections
+    ]
+    return paid, foreign
 
 
 def _spent(sent: BlockTransaction) -> Outflow:

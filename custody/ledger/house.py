@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from custody.chain.addresses import parse_address
 
-HouseKind = Literal["gas_payer", "treasury"]
+HouseKind = Literal["gas_payer", "treasury", "release_payer"]
 
 
 class HouseAccountDiffers(Exception):

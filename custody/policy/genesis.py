@@ -50,6 +50,8 @@ class Treasury(Document):
     address: Address
     device_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None = None
     singleton_code_hash: Hash32 | None = None
+    proxy_code_hash: Hash32 | None = None
+    """Of the code at the Safe's own address; without it the singleton's code alone is compared."""
     owners: Annotated[tuple[Address, ...], Field(max_length=APPROVERS_MAXIMUM)] = ()
     threshold: Annotated[int, Field(ge=1, strict=True)] | None = None
     fallback_handler: Address | None = None
@@ -61,7 +63,7 @@ class Treasury(Document):
         if self.kind == "eoa":
             if self.device_fingerprint is None:
                 raise ValueError("device_fingerprint is missing: an EOA treasury pins its device's root key")
-            if any(value is not None for value in (*safe, self.guard)) or self.owners:
+            if any(value is not None for value in (*safe, self.guard, self.proxy_code_hash)) or self.owners:
                 raise ValueError("expected no owners, threshold, handler, guard or code hash: an EOA has none")
             return self
         if any(value is None for value in safe) or not self.owners:

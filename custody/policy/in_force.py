@@ -16,7 +16,7 @@ from custody.policy.address_book import AddressBook
 from custody.policy.differences import loosens, policy_differences
 from custody.policy.documents import document_hash, read_toml, validated
 from custody.policy.engine import judge, strictest
-from custody.policy.genesis import Genesis
+from custody.policy.genesis import Genesis, Treasury
 from custody.policy.refusals import PolicyRefused
 from custody.policy.requests import Decision, Request, Situation
 from custody.policy.rules import Policy
@@ -32,7 +32,7 @@ from custody.policy.verified import (
     verify_genesis,
     verify_policy,
 )
-from custody.settings.chains import Chains
+from custody.settings.chains import Chain, Chains
 
 HISTORY: Final = "history"
 
@@ -181,7 +181,10 @@ def _history(signed: SignedFolder, version: int) -> Path:
 
 
 def require_genesis_treasuries(genesis: Genesis, chains: Chains) -> None:
-    """Every configured chain is the genesis' own: id, genesis hash, treasury (R8, R17). Raises PolicyRefused."""
+    """Every configured chain is the genesis' own: id, genesis hash, treasury and whose it is (R8, R16, R17).
+
+    Raises PolicyRefused.
+    """
     for chain in chains.chains:
         pinned = genesis.chain(chain.id)
         for field, found, expected in (
@@ -194,3 +197,13 @@ def require_genesis_treasuries(genesis: Genesis, chains: Chains) -> None:
                     f"{chain.name}.{field}",
                     f"expected {expected or 'a chain of the genesis'}, got {found}",
                 )
+        assert pinned is not None
+        _require_same_owners(chain, pinned.treasury)
+
+
+def _require_same_owners(chain: Chain, pinned: Treasury) -> None:
+    found = None if chain.safe is None else (sorted(chain.safe.owners), chain.safe.threshold)
+    expected = None if pinned.kind == "eoa" else (sorted(pinned.owners), pinned.threshold)
+    if found != expected:
+        said = "an account of one device" if expected is None else f"a Safe, {expected[1]} of {', '.join(expected[0])}"
+        raise PolicyRefused("chains file", f"{chain.name}.safe", f"expected {said}, as the genesis pins the treasury")

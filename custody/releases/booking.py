@@ -17,6 +17,7 @@ from custody.releases import rows
 from custody.releases.outcome import Paid
 from custody.releases.requests import why_cancelled
 from custody.releases.rows import Instruction
+from custody.releases.states import InstructionState
 from custody.releases.voiding import PROMISED, void
 from custody.store.outbox import mirror
 
@@ -27,13 +28,17 @@ PAUSE_CHARACTERS: Final = 500
 def book_paid(
     connection: Connection,
     instruction: Instruction,
-    lane: LaneTransaction,
+    lane: LaneTransaction | None,
     receipt: Receipt,
     paid: Paid,
     evidence: Mapping[str, Any],
 ) -> None:
-    """``release:final`` on its outbound fact, the fee, and the states of lane, instruction, payment and request."""
-    _end_lane(connection, lane, receipt)
+    """``release:final`` on its outbound fact, the fee, and the states of lane, instruction, payment and request.
+
+    ``lane`` None: a Safe executed it, and the fee is the sender's own matter (safe_lanes).
+    """
+    if lane is not None:
+        _end_lane(connection, lane, receipt)
     rows.move(connection, instruction, "final", final_at=rows.now(connection))
     lock_payment(connection, instruction.payment_id)
     fact_id = _outbound_fact(connection, instruction, receipt, paid)
@@ -61,7 +66,8 @@ def book_paid(
         _mark_seller_paid(connection, instruction.payment_id)
     else:
         _end_refunded(connection, instruction)
-    _book_fee(connection, instruction, receipt, evidence)
+    if lane is not None:
+        _book_fee(connection, instruction, receipt, evidence)
 
 
 def book_failed(
@@ -71,6 +77,8 @@ def book_failed(
     receipt: Receipt | None,
     reason: str,
     evidence: Mapping[str, Any],
+    *,
+    ended: InstructionState = "failed",
 ) -> None:
     """``release:void`` back to held (or disputed, L4), and the fee if our own transaction was mined.
 
@@ -83,7 +91,7 @@ def book_failed(
             text("UPDATE fleet.chain_transactions SET state = 'failed', last_error = :why WHERE id = :id"),
             {"id": lane.id, "why": reason},
         )
-    rows.move(connection, instruction, "failed")
+    rows.move(connection, instruction, ended)
     rows.note(connection, instruction.id, reason)
     void(connection, instruction, reason, evidence)
     if receipt is not None:

@@ -15,6 +15,8 @@ from custody.policy import PolicyRefused, SignedFolder, read_in_force
 from custody.releases import rows
 from custody.releases.approvals import agreement_of, decide, intent_of
 from custody.releases.rows import Instruction
+from custody.releases.safe_execution import execution_to_send
+from custody.releases.safe_treasury import SafeStopped, SafeTreasury
 from custody.releases.sources import Sources, SourceUnreadable, references
 from custody.store.engine import transaction
 
@@ -25,9 +27,11 @@ SEND_AGAIN_SECONDS: Final = 60  # a node may have dropped it; sending the same b
 _DUE: Final = """
     w.chain_id = :chain AND (w.state = 'signed' OR w.state = 'broadcast' AND EXISTS (
         SELECT FROM fleet.chain_transactions t
-        WHERE t.subject_id = w.id AND t.nonce = w.nonce
-          AND (t.state = 'signed'   -- a higher bid
-               OR t.state = 'broadcast' AND t.broadcast_at < clock_timestamp() - make_interval(secs => :again))))
+        WHERE t.subject_id = w.id AND (t.nonce = w.nonce OR w.unsigned_kind = 'safe_transaction')
+          AND (t.state = 'signed'   -- a higher bid, or a Safe's next execution
+               OR t.state = 'broadcast' AND t.broadcast_at < clock_timestamp() - make_interval(secs => :again)))
+      OR w.state = 'broadcast' AND w.unsigned_kind = 'safe_transaction' AND NOT EXISTS (   -- it reverted: tried again
+        SELECT FROM fleet.chain_transactions t WHERE t.subject_id = w.id AND t.state IN ('signed', 'broadcast')))
 """
 
 
@@ -36,7 +40,13 @@ class _Waits(Exception):
 
 
 def broadcast_signed(
-    engine: Engine, nodes: ChainNodes, sources: Sources, limit: int, *, signed: SignedFolder | None
+    engine: Engine,
+    nodes: ChainNodes,
+    sources: Sources,
+    limit: int,
+    *,
+    signed: SignedFolder | None,
+    safe: SafeTreasury | None = None,
 ) -> int:
     """Send at most ``limit`` signed releases of one chain, in nonce order; how many were sent for the first time.
 
@@ -65,24 +75,36 @@ def broadcast_signed(
                 reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
             if why := reading.why_it_stops(instruction.purpose):
                 raise _Waits(f"{why} It is signed but not sent: waits_for_cancel, or for the dispute's end (R1).")
-            sent += _send(engine, nodes, instruction, signed)
+            sent += _send(engine, nodes, instruction, signed, safe)
         except PolicyRefused as error:
             _hold(engine, instruction, f"policy_refused: {error}")
         except SourceUnreadable as error:
             _hold(engine, instruction, f"source_unreadable: {error}")
         except (ChainUnavailable, WrongChain) as error:
             _hold(engine, instruction, f"chain_unavailable: {error}")
-        except _Waits as error:
+        except (_Waits, SafeStopped) as error:
             _hold(engine, instruction, str(error))
     return sent
 
 
-def _send(engine: Engine, nodes: ChainNodes, instruction: Instruction, signed: SignedFolder | None) -> int:
+def _send(
+    engine: Engine,
+    nodes: ChainNodes,
+    instruction: Instruction,
+    signed: SignedFolder | None,
+    safe: SafeTreasury | None,
+) -> int:
     with transaction(engine) as connection:
-        lane = _lane_of(connection, instruction)
+        lane = None if instruction.is_safe else _lane_of(connection, instruction)
         _require_quiet_books(connection, instruction)
         if signed is not None and instruction.state == "signed":
             _require_policy(connection, instruction, signed)
+    if lane is None:
+        lane = execution_to_send(engine, nodes, safe, instruction)
+    if lane is None:
+        with transaction(engine) as connection:
+            rows.let_go(connection, instruction)
+        return 0
     assert lane.signed_bytes is not None
     try:
         nodes.require_identity()
@@ -92,7 +114,7 @@ def _send(engine: Engine, nodes: ChainNodes, instruction: Instruction, signed: S
         # decides, and the next step looks.
         log.info("release_nonce_spent", instruction_id=str(instruction.id), nonce=lane.nonce)
     except InsufficientFunds as error:
-        raise _Waits(f"treasury_short: {error.reason}; send coins for the fee to {instruction.treasury}.") from error
+        raise _Waits(f"treasury_short: {error.reason}; send coins for the fee to {lane.sender}.") from error
     except SendRefused as error:
         raise _Waits(f"send_refused: {error.reason}; the same bytes are sent again.") from error
     with transaction(engine) as connection:

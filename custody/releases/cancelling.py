@@ -3,11 +3,12 @@
 handed_out, signed, broadcast -> cancelling: the fleet stores a transaction of its own on the same nonce, from the
 treasury to itself, worth nothing, that the same device signs. From then on the payout is not sent by us any more, but
 whoever has its signature can: the mined one decides (custody/releases/finality.py), and until then ``releasing`` stays
-reserved. A bid is the payout, or the cancel, again with higher fees.
+reserved. A bid is the payout, or the cancel, again with higher fees. A Safe's payout is ended by its owners' rejection
+instead (custody/releases/safe_rejection.py), and there is nothing of it to outbid.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -38,6 +39,7 @@ from custody.releases.outbidding import cancel_of, outbid, payout_again
 from custody.releases.payout import BytesDiffer, FeeOverCeiling
 from custody.releases.requests import Request, answer, due, lock_open, postpone
 from custody.releases.rows import Instruction
+from custody.releases.safe_rejection import begin_rejection
 from custody.releases.states import ENDED, SIGNATURE_MAY_EXIST
 from custody.releases.voiding import void_before_hand_out
 from custody.store.engine import transaction
@@ -99,18 +101,8 @@ def _answer(engine: Engine, nodes: ChainNodes, request: Request, ceiling_wei: in
         instruction = rows.lock(connection, request.instruction_id)
         if not lock_open(connection, request):
             return 0
-        if instruction.state in ENDED:
-            answer(connection, request, "refused", f"it is {instruction.state} already; nothing can be changed.")
-            return 1
-        if instruction.state not in SIGNATURE_MAY_EXIST:
-            if request.kind == "bump":
-                answer(connection, request, "refused", f"it is {instruction.state}: no fees were chosen yet.")
-            else:
-                void_before_hand_out(connection, instruction, f"cancelled by {request.requested_by}: {request.reason}")
-                answer(connection, request, "done", "it had not been handed out: nothing can be paid by it.")
-            return 1
-        if request.kind == "cancel" and instruction.state == "cancelling":
-            answer(connection, request, "done", "it is being cancelled already.")
+        if (found := _answer_at_once(connection, instruction, request)) is not None:
+            answer(connection, request, *found)
             return 1
     prices = _ask_chain(nodes, instruction)
     with transaction(engine) as connection:
@@ -137,6 +129,49 @@ def _answer(engine: Engine, nodes: ChainNodes, request: Request, ceiling_wei: in
         asked_by=request.requested_by,
     )
     return 1
+
+
+def _answer_at_once(
+    connection: Connection, instruction: Instruction, request: Request
+) -> tuple[Literal["done", "refused"], str] | None:
+    """What needs no word of the chain; None for what does. The caller holds the lock."""
+    if instruction.state in ENDED:
+        return "refused", f"it is {instruction.state} already; nothing can be changed."
+    if instruction.state not in SIGNATURE_MAY_EXIST:
+        if request.kind == "bump":
+            return "refused", f"it is {instruction.state}: no fees were chosen yet."
+        void_before_hand_out(connection, instruction, f"cancelled by {request.requested_by}: {request.reason}")
+        return "done", "it had not been handed out: nothing can be paid by it."
+    if request.kind == "cancel" and instruction.state == "cancelling":
+        return "done", "it is being cancelled already."
+    return _answer_of_safe(connection, instruction, request) if instruction.is_safe else None
+
+
+def _answer_of_safe(
+    connection: Connection, instruction: Instruction, request: Request
+) -> tuple[Literal["done", "refused"], str]:
+    """A Safe's nonce is its own: its owners end it by signing its rejection, and no device outbids anything (R1, R16)."""
+    if request.kind == "bump":
+        return (
+            "refused",
+            "it is a Safe's: its owners sign no fees; the release payer chooses those of the execution when it makes it.",
+        )
+    rejected = begin_rejection(connection, instruction)
+    rows.note(
+        connection,
+        instruction.id,
+        f"waits_for_cancel: {request.reason} (asked by {request.requested_by}). Its owners sign the rejection of nonce "
+        f"{rejected.nonce} of the Safe: fleet signer sign {instruction.id}; until that nonce is spent the payout may still "
+        "be executed (R1).",
+    )
+    log.warning(
+        "release_rejection_asked",
+        instruction_id=str(instruction.id),
+        payment_id=str(instruction.payment_id),
+        nonce=rejected.nonce,
+        asked_by=request.requested_by,
+    )
+    return "done", f"the rejection of nonce {rejected.nonce} of the Safe waits for its owners."
 
 
 def _ask_chain(nodes: ChainNodes, instruction: Instruction) -> _Prices:

@@ -32,7 +32,10 @@ from custody.trezor.transaction import Signature, SignatureError
 
 log = structlog.get_logger(__name__)
 
-_OPEN: Final = "i.chain_id = :chain AND i.state IN ('handed_out', 'signed', 'broadcast', 'cancelling')"
+_OPEN: Final = (
+    "i.chain_id = :chain AND i.unsigned_kind = 'transaction' "
+    "AND i.state IN ('handed_out', 'signed', 'broadcast', 'cancelling')"
+)
 
 
 @dataclass(frozen=True, slots=True)

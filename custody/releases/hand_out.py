@@ -6,7 +6,7 @@ Lease, commit, ask marketplace and chain, then take nonce and store bytes in one
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from sqlalchemy import Connection, Engine, text
@@ -30,7 +30,10 @@ from custody.releases.digests import keep
 from custody.releases.gate import chain_stops, why_recipient_refused
 from custody.releases.payout import FeeOverCeiling, build, call_of
 from custody.releases.rows import Instruction
+from custody.releases.safe_hand_out import ask_safe, safe_columns
+from custody.releases.safe_treasury import SafeStopped, SafeTreasury
 from custody.releases.sources import Reading, Sources, SourceUnreadable, references
+from custody.safe import SafeState
 from custody.store.engine import transaction
 from custody.trezor.transaction import TransactionError
 
@@ -82,10 +85,12 @@ def hand_out_next(
     signed: SignedFolder | None,
     ceiling_wei: int,
     in_flight_limit: int,
+    safe: SafeTreasury | None = None,
 ) -> int:
     """Hand out the chain's next ready instruction, if its treasury is free; 1 if one was, else 0.
 
-    ``signed``: where the signed files lie; None where no approvals are required. One that must wait keeps its state with its reason, and the next one is tried on the next round.
+    ``signed``: where the signed files lie; None where no approvals are required. ``safe``: the Safe that the genesis pins
+    as the treasury. One that must wait keeps its state with its reason, and the next one is tried on the next round.
     """
     with transaction(engine) as connection:
         leased = rows.lease(
@@ -102,7 +107,9 @@ def hand_out_next(
         reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
         if why := reading.why_it_stops(instruction.purpose):
             raise Held(why)
-        prices = _ask_chain(nodes, instruction)
+        is_safe = safe is not None or nodes.chain.safe is not None
+        _require_no_contract(nodes, instruction)
+        prices = ask_safe(nodes, instruction, safe) if is_safe else _ask_chain(nodes, instruction)
         with transaction(engine) as connection:
             return _apply(connection, instruction, nodes, reading, prices, signed, ceiling_wei)
     except EpochMoved as moved:
@@ -121,7 +128,7 @@ def hand_out_next(
         reason = f"chain_unavailable: {error}"
     except IntegrityError:
         reason = "treasury_busy: another instruction was handed out first; this one is next."
-    except (Held, LaneBlocked) as error:
+    except (Held, LaneBlocked, SafeStopped) as error:
         reason = str(error)
     with transaction(engine) as connection:
         rows.hold(connection, instruction, reason)
@@ -129,7 +136,7 @@ def hand_out_next(
     return 0
 
 
-def _ask_chain(nodes: ChainNodes, instruction: Instruction) -> Prices:
+def _require_no_contract(nodes: ChainNodes, instruction: Instruction) -> None:
     nodes.require_identity()
     code = nodes.code(instruction.recipient)
     if code and not code.startswith(_DELEGATION):
@@ -137,6 +144,9 @@ def _ask_chain(nodes: ChainNodes, instruction: Instruction) -> Prices:
             f"recipient_refused: {instruction.recipient} is a contract (R21); add the seller's own wallet to the "
             "address book and draft the release again."
         )
+
+
+def _ask_chain(nodes: ChainNodes, instruction: Instruction) -> Prices:
     try:
         call = call_of(instruction)
     except TransactionError as error:
@@ -158,7 +168,7 @@ def _apply(
     leased: Instruction,
     nodes: ChainNodes,
     reading: Reading,
-    prices: Prices,
+    prices: Prices | SafeState,
     signed: SignedFolder | None,
     ceiling_wei: int,
 ) -> int:
@@ -174,6 +184,29 @@ def _apply(
     if signed is not None:
         _require_policy(connection, instruction, signed)
         ceiling_wei = min(ceiling_wei, instruction.fee_ceiling_wei or 0)
+    if isinstance(prices, SafeState):
+        columns = safe_columns(connection, instruction, prices, ceiling_wei)
+        _judge_books(connection, instruction)
+    else:
+        columns = _transaction_columns(connection, instruction, prices, ceiling_wei)
+        _judge_books(connection, instruction)
+        require_house_coins(connection, instruction, columns["max_total_fee_wei"])
+    rows.move(
+        connection, instruction, "handed_out", rejected_reason=None, handed_out_at=rows.now(connection), **columns
+    )
+    log.info(
+        "release_handed_out",
+        payment_id=str(instruction.payment_id),
+        instruction_id=str(instruction.id),
+        nonce=columns["nonce"],
+    )
+    return 1
+
+
+def _transaction_columns(
+    connection: Connection, instruction: Instruction, prices: Prices, ceiling_wei: int
+) -> dict[str, Any]:
+    """The treasury's next nonce and the exact transaction on it. Raises Held, LaneBlocked."""
     open_lane(connection, instruction.chain_id, instruction.treasury, "treasury", prices.treasury_nonce)
     call = call_of(instruction)
     taken = take_nonce(
@@ -197,26 +230,13 @@ def _apply(
         )
     except (FeeOverCeiling, TransactionError) as error:
         raise Held(str(error)) from error
-    _judge_books(connection, instruction, unsigned.max_total_fee_wei)
-    rows.move(
-        connection,
-        instruction,
-        "handed_out",
-        nonce=taken.nonce,
-        unsigned_bytes=unsigned.signing_bytes(),
-        signing_hash=unsigned.signing_hash(),
-        max_total_fee_wei=unsigned.max_total_fee_wei,
-        rejected_reason=None,
-        handed_out_at=rows.now(connection),
-    )
     keep(connection, instruction.id, "payout", unsigned)
-    log.info(
-        "release_handed_out",
-        payment_id=str(instruction.payment_id),
-        instruction_id=str(instruction.id),
-        nonce=taken.nonce,
-    )
-    return 1
+    return {
+        "nonce": taken.nonce,
+        "unsigned_bytes": unsigned.signing_bytes(),
+        "signing_hash": unsigned.signing_hash(),
+        "max_total_fee_wei": unsigned.max_total_fee_wei,
+    }
 
 
 def _require_policy(connection: Connection, instruction: Instruction, signed: SignedFolder) -> None:
@@ -242,7 +262,7 @@ def _back_to_approvers(connection: Connection, leased: Instruction, reason: str)
     log.info("release_back_to_approvers", instruction_id=str(instruction.id), reason=reason)
 
 
-def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int) -> None:
+def _judge_books(connection: Connection, instruction: Instruction) -> None:
     """The last look under locks: payment before balances before house books (L17). Raises Held, EpochMoved."""
     state = lock_payment(connection, instruction.payment_id)
     if instruction.purpose == "release" and state.escrow != "releasing":
@@ -275,7 +295,6 @@ def _judge_books(connection: Connection, instruction: Instruction, fee_wei: int)
         raise Held("not_reserved: the books do not reserve this amount for it; an operator looks at it.")
     if row.release_epoch != instruction.release_epoch:
         raise EpochMoved(row.release_epoch)
-    require_house_coins(connection, instruction, fee_wei)
 
 
 def _judge_again(connection: Connection, leased: Instruction, epoch: int, *, is_approved: bool) -> None:

@@ -17,6 +17,7 @@ from custody.trezor.transaction import UnsignedTransaction
 
 LEASE_SECONDS: Final = 60  # the slowest step: two nodes that each use up their time, then a bounded MongoDB read
 HOLD_MAXIMUM_SECONDS: Final = 15  # a seller waits at most this long once a dispute closed or MongoDB is back
+SAFE_TRANSACTION: Final = "safe_transaction"
 REASON_CHARACTERS: Final = 1_000  # a node's own words are inside; a person reads it in a line or two
 
 
@@ -61,13 +62,23 @@ class Instruction:
     cause: str | None = None
     platform_fee: Decimal = Decimal(0)
     provider_fee: Decimal = Decimal(0)
+    unsigned_kind: str = "transaction"
+    safe_block: int | None = None
+    safe_block_nonce: int | None = None
+    rejection_hash: bytes | None = None
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether its bytes are a SafeTx (R16); ``nonce`` is the Safe's own then."""
+        return self.unsigned_kind == SAFE_TRANSACTION
 
 
 _COLUMNS: Final = (
     "i.id, i.payment_id, i.purpose, i.request_key, i.chain_id, i.treasury, i.token, i.recipient, i.amount, "
     "i.amount_units, i.release_epoch, i.state, i.held_reason, i.rejected_reason, i.nonce, i.unsigned_bytes, "
     "i.signing_hash, i.max_total_fee_wei, i.attempts, i.lease_token, i.handed_out_at, i.fee_ceiling_wei, i.environment, "
-    "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash, i.source, i.cause, i.platform_fee, i.provider_fee"
+    "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash, i.source, i.cause, i.platform_fee, i.provider_fee, "
+    "i.unsigned_kind, i.safe_block, i.safe_block_nonce, i.rejection_hash"
 )
 
 
@@ -105,6 +116,10 @@ def read_row(row: Any) -> Instruction:
         cause=row.cause,
         platform_fee=row.platform_fee,
         provider_fee=row.provider_fee,
+        unsigned_kind=row.unsigned_kind,
+        safe_block=row.safe_block,
+        safe_block_nonce=row.safe_block_nonce,
+        rejection_hash=None if row.rejection_hash is None else bytes(row.rejection_hash),
     )
 
 

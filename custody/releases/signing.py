@@ -4,7 +4,7 @@ A submission is only ever (y_parity, r, s) or a refusal. The signature is put in
 changed field cannot be expressed; it counts when it recovers to the treasury over one of the nonce's digests (R1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,7 +16,10 @@ from custody.releases import rows
 from custody.releases.digests import Digest, digests_of, mark_signed, transaction_of, waiting
 from custody.releases.payout import BytesDiffer, call_of, stored_transaction
 from custody.releases.rows import Instruction
+from custody.releases.safe_signing import OWNERS_SIGN, take_owner_signature
+from custody.releases.safe_treasury import SafeTreasury
 from custody.releases.states import SIGNATURE_MAY_EXIST
+from custody.safe import OwnerSignatureRefused
 from custody.store.engine import transaction
 from custody.store.work import bury
 from custody.trezor.transaction import Signature, SignatureError, UnsignedTransaction
@@ -26,7 +29,10 @@ log = structlog.get_logger(__name__)
 _CLAIM: Final = text(
     """
     SELECT id, instruction_id, kind, y_parity, r, s, reason FROM fleet.signature_submissions
-    WHERE state = 'received' ORDER BY received_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    WHERE state = 'received' AND NOT EXISTS (   -- a Safe's owners are the genesis' to say: without one they wait
+        SELECT FROM fleet.release_instructions i
+        WHERE i.id = instruction_id AND i.unsigned_kind = 'safe_transaction' AND NOT i.chain_id = ANY (:safes))
+    ORDER BY received_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
     """
 )
 _JUDGED: Final = text("UPDATE fleet.signature_submissions SET state = :state, refused_reason = :reason WHERE id = :id")
@@ -36,22 +42,28 @@ class SubmissionRefused(Exception):
     """The submission does not count; the instruction stays as it is. The message is its refused_reason."""
 
 
-def judge_submissions(engine: Engine, limit: int) -> int:
-    """Judge at most ``limit`` submissions, one transaction each, oldest first; how many were judged."""
+def judge_submissions(engine: Engine, limit: int, safes: Mapping[int, SafeTreasury] | None = None) -> int:
+    """Judge at most ``limit`` submissions, one transaction each, oldest first; how many were judged.
+
+    ``safes``: the treasuries that are Safes, by chain id.
+    """
     for judged in range(limit):
         with transaction(engine) as connection:
-            row = connection.execute(_CLAIM).one_or_none()
+            row = connection.execute(_CLAIM, {"safes": list(safes or {})}).one_or_none()
             if row is None:
                 return judged
-            _judge(connection, row)
+            _judge(connection, row, safes or {})
     return limit
 
 
-def _judge(connection: Connection, row: Any) -> None:
+def _judge(connection: Connection, row: Any, safes: Mapping[int, SafeTreasury]) -> None:
     instruction = rows.lock(connection, row.instruction_id)
     try:
         if row.kind == "rejection":
             _note_rejection(connection, instruction, row.reason or "no reason given")
+        elif instruction.is_safe:
+            _accept_owner(connection, instruction, row, safes.get(instruction.chain_id))
+            return
         else:
             _accept(connection, instruction, row)
     except SubmissionRefused as error:
@@ -67,7 +79,12 @@ def _judge(connection: Connection, row: Any) -> None:
 
 
 def _note_rejection(connection: Connection, instruction: Instruction, reason: str) -> None:
-    if instruction.state not in SIGNATURE_MAY_EXIST or waiting(digests_of(connection, instruction.id)) is None:
+    waits = (
+        instruction.state in OWNERS_SIGN
+        if instruction.is_safe
+        else instruction.state in SIGNATURE_MAY_EXIST and waiting(digests_of(connection, instruction.id)) is not None
+    )
+    if not waits:
         raise SubmissionRefused(f"not_handed_out: the instruction is {instruction.state}; nothing waits for a signer.")
     # R1: still handed out, since a signature may exist all the same.
     connection.execute(
@@ -125,6 +142,20 @@ def take_signature(
         transaction_hash=transaction_hash,
         what=digest.kind,
     )
+
+
+def _accept_owner(connection: Connection, instruction: Instruction, row: Any, safe: SafeTreasury | None) -> None:
+    if instruction.state not in OWNERS_SIGN:
+        raise SubmissionRefused(f"not_handed_out: the instruction is {instruction.state}; it takes no signature.")
+    if safe is None:
+        raise SubmissionRefused("safe_not_pinned: no signed genesis names this Safe's owners.")
+    try:
+        take_owner_signature(connection, instruction, row, safe.pinned)
+    except BytesDiffer as error:
+        _alarm(connection, instruction, str(error))
+        raise SubmissionRefused(f"stored_bytes_differ: {error}; an operator must look at this instruction.") from error
+    except OwnerSignatureRefused as error:
+        raise SubmissionRefused(str(error)) from error
 
 
 def whose(

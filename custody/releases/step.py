@@ -27,6 +27,9 @@ from custody.releases.hand_out import hand_out_next
 from custody.releases.instructions import FIRST, candidates, draft_release, reserve
 from custody.releases.refunds import draft_refunds, reserve_refund
 from custody.releases.rows import Instruction
+from custody.releases.safe_finality import end_safe_ones
+from custody.releases.safe_rejection import send_rejections
+from custody.releases.safe_treasury import SafeTreasury, safes_of
 from custody.releases.signing import judge_submissions
 from custody.releases.sources import (
     MAY_BE_PAID,
@@ -35,6 +38,7 @@ from custody.releases.sources import (
     references,
 )
 from custody.releases.surplus import order_surplus
+from custody.safe import ReleasePayer
 from custody.settings.chains import Chains, load_chains
 from custody.settings.environment import FleetSettings
 from custody.store.engine import transaction
@@ -66,6 +70,9 @@ class Step:
     """Whole tokens from which on a surplus is ordered back to its buyer; None: never by itself."""
     rates: FeeRates = NO_FEES
     """What the house keeps of a release, in basis points."""
+    payer: ReleasePayer | None = None
+    safes: Mapping[int, SafeTreasury] = field(default_factory=dict[int, SafeTreasury])
+    """Treasuries that are Safes, by chain id, as the genesis in force pins them."""
     _after: UUID = field(default=FIRST, init=False)
     _dispute_watch: DisputeWatch | None = field(default=None, init=False)
 
@@ -87,13 +94,17 @@ class Step:
         except PolicyRefused as error:
             # Nothing new is promised, approved, handed out or sent; what is out already can still end.
             log.error("releases_policy_refused", reason=str(error))
-        progressed += judge_submissions(self.engine, limit)
+            self.safes = {}
+        progressed += judge_submissions(self.engine, limit, self.safes)
         for nodes in self.nodes.values():
-            progressed += broadcast_signed(self.engine, nodes, self.sources, limit, signed=self.signed)
+            safe = self.safes.get(nodes.chain.id)
+            progressed += broadcast_signed(self.engine, nodes, self.sources, limit, signed=self.signed, safe=safe)
             progressed += answer_requests(self.engine, nodes, limit, ceiling_wei=self.release_max_total_fee_wei)
             progressed += send_cancels(self.engine, nodes, limit)
+            progressed += send_rejections(self.engine, nodes, safe, limit)
             try:
                 progressed += end_deep_ones(self.engine, nodes, limit)
+                progressed += end_safe_ones(self.engine, nodes, limit)
             except (ChainUnavailable, WrongChain) as error:
                 log.warning("releases_chain_unavailable", chain_id=nodes.chain.id, reason=str(error))
                 continue
@@ -104,6 +115,7 @@ class Step:
                 signed=self.signed,
                 ceiling_wei=self.release_max_total_fee_wei,
                 in_flight_limit=self.release_in_flight_limit,
+                safe=safe,
             )
         return progressed
 
@@ -121,6 +133,7 @@ class Step:
         with transaction(self.engine) as connection:
             in_force = accept(connection, self.signed, rows.now(connection))
         require_genesis_treasuries(in_force.genesis.genesis, self.chains)
+        self.safes = safes_of(in_force.genesis.genesis, self.payer)
         return in_force.book
 
     def _approve(self, limit: int) -> int:
@@ -246,6 +259,7 @@ def run_once(
         settings.auto_release_hours,
         settings.surplus_refund_minimum,
         FeeRates(settings.platform_fee_basis_points, settings.provider_fee_basis_points),
+        ReleasePayer.from_settings(settings),
     ).run_once(limit)
 
 
@@ -267,4 +281,5 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
         settings.auto_release_hours,
         settings.surplus_refund_minimum,
         FeeRates(settings.platform_fee_basis_points, settings.provider_fee_basis_points),
+        ReleasePayer.from_settings(settings),
     )

@@ -21,6 +21,8 @@ DEVELOPMENT_CHAINS: Final = frozenset({1337, 31337})
 RPC_DOMAINS_MINIMUM: Final = 2
 """Domains of a chain's nodes: a quorum is two, and one provider that errs or lies must not be both (R17)."""
 
+SAFE_OWNERS_MAXIMUM: Final = 32  # as many as a genesis may pin
+
 _FILE_MAXIMUM_BYTES: Final = 1_048_576  # a chains file is a few kilobytes
 
 _NO_ADDRESS: Final = "0x" + "0" * 40
@@ -75,6 +77,21 @@ class Token(_Strict):
         return value
 
 
+class SafeOwners(_Strict):
+    """Who signs for a treasury that is a Safe, as this machine knows it (R4, R16). The genesis pins the rest of it."""
+
+    owners: Annotated[tuple[Address, ...], Field(min_length=1, max_length=SAFE_OWNERS_MAXIMUM)]
+    threshold: Annotated[int, Field(ge=1, strict=True)]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if len(set(self.owners)) != len(self.owners):
+            raise ValueError("two owners share an address")
+        if self.threshold > len(self.owners):
+            raise ValueError(f"threshold: expected at most {len(self.owners)}, the number of owners")
+        return self
+
+
 class Chain(_Strict):
     """One chain. ``rpc_urls`` may hold secrets: they are never logged whole."""
 
@@ -83,6 +100,8 @@ class Chain(_Strict):
     genesis_hash: Hash32
     rpc_urls: Annotated[tuple[Annotated[str, AfterValidator(_rpc_url)], ...], Field(min_length=1, max_length=8)]
     treasury: Address
+    safe: SafeOwners | None = None
+    """Set where the treasury is a Safe; without it the treasury is an account of one device."""
     fee_proxy: Address
     native_fee_proxy: Address | None = None
     tokens: Annotated[tuple[Token, ...], Field(min_length=1, max_length=64)]
@@ -118,6 +137,8 @@ class Chain(_Strict):
             raise ValueError("native_fee_proxy is a token's or the token proxy's address: it is a contract of its own")
         if self.treasury in {self.fee_proxy, self.native_fee_proxy, *addresses}:
             raise ValueError("the treasury is a token's or the fee proxy's address: coins sent there are lost")
+        if self.safe is not None and self.treasury in self.safe.owners:
+            raise ValueError("safe.owners: the treasury is the Safe itself, not one of its owners")
         return self
 
 

@@ -72,6 +72,9 @@ class FleetSettings(BaseSettings):
     gas_payer_day_maximum_wei: Annotated[int, Field(ge=21_000)] = 10**18
     gas_payer_float_maximum_wei: Annotated[int, Field(ge=21_000)] = 10**19
 
+    # The gas key that executes what a Safe's owners signed: read by the releases worker alone (R16)
+    release_payer_key_file: Path | None = Field(None, description="hex private key of the release payer, mode 0600")
+
     # Seals of the ledger
     ledger_seal_key_file: Path | None = Field(
         None, description="Ed25519 private key, PEM, mode 0600; the sealer's alone"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +11,7 @@ import structlog
 from eth_utils.address import is_checksum_address
 
 from custody.trezor.derivation import ACCOUNT_DEPTH, HARDENED, parse_derivation_path
-from custody.trezor.sentences import DeviceClosed, DeviceGarbled, WrongSigner, WrongWallet
+from custody.trezor.sentences import DeviceClosed, DeviceGarbled, DeviceUnsupported, WrongSigner, WrongWallet
 from custody.trezor.transaction import (
     Signature,
     SignatureError,
@@ -33,6 +33,7 @@ CANCEL_TIMEOUT_SECONDS: Final = 1.0  # the farewell to a device that has just fa
 MIN_MESSAGE_BYTES: Final = 33  # a 32-byte text can be turned into a Safe owner's signature (R6)
 MAX_MESSAGE_BYTES: Final = 1_024  # what a Trezor One accepts
 MESSAGE_SIGNATURE_BYTES: Final = 65
+BLIND_MODEL: Final = "T1B1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,35 @@ class SigningDevice:
             self._require_signer(signer)
             self._require_signer(answer.address)
         return raw, signer
+
+    def sign_safe_transaction(self, typed_data: Mapping[str, Any], digest: bytes) -> Signature:
+        """Ask the person at the device to sign typed data (EIP-712), field by field; one attempt, never repeated.
+
+        ``digest`` is the 32 bytes that the fields hash to as this machine computes it: the signature must recover to
+        `address` over it, so a device that signed anything else is found out. A Trezor One signs only a hash that its
+        person cannot read, and is refused before it is asked (R2, R16). Raises the errors of custody.trezor.sentences.
+        """
+        from trezorlib import ethereum
+
+        if self.model == BLIND_MODEL:
+            raise DeviceUnsupported(
+                "A Trezor One cannot show a Safe's transaction: it would sign a hash blind.",
+                "Use a core model (T, Safe 3, Safe 5) as a Safe's owner.",
+            )
+        with self._operation("sign_safe_transaction"):
+            self._require_same_wallet()
+            answer = ethereum.sign_typed_data(self._session, list(self._steps), dict(typed_data))
+            raw = answer.signature
+            if len(raw) != MESSAGE_SIGNATURE_BYTES:
+                raise DeviceGarbled(f"The device's signature has {len(raw)} bytes instead of 65.")
+            try:
+                signature = Signature(raw[64] - 27, int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:64], "big"))
+                signer = recover_signer(digest, signature)
+            except SignatureError as error:
+                raise DeviceGarbled(f"The device's signature is malformed: {error}.") from error
+            self._require_signer(signer)
+            self._require_signer(answer.address)
+        return signature
 
     def account_xpub(self, path: str) -> str:
         """The extended public key of an account such as m/44'/60'/0', without a prompt.

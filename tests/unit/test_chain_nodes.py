@@ -151,7 +151,7 @@ def test_no_thread_opens_a_socket_inside_a_transaction() -> None:
         token = _in_transaction.set(True)
         try:
             with pytest.raises(SocketInsideTransaction):
-                nodes._agreed(lambda _client: forbid_inside_transaction("a node"))
+                nodes.agreed(lambda _client: forbid_inside_transaction("a node"))
         finally:
             _in_transaction.reset(token)
 

@@ -36,7 +36,7 @@ def test_the_command_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             class secrets:  # noqa: N801
                 flower = tmp_path / "flower"
 
-    def bring_up(_: Console) -> type[Fleet]:
+    def bring_up(*_: object) -> type[Fleet]:
         return Fleet
 
     def run(*_: object, **_options: object) -> DemoResult:
@@ -55,7 +55,7 @@ def test_the_command_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_fleet_that_cannot_start_is_brought_down(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[Console] = []
 
-    def bring_up(_: Console) -> None:
+    def bring_up(*_: object) -> None:
         raise RuntimeError("no port")
 
     monkeypatch.setattr(demo, "bring_up", bring_up)

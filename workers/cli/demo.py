@@ -11,6 +11,7 @@ from rich.table import Table
 from custody.ledger.reports.escrow import AssetAt, whole
 from workers.cli.system import bring_down, bring_up
 from workers.demo.fleet import DevelopmentFleet
+from workers.demo.provision import StateFolderOfAnotherTreasury, TreasuryKind
 from workers.demo.run import PAYMENTS_DEFAULT, PAYMENTS_MAXIMUM, Demo, DemoResult, write_json
 from workers.demo.stages import STAGES, DemoStalled
 
@@ -33,6 +34,10 @@ def demo(
     webhooks: Annotated[
         bool, typer.Option("--webhooks/--no-webhooks", help="announce each payment, or let the watcher find them alone")
     ] = True,
+    treasury: Annotated[
+        TreasuryKind | None,
+        typer.Option(help="a new folder's treasury: an account of one device (eoa), or a Safe of three owners"),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="leave services and data running")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON; - is stdout")] = None,
 ) -> None:
@@ -42,9 +47,9 @@ def demo(
     """
     console = Console(stderr=str(json_file) == "-")
     try:
-        fleet = bring_up(console)
+        fleet = bring_up(console, treasury)
         result = _run(console, fleet, payments, webhooks=webhooks)
-    except DemoStalled as stalled:
+    except (DemoStalled, StateFolderOfAnotherTreasury) as stalled:
         console.print(str(stalled), style="red", soft_wrap=True)
         raise typer.Exit(1) from None
     finally:

@@ -7,13 +7,16 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from custody.chain import ChainClient, ChainUnavailable, WrongChain, connections
+from custody.chain.nodes import ChainNodes
 from custody.policy import Genesis, PolicyRefused
 from custody.policy.documents import NO_HASH, document_hash, read_toml, validated
-from custody.policy.genesis import TOKEN_DECIMALS_MAXIMUM
+from custody.policy.genesis import TOKEN_DECIMALS_MAXIMUM, Treasury
 from custody.policy.rules import PURPOSES
 from custody.policy.signing import add_signature, document_text, signatures_path
 from custody.policy.toml_text import toml_text
 from custody.policy.verified import GENESIS_FILE
+from custody.safe import NotASafe, SafeState, pins_of, read_safe, safe_differences
 from custody.settings.chains import Chain, load_chains
 from custody.trezor import DeviceError, DeviceRejected, open_device
 from custody.trezor.text_rows import rows_of
@@ -39,12 +42,16 @@ def init(
 ) -> None:
     """Ask for what founds the fleet, read each approver's device, write genesis.toml and print its hash.
 
-    Nothing is signed here: each approver then runs fleet policy sign on a machine of their own.
+    A treasury that is a Safe is read from the chain. Nothing is signed here: each approver then runs fleet policy sign on a machine of their own.
     """
     target = folder / GENESIS_FILE
     if target.exists():
         raise _refused(PolicyRefused(GENESIS_FILE, "file", f"expected none yet at {target}; a later one is version 2"))
     chains = load_chains(chains_file).chains
+    try:
+        safes = {chain.id: _read_safe(chain) for chain in chains if chain.safe is not None}
+    except (PolicyRefused, NotASafe, ChainUnavailable, WrongChain) as error:
+        raise _refused(error) from None
     said: dict[str, Any] = {
         "environment": typer.prompt("environment, four letters or digits"),
         "version": 1,
@@ -52,7 +59,7 @@ def init(
         "issued_at": datetime.now(UTC).replace(microsecond=0),
         "k": typer.prompt("k, how many persons sign a file", type=int),
         "address_book": {"entries": 0, "head": NO_HASH},
-        "chains": [_chain(chain) for chain in chains],
+        "chains": [_chain(chain, safes.get(chain.id)) for chain in chains],
         "deposit_accounts": [_deposit_account()],
     }
     try:
@@ -67,7 +74,39 @@ def init(
     typer.echo(f"Each approver: fleet policy sign {target} --genesis {target} --as PERSON --device PATH")
 
 
-def _chain(chain: Chain) -> dict[str, Any]:
+def _read_safe(chain: Chain) -> SafeState:
+    """The Safe as its chain's nodes show it, with everything that no treasury may have refused (R16)."""
+    assert chain.safe is not None
+    nodes = ChainNodes(chain, [ChainClient(each) for each in connections(chain)])
+    try:
+        found = read_safe(nodes, chain.treasury)
+    finally:
+        nodes.close()
+    pinned = validated(Treasury, pins_of(found), file=f"the Safe of {chain.name}")
+    faults = [*safe_differences(found, pinned)]
+    if set(found.owners) != set(chain.safe.owners):
+        faults.append(f"its owners are {', '.join(found.owners)}; the chains file names {', '.join(chain.safe.owners)}")
+    if found.threshold != chain.safe.threshold:
+        faults.append(f"its threshold is {found.threshold}; the chains file says {chain.safe.threshold}")
+    if faults:
+        raise PolicyRefused(f"the Safe of {chain.name}", chain.treasury, "; ".join(faults))
+    return found
+
+
+def _treasury(chain: Chain, safe: SafeState | None) -> dict[str, Any]:
+    if safe is None:
+        return {
+            "kind": "eoa",
+            "address": chain.treasury,
+            "device_fingerprint": typer.prompt("the treasury device's root key fingerprint, 8 hex digits"),
+        }
+    typer.echo(f"it is a Safe, read at block {safe.block_number}; compare with what you made:")
+    for name, value in (("version", safe.version), *pins_of(safe).items(), ("modules", "none")):
+        typer.echo(f"  {name:<20} {', '.join(value) if isinstance(value, list) else value}")
+    return pins_of(safe)
+
+
+def _chain(chain: Chain, safe: SafeState | None) -> dict[str, Any]:
     typer.echo(f"\nchain {chain.id} ({chain.name}), genesis {chain.genesis_hash}")
     typer.echo(f"treasury {chain.treasury}")
     contracts = [("fee-proxy", chain.fee_proxy), ("native-fee-proxy", chain.native_fee_proxy)]
@@ -75,11 +114,7 @@ def _chain(chain: Chain) -> dict[str, Any]:
         "id": chain.id,
         "name": chain.name,
         "genesis_hash": chain.genesis_hash,
-        "treasury": {
-            "kind": "eoa",
-            "address": chain.treasury,
-            "device_fingerprint": typer.prompt("the treasury device's root key fingerprint, 8 hex digits"),
-        },
+        "treasury": _treasury(chain, safe),
         "contracts": [
             {"name": name, "address": at, "code_hash": typer.prompt(f"keccak-256 of the code of {name} at {at}")}
             for name, at in contracts

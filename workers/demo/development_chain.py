@@ -65,6 +65,10 @@ class DevelopmentChain:
         """Mine `blocks` blocks now."""
         self._request("anvil_mine", [hex(blocks)])
 
+    def set_storage(self, address: str, slot: int, word: int) -> None:
+        """Make one 32-byte word of a contract's storage hold `word`, whatever its code allows."""
+        self._request("anvil_setStorageAt", [address, f"0x{slot:064x}", f"0x{word:064x}"])
+
     def set_automine(self, *, enabled: bool) -> None:
         """Mine a block for each transaction, or only when told."""
         self._request("evm_setAutomine", [enabled])

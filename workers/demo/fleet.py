@@ -12,7 +12,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from custody.settings.environment import load_settings
 from custody.store.roles import read_role_password
-from workers.demo.provision import Provisioned, provision
+from workers.demo.provision import Provisioned, TreasuryKind, provision
 from workers.embedded import services
 from workers.embedded.errors import EmbeddedServiceError
 from workers.embedded.services import ServiceStatus
@@ -45,10 +45,12 @@ def role_url(admin_url: str, passwords: Path, role: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{role}:{password}@{host}"))
 
 
-def start_services(state_dir: Path, progress: Progress) -> tuple[services.Services, Provisioned]:
+def start_services(
+    state_dir: Path, progress: Progress, treasury: TreasuryKind | None = None
+) -> tuple[services.Services, Provisioned]:
     """Start the servers and make a development chain's fleet ready on them; start no process of the fleet."""
     running = services.up(state_dir, _given_servers(), progress)
-    made = provision(running, progress)
+    made = provision(running, progress, treasury)
     _write_operator_environment(made, {})
     return running, made
 
@@ -73,9 +75,14 @@ def _given_secrets() -> dict[str, str]:
     return {name.upper(): str(value) for name in names if (value := getattr(found, name)) is not None}
 
 
-def start(state_dir: Path, progress: Progress = lambda _: None) -> DevelopmentFleet:
-    """Bring everything up and wait until every process is well. Raises EmbeddedServiceError, with what to do."""
-    running, made = start_services(state_dir, progress)
+def start(
+    state_dir: Path, progress: Progress = lambda _: None, treasury: TreasuryKind | None = None
+) -> DevelopmentFleet:
+    """Bring everything up and wait until every process is well. Raises EmbeddedServiceError, with what to do.
+
+    ``treasury``: of which kind a new folder's is; a folder that was founded with another is refused.
+    """
+    running, made = start_services(state_dir, progress, treasury)
     ports = services.process_ports(state_dir, PORTS)
     fleet = DevelopmentFleet(
         made,
@@ -98,6 +105,7 @@ def start(state_dir: Path, progress: Progress = lambda _: None) -> DevelopmentFl
             "FLOWER_BASIC_AUTH_FILE": str(made.secrets.flower),
             "LEDGER_SEAL_KEY_FILE": str(made.secrets.ledger_seal_key),
         }
+        | ({} if made.release_payer is None else {"RELEASE_PAYER_KEY_FILE": str(made.secrets.release_payer_key)})
         | _given_secrets(),
         database_url=lambda role: role_url(running.database_admin_url, made.role_passwords, role),
     )

@@ -13,11 +13,13 @@ from typing import Any, Final
 from eth_utils.crypto import keccak
 
 from custody.chain import ChainClient
+from custody.chain.nodes import ChainNodes
 from custody.policy.documents import NO_HASH, document_hash, read_toml
 from custody.policy.rules import PURPOSES
 from custody.policy.signing import add_signature, document_text
 from custody.policy.toml_text import toml_text
 from custody.policy.verified import GENESIS_FILE, POLICY_FILE
+from custody.safe import pins_of, read_safe
 from custody.settings.chains import Chain, Chains
 from custody.trezor import TREASURY_PATH, open_device
 from workers.demo.software_devices import software_device
@@ -65,7 +67,7 @@ def found(
             person: devices.enter_context(software_device(state_dir, approver_seed(secrets, person), person))
             for person in APPROVERS
         }
-        treasury = devices.enter_context(software_device(state_dir, device_seed, "treasury"))
+        treasuries = {chain.id: _treasury(chain, client, state_dir, device_seed) for chain in chains.chains}
         said: dict[str, Any] = {
             "environment": ENVIRONMENT,
             "version": 1,
@@ -73,7 +75,7 @@ def found(
             "issued_at": now,
             "k": K,
             "address_book": {"entries": 0, "head": NO_HASH},
-            "chains": [_chain(chain, client, _fingerprint(treasury)) for chain in chains.chains],
+            "chains": [_chain(chain, client, treasuries[chain.id]) for chain in chains.chains],
             "deposit_accounts": [
                 {
                     "name": "first",
@@ -97,9 +99,15 @@ def _sign(folder: Path, person: str, path: str) -> None:
             add_signature(folder / name, signer, f"0x{signature.hex()}")
 
 
-def _fingerprint(path: str) -> str:
-    with open_device(path, expected_address=None, derivation_path=TREASURY_PATH, passphrase="") as device:
-        return device.fingerprint
+def _treasury(chain: Chain, client: ChainClient, state_dir: Path, device_seed: Path) -> dict[str, Any]:
+    """What pins the treasury: its device, or all of a Safe as it is on the chain (R16)."""
+    if chain.safe is not None:
+        return pins_of(read_safe(ChainNodes(chain, [client]), chain.treasury))
+    with (
+        software_device(state_dir, device_seed, "treasury") as path,
+        open_device(path, expected_address=None, derivation_path=TREASURY_PATH, passphrase="") as device,
+    ):
+        return {"kind": "eoa", "address": chain.treasury, "device_fingerprint": device.fingerprint}
 
 
 def _approver(person: str, path: str, now: datetime) -> dict[str, Any]:
@@ -115,13 +123,13 @@ def _approver(person: str, path: str, now: datetime) -> dict[str, Any]:
         }
 
 
-def _chain(chain: Chain, client: ChainClient, fingerprint: str) -> dict[str, Any]:
+def _chain(chain: Chain, client: ChainClient, treasury: dict[str, Any]) -> dict[str, Any]:
     contracts = (("fee-proxy", chain.fee_proxy), ("native-fee-proxy", chain.native_fee_proxy))
     return {
         "id": chain.id,
         "name": chain.name,
         "genesis_hash": chain.genesis_hash,
-        "treasury": {"kind": "eoa", "address": chain.treasury, "device_fingerprint": fingerprint},
+        "treasury": treasury,
         "contracts": [
             {"name": name, "address": at, "code_hash": "0x" + keccak(client.code(at)).hex()}
             for name, at in contracts

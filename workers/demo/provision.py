@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy import text
 
@@ -16,19 +16,21 @@ from custody.destinations.derivation import account_xpub_from_seed, address_at, 
 from custody.destinations.issuing import register_deposit_account
 from custody.ledger.house import ensure_house_account
 from custody.ledger.seal_keys import new_seal_key
-from custody.settings.chains import NATIVE, Chains, load_chains
+from custody.settings.chains import NATIVE, Chain, Chains, SafeOwners, load_chains
 from custody.store.engine import open_engine, transaction
 from custody.store.upgrade import upgrade_database
 from workers.demo.contract_packages import CIRCLE_PACKAGE, REQUEST_NETWORK_PACKAGE
 from workers.demo.contracts import DeployedContracts, deploy_contracts
 from workers.demo.development_chain import ETHER, DevelopmentChain, open_client
 from workers.demo.founding import APPROVERS, approver_seed, found, genesis_hash
+from workers.demo.safe_treasury import make_safe
 from workers.embedded.npm_packages import fetch
 from workers.embedded.role_passwords import ensure_role_passwords
 from workers.embedded.services import Services
 from workers.embedded.state_folder import StateFolder, secret, write_private
 from workers.embedded.trezor_device import create_seed_file
 
+TreasuryKind = Literal["eoa", "safe"]
 GAS_PAYER_WEI: Final = 10 * ETHER  # the cap of GAS_PAYER_FLOAT_MAXIMUM_WEI
 TREASURY_WEI: Final = 100 * ETHER
 DEVELOPMENT_THRESHOLD_BLOCKS: Final = 2  # above the floor of 1, so that waiting for depth is really seen
@@ -39,6 +41,10 @@ _TREASURY_MAXIMUM: Final = 1_000_000  # whole tokens: a thousand payments of a d
 
 class StateFolderOfAnotherChain(Exception):
     """The folder's books were kept on a chain that is gone; they can never equal this one."""
+
+
+class StateFolderOfAnotherTreasury(Exception):
+    """The folder's treasury is of another kind than was asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,10 @@ class Secrets:
     @property
     def gas_payer_key(self) -> Path:
         return self.directory / "gas_payer_key"
+
+    @property
+    def release_payer_key(self) -> Path:
+        return self.directory / "release_payer_key"
 
     @property
     def signer_api_token(self) -> Path:
@@ -96,12 +106,16 @@ class Provisioned:
     contracts: DeployedContracts
     gas_payer: str
     treasury: str
+    release_payer: str | None
+    """Who executes what the owners of a treasury that is a Safe sign; None where it is an account (R16)."""
     policy_dir: Path
     genesis_hash: str
 
 
-def provision(services: Services, progress: Callable[[str], None] = lambda _: None) -> Provisioned:
-    """Make what is missing and check what is there.
+def provision(
+    services: Services, progress: Callable[[str], None] = lambda _: None, treasury_kind: TreasuryKind | None = None
+) -> Provisioned:
+    """Make what is missing and check what is there. A new folder gets an account as treasury unless told otherwise.
 
     Raises NotDevelopmentChain, StateFolderOfAnotherChain, or what a server says.
     """
@@ -116,16 +130,24 @@ def provision(services: Services, progress: Callable[[str], None] = lambda _: No
         chain = DevelopmentChain(services.chain_rpc_url)
         try:
             gas_payer = _address_of_key(keys.gas_payer_key)
-            treasury = _treasury_of(keys.device_seed)
+            release_payer = _address_of_key(keys.release_payer_key)
             chains_file = folder.root / _CHAINS_FILE
             contracts = _known_contracts(chains_file, client)
             if contracts is None:
                 progress("deploying Request Network's proxy, USDC and a Tether-like token")
                 contracts = _deploy(services, chain, keys)
-                _write_chains(chains_file, client, contracts, services.chain_rpc_url, treasury)
+                treasury, owners = _treasury_of(keys.device_seed), None
                 chain.set_balance(gas_payer, GAS_PAYER_WEI)
-                chain.set_balance(treasury, TREASURY_WEI)
+                if treasury_kind == "safe":
+                    treasury, owners = _make_safe(services, keys, progress)
+                    chain.set_balance(release_payer, GAS_PAYER_WEI)
+                else:
+                    chain.set_balance(treasury, TREASURY_WEI)
+                _write_chains(chains_file, client, contracts, services.chain_rpc_url, treasury, owners)
             chains = load_chains(chains_file)
+            pinned = chains.chain(contracts.chain_id)
+            treasury = pinned.treasury
+            _require_kind(pinned, treasury_kind, folder)
             policy_dir = folder.root / _POLICY_DIR
             deposit_xpub = _account_xpub(keys.deposit_seed)
             found(
@@ -156,6 +178,8 @@ def provision(services: Services, progress: Callable[[str], None] = lambda _: No
                 register_deposit_account(connection, deposit_xpub)
                 ensure_house_account(connection, contracts.chain_id, gas_payer, "gas_payer")
                 ensure_house_account(connection, contracts.chain_id, treasury, "treasury")
+                if pinned.safe is not None:
+                    ensure_house_account(connection, contracts.chain_id, release_payer, "release_payer")
         finally:
             admin.dispose()
             client.close()
@@ -169,6 +193,7 @@ def provision(services: Services, progress: Callable[[str], None] = lambda _: No
         contracts,
         gas_payer,
         treasury,
+        None if pinned.safe is None else release_payer,
         policy_dir,
         genesis_hash(policy_dir),
     )
@@ -193,6 +218,7 @@ def _make_secrets(folder: StateFolder) -> Secrets:
     for path, make in (
         (keys.webhook, lambda: secrets.token_hex(32)),
         (keys.gas_payer_key, lambda: "0x" + secrets.token_hex(32)),
+        (keys.release_payer_key, lambda: "0x" + secrets.token_hex(32)),
         (keys.deployer_key, lambda: "0x" + secrets.token_hex(32)),
         (keys.flower, lambda: f"operator:{secrets.token_urlsafe(18)}"),
     ):
@@ -256,7 +282,30 @@ def _deploy(services: Services, chain: DevelopmentChain, keys: Secrets) -> Deplo
     return deploy_contracts(services.chain_rpc_url, packages, deployer)
 
 
-def _write_chains(path: Path, client: ChainClient, contracts: DeployedContracts, rpc_url: str, treasury: str) -> None:
+def _make_safe(services: Services, keys: Secrets, progress: Callable[[str], None]) -> tuple[str, SafeOwners]:
+    from eth_account import Account
+
+    deployer = Account.from_key(keys.deployer_key.read_text(encoding="utf-8").strip())
+    return make_safe(services.state_dir, keys.directory, services.chain_rpc_url, deployer, progress)
+
+
+def _require_kind(chain: Chain, wanted: TreasuryKind | None, folder: StateFolder) -> None:
+    found: TreasuryKind = "eoa" if chain.safe is None else "safe"
+    if wanted not in (None, found):
+        raise StateFolderOfAnotherTreasury(
+            f"{folder.root} was founded with {found} as treasury, and a genesis is for ever: set FLEET_STATE_DIR to a new "
+            f"folder for {wanted}"
+        )
+
+
+def _write_chains(
+    path: Path,
+    client: ChainClient,
+    contracts: DeployedContracts,
+    rpc_url: str,
+    treasury: str,
+    owners: SafeOwners | None,
+) -> None:
     lines = [
         "# The development chain of this state folder. docs/configure.md explains each line.",
         "",
@@ -266,6 +315,7 @@ def _write_chains(path: Path, client: ChainClient, contracts: DeployedContracts,
         f'genesis_hash = "{client.genesis_hash()}"',
         f'rpc_urls = ["{rpc_url}"]',
         f'treasury = "{treasury}"',
+        *([] if owners is None else [f"safe = {{ owners = {list(owners.owners)}, threshold = {owners.threshold} }}"]),
         f'fee_proxy = "{contracts.fee_proxy}"',
         f'native_fee_proxy = "{contracts.native_fee_proxy}"',
     ]

@@ -24,14 +24,17 @@ from custody.settings.chains import Chain
 from custody.settings.thresholds import newest_threshold, set_threshold
 from custody.store.engine import open_engine, transaction
 from custody.store.mongo import open_mongo
+from custody.trezor.derivation import SAFE_OWNER_PATH
 from workers.demo.buyers import DELIVERIES_PER_PAYMENT, Paid, pay, send_webhooks
 from workers.demo.fleet import DevelopmentFleet
 from workers.demo.founding import APPROVERS, ENVIRONMENT, K, approver_seed
 from workers.demo.marketplace import DemoPayment, confirm_delivery, open_payments
 from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS, Provisioned
+from workers.demo.safe_treasury import OWNERS, THRESHOLD, owner_seed
 from workers.demo.software_devices import end, software_device
 from workers.demo.stages import Pace, watch
 from workers.demo.trust_file import write_trust_file
+from workers.embedded.trezor_device import Model
 
 PAYMENTS_DEFAULT: Final = 6
 PAYMENTS_MAXIMUM: Final = 1_000
@@ -139,7 +142,11 @@ class Demo:
                 block=proof.block,
                 books=tuple(proof.assets),
                 in_balance=proof.holds,
-                addresses={"treasury": self.fleet.treasury, "gas_payer": self.fleet.gas_payer},
+                addresses={
+                    "treasury": self.fleet.treasury,
+                    "gas_payer": self.fleet.gas_payer,
+                    **({} if self.fleet.release_payer is None else {"release_payer": self.fleet.release_payer}),
+                },
                 flower_url=self.running.flower_url,
                 payment_ids=tuple(str(item) for item in ids),
             )
@@ -210,12 +217,23 @@ class Demo:
 
     @contextmanager
     def _people(self) -> Generator[None]:
-        """Two of three approvers and the treasury's signer, each with a device and a process without a database URL."""
+        """Two of three approvers, and the treasury's signer or two owners of the Safe.
+
+        Each has a device and a process without a database URL.
+        """
         state_dir, secrets_dir = self.fleet.services.state_dir, self.fleet.secrets.directory
         with ExitStack() as running:
-            treasury = running.enter_context(software_device(state_dir, self.fleet.secrets.device_seed, "treasury"))
-            trust = {"SIGNER_TRUST_FILE": str(self._trust_file())}
-            running.enter_context(self._signer("treasury", treasury, "sign", "--all", more=trust))
+            if self.fleet.release_payer is not None:
+                for person in OWNERS[:THRESHOLD]:
+                    seed = owner_seed(secrets_dir, person)
+                    path = running.enter_context(software_device(state_dir, seed, person, Model.SAFE_5))
+                    running.enter_context(
+                        self._signer(person, path, "sign", "--all", more={"TREZOR_DERIVATION_PATH": SAFE_OWNER_PATH})
+                    )
+            else:
+                treasury = running.enter_context(software_device(state_dir, self.fleet.secrets.device_seed, "treasury"))
+                trust = {"SIGNER_TRUST_FILE": str(self._trust_file())}
+                running.enter_context(self._signer("treasury", treasury, "sign", "--all", more=trust))
             for person in APPROVERS[:K]:
                 path = running.enter_context(software_device(state_dir, approver_seed(secrets_dir, person), person))
                 running.enter_context(self._signer(person, path, "approve", "--all", "--as", person))

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from workers.embedded.trezor_device import Model
+
 _START_SECONDS: Final = 20.0
 _STOP_SECONDS: Final = 20.0
 
 
 @contextmanager
-def software_device(state_dir: Path, seed_file: Path, name: str) -> Generator[str]:
+def software_device(state_dir: Path, seed_file: Path, name: str, model: Model = Model.ONE) -> Generator[str]:
     """A device over the seed in ``seed_file``, whose buttons press themselves; yields its path. Ends with the block."""
     ready = state_dir / f"software_device_{name}.json"
     ready.unlink(missing_ok=True)
@@ -22,7 +24,7 @@ def software_device(state_dir: Path, seed_file: Path, name: str) -> Generator[st
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "workers.embedded.trezor_device"),
-                *("--seed-file", str(seed_file), "--press", "yes", "--ready-file", str(ready)),
+                *("--seed-file", str(seed_file), "--press", "yes", "--ready-file", str(ready), "--model", model.value),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,

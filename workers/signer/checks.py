@@ -8,7 +8,7 @@ from typing import Final
 
 from custody.chain.addresses import InvalidAddress, parse_address
 from custody.chain.assets import InvalidAmount, to_amount
-from custody.settings.chains import NATIVE, Chain, Chains
+from custody.settings.chains import NATIVE, Chain, Chains, Token
 from custody.settings.environment import SettingsError
 from custody.trezor import DeviceFacts
 from custody.trezor.readability import why_amount_not_readable, why_firmware_refused
@@ -43,6 +43,21 @@ def check_instruction(claimed: ApiInstruction, chains: Chains, *, fee_cap_wei: i
 
     ``fee_cap_wei`` is this machine's own ceiling for one transaction's whole fee.
     """
+    chain, token = check_claims(claimed, chains)
+    if chain.safe is not None or claimed.unsigned_kind != "transaction":
+        raise _refused(claimed, "it is a Safe's for one of us, and an account's for the other")
+    transaction = _decode(claimed)
+    _check_bytes(claimed, transaction)
+    if transaction.max_total_fee_wei > fee_cap_wei:
+        raise _refused(
+            claimed,
+            f"its fee may reach {transaction.max_total_fee_wei} wei, this machine allows {fee_cap_wei}",
+        )
+    return CheckedInstruction(claimed, transaction, chain, token.symbol, token.decimals)
+
+
+def check_claims(claimed: ApiInstruction, chains: Chains) -> tuple[Chain, Token]:
+    """What the API says beside the bytes, against the local chains file. Raises InstructionRefused."""
     try:
         chain = chains.chain(claimed.chain_id)
     except SettingsError as error:
@@ -55,14 +70,12 @@ def check_instruction(claimed: ApiInstruction, chains: Chains, *, fee_cap_wei: i
     _require(claimed, "decimals", claimed.decimals, token.decimals)
     _check_recipient(claimed, chain)
     _check_amount(claimed)
-    transaction = _decode(claimed)
-    _check_bytes(claimed, transaction)
-    if transaction.max_total_fee_wei > fee_cap_wei:
-        raise _refused(
-            claimed,
-            f"its fee may reach {transaction.max_total_fee_wei} wei, this machine allows {fee_cap_wei}",
-        )
-    return CheckedInstruction(claimed, transaction, chain, token.symbol, token.decimals)
+    return chain, token
+
+
+def refused(claimed: ApiInstruction, why: str) -> InstructionRefused:
+    """The error to raise: the instruction is refused, and why."""
+    return _refused(claimed, why)
 
 
 def require_device_path(chain: Chain, path: str) -> None:

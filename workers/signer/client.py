@@ -132,7 +132,11 @@ class ApiInstruction(BaseModel):
     signs: Literal["payout", "cancel"] = "payout"
     """What its bytes are: the payout (also with higher fees), or the cancel on the same nonce (R1)."""
     waits_for_signature: bool = False
+    unsigned_kind: Literal["transaction", "safe_transaction"] = "transaction"
+    """What the bytes are: a transaction of the treasury's account, or a SafeTx for a Safe's owners (R16)."""
     unsigned_bytes: _HexBytes | None
+    signed_by: tuple[str, ...] = ()
+    """Owners of the Safe whose signatures count already."""
     signing_hash: _HexBytes | None
     max_total_fee_wei: _Digits | None
     release_epoch: int = 0

@@ -48,11 +48,11 @@ def sign_open_instructions(
     """
     outcome = SigningOutcome()
     idle_since = time.monotonic()
-    refused: set[str] = set()
+    refused: set[tuple[str, str | None]] = set()
     handed_in: set[tuple[str, str | None]] = set()  # by digest: a nonce may ask for its bid or its cancel as well
     while count is None or len(outcome.signed) < count:
         try:
-            found = [each for each in client.instructions() if each.id not in refused]
+            found = [each for each in client.instructions() if (each.id, each.signing_hash) not in refused]
         except SignerApiAway as error:
             if time.monotonic() - idle_since >= max(wait_seconds, QUEUE_SECONDS):
                 raise
@@ -68,7 +68,7 @@ def sign_open_instructions(
             if len(outcome.signed) > before:
                 handed_in.add((waiting[0].id, waiting[0].signing_hash))
             else:
-                refused.add(waiting[0].id)
+                refused.add((waiting[0].id, waiting[0].signing_hash))
             idle_since = time.monotonic()
             continue
         if (refusal := _needs_people(found, outcome)) is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from custody.settings.chains import NATIVE, Chains
 from custody.trezor import DeviceRejected, Prompt, Signature, SigningDevice, device_screens, open_device
@@ -27,6 +27,9 @@ from workers.signer.client import ApiInstruction, SignerApiError, SignerClient
 from workers.signer.journal import Journal
 from workers.signer.judgement import Judge, Judged
 from workers.signer.trust import Trust
+
+if TYPE_CHECKING:
+    from workers.signer.safe_desk import CheckedSafe
 
 EventKind = Literal["checked", "prompt", "signed", "rejected", "refused", "device_error", "waiting", "resumed"]
 
@@ -78,7 +81,7 @@ class SigningDeskSettings:
 
 
 Progress = Callable[[Event], None]
-Confirm = Callable[[CheckedInstruction, tuple[str, ...]], bool]
+Confirm = Callable[["CheckedInstruction | CheckedSafe", tuple[str, ...]], bool]
 
 
 def sign_instruction(
@@ -98,6 +101,10 @@ def sign_instruction(
     claimed = client.instruction(instruction_id)
     if not claimed.waits_for_signature:
         raise InstructionRefused(f"Instruction {claimed.id} is {claimed.state}; only a handed-out one can be signed.")
+    if claimed.unsigned_kind == "safe_transaction":
+        from workers.signer.safe_desk import sign_as_owner  # which tells of what it does by this module's events
+
+        return sign_as_owner(client, chains, desk, claimed, progress=progress, confirm=confirm)
     checked = check_instruction(claimed, chains, fee_cap_wei=desk.fee_cap_wei)
     require_device_path(checked.chain, desk.device_path)
     judged = desk.judge.judge(checked, client.seals_after)
@@ -138,7 +145,7 @@ def sign_on_device(
         derivation_path=desk.derivation_path,
         pin_callback=desk.pin_callback,
         passphrase=desk.passphrase,
-        button_callback=lambda prompt: progress(_prompted(claimed, prompt)),
+        button_callback=lambda prompt: progress(prompted(claimed, prompt)),
         approval_timeout_seconds=desk.approval_timeout_seconds,
         lock_folder=desk.lock_folder,
     ) as device:
@@ -252,5 +259,6 @@ def _told(client: SignerClient, claimed: ApiInstruction) -> Callable[[DeviceReje
     return tell
 
 
-def _prompted(claimed: ApiInstruction, prompt: Prompt) -> Event:
+def prompted(claimed: ApiInstruction, prompt: Prompt) -> Event:
+    """What is told when a screen waits for a person."""
     return Event("prompt", f"Screen {prompt.number} waits on the device.", claimed.id)

@@ -32,9 +32,12 @@ _COLUMNS: Final = """
     SELECT i.*, t.symbol, t.decimals, approvals.persons, s.kind AS last_kind, s.state AS last_state,
         coalesce(s.refused_reason, s.reason) AS last_reason, (
             SELECT a.label FROM fleet.address_book a WHERE a.chain_id = i.chain_id AND a.address = i.recipient
-            ORDER BY a.created_at DESC LIMIT 1) AS label,
-        coalesce(d.kind, 'payout') AS signs, d.signed_bytes IS NULL AND d.kind IS NOT NULL AS waits,
-        d.unsigned_bytes AS asked_bytes, d.signing_hash AS asked_hash, d.max_total_fee_wei AS asked_fee
+            ORDER BY a.created_at DESC LIMIT 1) AS label, (
+            SELECT coalesce(array_agg(o.signer ORDER BY o.received_at, o.id), '{}') FROM fleet.signature_submissions o
+            WHERE o.instruction_id = i.id
+              AND o.digest = CASE i.state WHEN 'cancelling' THEN i.rejection_hash ELSE i.signing_hash END) AS signed_by,
+        coalesce(asked.signs, 'payout') AS signs, asked.waits, asked.unsigned_bytes AS asked_bytes, asked.signing_hash AS asked_hash,
+        asked.max_total_fee_wei AS asked_fee
     FROM fleet.release_instructions i
     JOIN fleet.tokens t ON t.chain_id = i.chain_id AND t.token = i.token
     LEFT JOIN LATERAL (
@@ -46,11 +49,17 @@ _COLUMNS: Final = """
         SELECT kind, state, reason, refused_reason FROM fleet.signature_submissions s
         WHERE s.instruction_id = i.id ORDER BY s.received_at DESC, s.id DESC LIMIT 1
     ) s ON true
-    -- What was handed out last for its nonce: the payout, the payout outbid, or the cancel (R1).
+    -- What was handed out last for its nonce: the payout, the payout outbid, or the cancel (R1). A Safe's owners have its
+    -- payout's bytes in either case: each desk makes the rejection from them by itself (R16).
     LEFT JOIN LATERAL (
-        SELECT kind, unsigned_bytes, signing_hash, max_total_fee_wei, signed_bytes FROM fleet.nonce_digests d
-        WHERE d.instruction_id = i.id ORDER BY d.place DESC LIMIT 1
-    ) d ON true
+        (SELECT kind AS signs, signed_bytes IS NULL AS waits, unsigned_bytes, signing_hash, max_total_fee_wei
+        FROM fleet.nonce_digests d WHERE d.instruction_id = i.id ORDER BY d.place DESC LIMIT 1)
+        UNION ALL
+        SELECT CASE i.state WHEN 'cancelling' THEN 'cancel' ELSE 'payout' END, i.state IN ('handed_out', 'cancelling'),
+            i.unsigned_bytes, CASE i.state WHEN 'cancelling' THEN i.rejection_hash ELSE i.signing_hash END,
+            i.max_total_fee_wei
+        WHERE i.unsigned_kind = 'safe_transaction'
+    ) asked ON true
 """
 
 
@@ -58,7 +67,7 @@ def open_instructions(connection: Connection) -> list[dict[str, Any]]:
     """Instructions that have not ended, those that wait for a signature first, then the oldest."""
     statement = f"""
         {_COLUMNS} WHERE i.state = ANY (:states)
-        ORDER BY NOT coalesce(d.kind IS NOT NULL AND d.signed_bytes IS NULL, false),
+        ORDER BY NOT coalesce(asked.waits, false),
             array_position(CAST(:states AS text[]), i.state), i.created_at, i.id LIMIT :limit
     """
     found = connection.execute(text(statement), {"states": list(OPEN_STATES), "limit": LIST_LIMIT})
@@ -105,7 +114,9 @@ def _instruction(row: Any) -> dict[str, Any]:
         "nonce": row.nonce,
         "signs": row.signs,
         "waits_for_signature": bool(row.waits) and row.state in WAITING_STATES,
+        "unsigned_kind": row.unsigned_kind,
         "unsigned_bytes": _hex(row.asked_bytes),
+        "signed_by": list(row.signed_by),
         "signing_hash": _hex(row.asked_hash),
         "max_total_fee_wei": None if row.asked_fee is None else str(int(row.asked_fee)),
         "release_epoch": row.release_epoch,

@@ -66,6 +66,7 @@ VALUES
     ('house', 'adjustment', 'gas', 'gas_spent', 'gas_payer', 'fleet_sweeps', false, false, false),
     ('house', 'adjustment', 'gas', 'gas_spent', 'gas_float', 'fleet_sweeps', false, false, false),
     ('house', 'adjustment', 'gas', 'gas_spent', 'treasury_house', 'fleet_releases', false, false, false),
+    ('house', 'adjustment', 'gas', 'gas_spent', 'gas_payer', 'fleet_releases', false, false, false),
     -- what left the treasury without us (L5, R5), taken back when its transaction leaves the chain
     ('house', 'adjustment', 'unauthorised', 'loss', 'overdraft', 'fleet_watcher', true, false, false),
     ('house', 'adjustment', 'recovered', 'overdraft', 'loss', 'fleet_watcher', true, false, true)

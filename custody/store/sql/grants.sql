@@ -37,7 +37,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.chain_blocks, fleet.chain_nodes TO
 GRANT SELECT ON public.payments, public.derived_destinations, fleet.payment_routes, fleet.tokens, fleet.house_accounts,
     fleet.chain_transactions, fleet.ledger_balances, public.funds_ledger_entries, public.config_setting_history TO fleet_watcher;
 GRANT SELECT ON fleet.nonce_lanes TO fleet_watcher;
-GRANT SELECT (id, max_total_fee_wei) ON fleet.release_instructions TO fleet_watcher;
+GRANT SELECT (id, max_total_fee_wei, chain_id, treasury, token, recipient, amount_units, state, signing_hash, rejection_hash)
+    ON fleet.release_instructions TO fleet_watcher;
 GRANT SELECT (instruction_id, kind, max_total_fee_wei) ON fleet.nonce_digests TO fleet_watcher;
 GRANT UPDATE (status, escrow_state, transaction_hash, sender, confirmations, updated_at) ON public.payments TO fleet_watcher;
 GRANT UPDATE (balance, status, updated_at) ON public.derived_destinations TO fleet_watcher;

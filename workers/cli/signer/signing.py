@@ -23,7 +23,6 @@ from workers.cli.signer.desk import (
     signer,
 )
 from workers.signer import (
-    CheckedInstruction,
     Event,
     SignerClient,
     SigningDeskSettings,
@@ -59,7 +58,7 @@ def sign(
     if every and instruction_id is not None:
         raise typer.BadParameter("give an instruction or --all, not both")
 
-    def confirm(_checked: CheckedInstruction, _screens: tuple[str, ...]) -> bool:
+    def confirm(_checked: object, _screens: tuple[str, ...]) -> bool:
         return yes or typer.confirm("Send it to the device?")
 
     if offline is not None and (every or instruction_id is not None):

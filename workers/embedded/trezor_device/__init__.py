@@ -4,7 +4,8 @@ It is never part of the production image (the `embedded` extra only) and listens
 """
 
 from workers.embedded.trezor_device.faults import Fault, Press
+from workers.embedded.trezor_device.identity import Model
 from workers.embedded.trezor_device.seed_file import create_seed_file, read_secret_file
 from workers.embedded.trezor_device.server import SoftwareDevice
 
-__all__ = ["Fault", "Press", "SoftwareDevice", "create_seed_file", "read_secret_file"]
+__all__ = ["Fault", "Model", "Press", "SoftwareDevice", "create_seed_file", "read_secret_file"]

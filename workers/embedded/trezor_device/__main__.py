@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from workers.embedded.trezor_device.faults import Fault, Press
+from workers.embedded.trezor_device.identity import Model
 from workers.embedded.trezor_device.screens import Screen
 from workers.embedded.trezor_device.seed_file import SecretFileRefused, read_secret_file
 from workers.embedded.trezor_device.server import LOOPBACK, SoftwareDevice
@@ -28,10 +29,11 @@ def main(
     press: Annotated[Press, typer.Option(help="Who presses the buttons.")] = Press.ASK,
     pin_file: Annotated[Path | None, typer.Option(help="File of mode 0600 with the PIN's digits.")] = None,
     passphrase_on: Annotated[bool, typer.Option("--passphrase-on", help="Ask for a passphrase.")] = False,
+    model: Annotated[Model, typer.Option(help="Which model it is; owners of a Safe need a core model.")] = Model.ONE,
     fault: Annotated[Fault | None, typer.Option(help="What goes wrong.")] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Written as JSON once the port is open.")] = None,
 ) -> None:
-    """Run a software Trezor One 1.14.2 for the demo and the tests. It holds a seed: never for real money."""
+    """Run a software Trezor for the demo and the tests. It holds a seed: never for real money."""
     try:
         seed = " ".join(read_secret_file(seed_file).split())
         pin = read_secret_file(pin_file) if pin_file is not None else None
@@ -46,6 +48,7 @@ def main(
             buttons=press,
             fault=fault,
             on_screen=_print_screen,
+            model=model,
         )
     except (SecretFileRefused, ValueError, OSError) as error:
         typer.echo(f"software device not started: {error}", err=True)

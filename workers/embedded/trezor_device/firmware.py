@@ -1,4 +1,4 @@
-"""What the software device answers: the flows of a Trezor One 1.14.2, each a generator that waits for the
+"""What the software device answers: the flows of a Trezor One 1.14.2, and of a core model what it adds, each a generator that waits for the
 host.
 
 A flow yields a message and is resumed with the host's next one, or yields AWAIT_PRESS and is resumed with
@@ -21,7 +21,7 @@ from trezorlib.messages import ButtonRequestType, FailureType
 from trezorlib.protobuf import MessageType
 
 from workers.embedded.trezor_device.faults import Fault, Press
-from workers.embedded.trezor_device.identity import describe
+from workers.embedded.trezor_device.identity import Model, describe
 from workers.embedded.trezor_device.requests import (
     Refusal,
     require_path,
@@ -35,6 +35,7 @@ from workers.embedded.trezor_device.screens import (
     message_screens,
     send_screen,
 )
+from workers.embedded.trezor_device.typed_data import read_typed_data, typed_data_hash
 from workers.embedded.trezor_device.wallet import PublicNode, Wallet
 
 MAX_SESSIONS: Final = 10  # the device forgets the least recently used one
@@ -68,7 +69,9 @@ class Firmware:
         buttons: Press,
         fault: Fault | None,
         on_screen: Callable[[Screen], None],
+        model: Model = Model.ONE,
     ) -> None:
+        self.model = model
         self.fault = fault
         self.buttons = buttons
         self.screens: list[Screen] = []
@@ -154,7 +157,7 @@ class Firmware:
         self.awaits_press = self._prompt_shown = False
         self._early_press = None
 
-    def _start(self, request: MessageType) -> _Flow:  # noqa: PLR0911  (one line a request)
+    def _start(self, request: MessageType) -> _Flow:  # noqa: PLR0911, PLR0912  (one line a request)
         match request:
             case messages.Initialize():
                 return self._initialize(request)
@@ -178,6 +181,8 @@ class Firmware:
                 return self._sign_transaction(request)
             case messages.EthereumSignMessage():
                 return self._sign_message(request)
+            case messages.EthereumSignTypedData() if self.model is not Model.ONE:
+                return self._sign_typed_data(request)
             case _:
                 return _at_once(_failure(FailureType.UnexpectedMessage, "Unknown message"))
 
@@ -221,6 +226,7 @@ class Firmware:
 
     def _features(self, session: bytes | None) -> messages.Features:
         return describe(
+            self.model,
             device_id=self._device_id,
             pin_on=self._pin is not None or self.fault is Fault.PIN_LOCKED,
             unlocked=not self._is_locked,
@@ -357,6 +363,18 @@ class Firmware:
         self.signatures += 1
         raw = signature.r.to_bytes(32, "big") + signature.s.to_bytes(32, "big") + bytes([27 + signature.v])
         return messages.EthereumMessageSignature(signature=raw, address=address)
+
+    def _sign_typed_data(self, request: messages.EthereumSignTypedData) -> _Flow:
+        wallet = yield from self._open_wallet()
+        require_path(request.address_n, export=False)
+        domain, message = yield from read_typed_data(request.primary_type)
+        for screen in (*domain.screens(), *message.screens()):
+            yield from self._confirm(ButtonRequestType.Other, screen)
+        signature = self._signing_key(wallet, request.address_n).sign_msg_hash(typed_data_hash(domain, message))
+        self.signatures += 1
+        raw = signature.r.to_bytes(32, "big") + signature.s.to_bytes(32, "big") + bytes([27 + signature.v])
+        address = wallet.private_key(request.address_n).public_key.to_checksum_address()
+        return messages.EthereumTypedDataSignature(signature=raw, address=address)
 
     def _signing_key(self, wallet: Wallet, path: Sequence[int]) -> PrivateKey:
         if self.fault is Fault.WRONG_SIGNATURE:

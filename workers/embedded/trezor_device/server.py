@@ -18,6 +18,7 @@ from trezorlib.protobuf import MessageType
 
 from workers.embedded.trezor_device.faults import Fault, Press
 from workers.embedded.trezor_device.firmware import Firmware
+from workers.embedded.trezor_device.identity import Model
 from workers.embedded.trezor_device.screens import Screen
 from workers.embedded.trezor_device.wire import PACKET_BYTES, PING, PONG, Assembler, split
 
@@ -30,7 +31,7 @@ _UNKNOWN_TYPE: Final = 0xFFFE
 
 
 class SoftwareDevice:
-    """A software Trezor One at `path`, running in a thread of its own while used as a context manager.
+    """A software Trezor at `path`, running in a thread of its own while used as a context manager.
 
     `seed` is a BIP-39 mnemonic; port 0 takes a free one. `fault` can be changed at any time and binds from
     the next message. Raises ValueError for a host other than 127.0.0.1 or a seed that is no mnemonic.
@@ -47,6 +48,7 @@ class SoftwareDevice:
         passphrase_on: bool = False,
         buttons: Press = Press.YES,
         on_screen: Callable[[Screen], None] | None = None,
+        model: Model = Model.ONE,
     ) -> None:
         if host != LOOPBACK:
             raise ValueError(f"host {host!r}: the software device listens on {LOOPBACK} only, it holds a seed (R17)")
@@ -57,6 +59,7 @@ class SoftwareDevice:
             buttons=buttons,
             fault=fault,
             on_screen=on_screen or _ignore,
+            model=model,
         )
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((host, port))
