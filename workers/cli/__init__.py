@@ -38,6 +38,7 @@ _GROUPS: Final = (
     "ledger",
     "settings",
     "chain",
+    "alarms",
     "processes",
     "demo",
     "signer",
