@@ -39,6 +39,7 @@ _GROUPS: Final = (
     "settings",
     "chain",
     "alarms",
+    "pause",
     "processes",
     "demo",
     "signer",
