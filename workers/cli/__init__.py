@@ -40,6 +40,7 @@ _GROUPS: Final = (
     "chain",
     "alarms",
     "pause",
+    "break_glass",
     "processes",
     "demo",
     "signer",

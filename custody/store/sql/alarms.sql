@@ -82,13 +82,35 @@ END $$;
 CREATE OR REPLACE FUNCTION fleet.alarm_of_approval() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'INSERT' OR NEW.state IS DISTINCT FROM OLD.state THEN
+    IF TG_OP = 'UPDATE' AND NEW.state = OLD.state THEN
+        RETURN NULL;
+    END IF;
+    IF NEW.state = 'refused' THEN
         PERFORM fleet.raise_alarm('approval_refused', NEW.subject_kind, NEW.subject_id::text,
             'an approval of ' || NEW.subject_kind || ' ' || NEW.subject_id || ' in the name of ' || NEW.person
                 || ' was refused: ' || coalesce(NEW.refused_reason, 'no reason is given'),
             (SELECT i.payment_id FROM fleet.release_instructions i
              WHERE NEW.subject_kind = 'release_instruction' AND i.id = NEW.subject_id));
+    ELSIF NEW.subject_kind = 'operator_action' THEN
+        -- R15: raised once two persons have signed; it opens only after the receiver has acknowledged this alarm.
+        PERFORM fleet.raise_alarm('break_glass', 'operator_action', a.id::text,
+            'break-glass on chain ' || a.chain_id || ' for at most ' || (a.parameters ->> 'maximum') || ' of '
+                || (a.parameters ->> 'token') || ' is signed by '
+                || array_to_string(fleet.persons_who_signed(a.id, a.parameter_hash), ' and ') || ' until '
+                || (a.parameters ->> 'expires_at') || '; to end it: fleet break-glass veto ' || a.id, NULL)
+        FROM fleet.operator_actions a
+        WHERE a.id = NEW.subject_id AND a.kind = 'break_glass'
+          AND cardinality(fleet.persons_who_signed(a.id, a.parameter_hash)) = 2;
     END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION fleet.alarm_of_proposal() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM fleet.raise_alarm('break_glass_proposed', 'operator_action', NEW.id::text,
+        NEW.proposed_by || ' proposes break-glass on chain ' || NEW.chain_id || ' (' || NEW.reason
+            || '); to end it: fleet break-glass veto ' || NEW.id, NULL);
     RETURN NULL;
 END $$;
 
@@ -110,6 +132,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF coalesce(length(p_by), 0) NOT BETWEEN 1 AND 100 THEN
         RAISE EXCEPTION 'by: expected 1 to 100 characters' USING ERRCODE = 'FL006';
+    END IF;
+    IF EXISTS (SELECT FROM fleet.alarms a WHERE a.id = p_id AND a.kind = 'break_glass' AND a.acknowledged_at IS NULL) THEN
+        RAISE EXCEPTION 'alarm % is of a break-glass: only the alarms'' receiver acknowledges it (R15), at ALARM_WEBHOOK_URL', p_id
+            USING ERRCODE = 'FL006';
     END IF;
     PERFORM FROM fleet.alarms a WHERE a.id = p_id FOR UPDATE;
     IF NOT FOUND THEN

@@ -50,12 +50,20 @@ CREATE CONSTRAINT TRIGGER release_instructions_alarm AFTER UPDATE ON fleet.relea
 ALTER TABLE fleet.release_instructions ENABLE ALWAYS TRIGGER release_instructions_alarm;
 
 CREATE TRIGGER approvals_alarm AFTER INSERT OR UPDATE ON fleet.approvals
-    FOR EACH ROW WHEN (NEW.state = 'refused') EXECUTE FUNCTION fleet.alarm_of_approval();
+    FOR EACH ROW WHEN (NEW.state <> 'received') EXECUTE FUNCTION fleet.alarm_of_approval();
 ALTER TABLE fleet.approvals ENABLE ALWAYS TRIGGER approvals_alarm;
 
 CREATE TRIGGER signature_submissions_alarm AFTER INSERT OR UPDATE ON fleet.signature_submissions
     FOR EACH ROW WHEN (NEW.state = 'refused') EXECUTE FUNCTION fleet.alarm_of_signature();
 ALTER TABLE fleet.signature_submissions ENABLE ALWAYS TRIGGER signature_submissions_alarm;
+
+-- Break-glass is an action of two persons (R15); that one is proposed, and that it was signed, is told at once.
+ALTER TABLE fleet.operator_actions
+    DROP CONSTRAINT operator_actions_kind,
+    ADD CONSTRAINT operator_actions_kind CHECK (kind IN ('adjust', 'go_on', 'break_glass'));
+CREATE TRIGGER operator_actions_alarm AFTER INSERT ON fleet.operator_actions
+    FOR EACH ROW WHEN (NEW.kind = 'break_glass') EXECUTE FUNCTION fleet.alarm_of_proposal();
+ALTER TABLE fleet.operator_actions ENABLE ALWAYS TRIGGER operator_actions_alarm;
 
 -- What waits for people as this is installed is told as well.
 SELECT fleet.raise_alarm('dead_work', d.queue || '/' || d.subject_kind, d.subject_id,
