@@ -249,6 +249,18 @@ def test_rows_that_say_accepted_over_no_signature_open_nothing(
     assert is_held(scene, waiting)
 
 
+def test_one_that_has_ended_asks_nobody_for_a_signature(scene: Scene, fleet: Run) -> None:
+    treasury_of_ten(scene)
+    action = propose(fleet)
+    with serving(scene.database) as url, SignerClient(url, TOKEN) as client:
+        assert [each.id for each in client.actions()] == [str(action)]
+        scene.market.execute(
+            "UPDATE fleet.operator_actions SET parameters = jsonb_set(parameters, '{expires_at}', to_jsonb(now() :: text))"
+        )
+        assert client.actions() == []
+    assert stands(fleet) == "over; it was never open"
+
+
 def test_what_cannot_be_a_break_glass_is_not_proposed(scene: Scene, fleet: Run) -> None:
     who = ("--by", "mina", "--reason", "cyd is on a plane")
     empty = fleet("break-glass", "propose", "31337", "USDT", *who)
