@@ -7,6 +7,7 @@ run twice: the first door to claim a (name, slot) in fleet.schedule_runs answers
 from dataclasses import dataclass
 from typing import Any, Final
 
+from custody.alarms import ALARMS_SCHEDULE
 from custody.destinations.audit import AUDIT_SCHEDULE
 from custody.providers.request_network import PAYMENTS_SCHEDULE
 from custody.store.outbox import Queue
@@ -82,6 +83,13 @@ SCHEDULES: Final = (
         "housekeeping",
         60,
         "A row that somebody else wrote would show buyers an address of theirs (R20).",
+    ),
+    Schedule(
+        ALARMS_SCHEDULE,
+        "housekeeping.tidy",
+        "housekeeping",
+        5,
+        "Alarms are rows that triggers write: nobody rings for them, and a receiver that was away is tried again.",
     ),
     Schedule(
         PAYMENTS_SCHEDULE,

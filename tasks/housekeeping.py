@@ -1,6 +1,6 @@
 """Queue housekeeping: what is kept only for a while goes, what has waited too long is said aloud, registrations of
-Trezors are judged, new destinations are audited, and Request Network is asked for payments whose webhook was lost: an API
-that hangs holds up nobody here."""
+Trezors are judged, new destinations are audited, alarms are delivered, and Request Network is asked for payments whose
+webhook was lost: a server that hangs holds up nobody here."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -10,6 +10,7 @@ import structlog
 from celery import shared_task
 from sqlalchemy import Engine, text
 
+from custody.alarms import ALARMS_SCHEDULE, Alarm
 from custody.destinations.audit import AUDIT_SCHEDULE, audit_destinations
 from custody.ledger.seal_lag import seal_lag
 from custody.providers.request_network import PAYMENTS_SCHEDULE
@@ -83,6 +84,33 @@ def build_audit(engine: Engine, _settings: FleetSettings) -> Step:
     return lambda: audit_destinations(engine)
 
 
+def say_alarm(alarm: Alarm) -> None:
+    """An alarm in the log and to Sentry, where the same alarm twice is one event's group."""
+    log.error("alarm", alarm_id=str(alarm.id), kind=alarm.kind, payment_id=alarm.payment, sentence=alarm.said)
+    with sentry_sdk.new_scope() as scope:
+        scope.fingerprint = ["alarm", str(alarm.id)]
+        scope.set_tag("alarm_kind", alarm.kind)
+        scope.set_tag("alarm_id", str(alarm.id))
+        sentry_sdk.capture_message(alarm.said, level="error")
+
+
+def build_alarms(engine: Engine, settings: FleetSettings) -> Step:
+    """One step: alarms that nobody was told of are said, and the next batch goes to the webhook, where one is set."""
+    from custody.alarms.delivering import deliver, say
+
+    if settings.alarm_webhook_url is None and settings.alarm_webhook_secret_file is None:
+        return lambda: say(engine, say_alarm)
+    from custody.alarms.webhook import AlarmWebhook, read_alarm_secret
+
+    settings.require("alarm_webhook_url", "alarm_webhook_secret_file")
+    webhook = AlarmWebhook(
+        settings.secret("alarm_webhook_url"),
+        read_alarm_secret(settings.path("alarm_webhook_secret_file")),
+        environment=settings.sentry_environment,
+    )
+    return lambda: say(engine, say_alarm) + deliver(engine, webhook, lambda: datetime.now(UTC))
+
+
 def build_reconciliation(engine: Engine, settings: FleetSettings) -> Step:
     """One step: a page of Request Network's payments. Nothing at all unless its key and its address are set."""
     if settings.request_network_api_key_file is None and settings.request_network_api_url is None:
@@ -101,8 +129,9 @@ def build_reconciliation(engine: Engine, settings: FleetSettings) -> Step:
 
 _door = Door("housekeeping", build)
 _audit = Door("housekeeping", build_audit)
+_alarms = Door("housekeeping", build_alarms)
 _reconciliation = Door("housekeeping", build_reconciliation)
-_BY_SCHEDULE: Final = {AUDIT_SCHEDULE: _audit, PAYMENTS_SCHEDULE: _reconciliation}
+_BY_SCHEDULE: Final = {ALARMS_SCHEDULE: _alarms, AUDIT_SCHEDULE: _audit, PAYMENTS_SCHEDULE: _reconciliation}
 
 
 @shared_task(name="housekeeping.tidy")

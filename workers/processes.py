@@ -23,6 +23,7 @@ GUARDED_SETTINGS: Final = frozenset(
         "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "signer_api_token_file",
         "release_payer_key_file",
         "flower_basic_auth_file", "ledger_seal_key_file", "shkeeper_api_keys_file", "request_network_api_key_file",
+        "alarm_webhook_url", "alarm_webhook_secret_file",
     }
 )  # fmt: skip
 """Settings that hold or lead to a secret: a process gets those it names. All others go to every process."""
@@ -64,7 +65,7 @@ _WORKER_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "mirror": ("mongo_url",),
 }
 _WORKER_MAY_HAVE: Final[Mapping[str, tuple[str, ...]]] = {
-    "housekeeping": ("request_network_api_key_file",),
+    "housekeeping": ("request_network_api_key_file", "alarm_webhook_url", "alarm_webhook_secret_file"),
     "releases": ("release_payer_key_file",),
 }
 

@@ -5,6 +5,7 @@ what it says of a request, ``policy_differences`` what a new version changes.
 """
 
 from custody.policy.address_book import AddressBook, AddressBookEntry
+from custody.policy.break_glass import BreakGlass
 from custody.policy.differences import Difference, loosens, policy_differences
 from custody.policy.engine import judge, strictest
 from custody.policy.genesis import Genesis
@@ -36,6 +37,7 @@ __all__ = [
     "AddressBook",
     "AddressBookEntry",
     "Approval",
+    "BreakGlass",
     "Decision",
     "Difference",
     "Genesis",

@@ -13,6 +13,7 @@ from custody.chain.assets import to_amount, to_units
 from custody.policy.address_book import AddressBook
 from custody.policy.fixed_rules import ADJUSTMENT_K, fixed_words
 from custody.policy.genesis import Genesis, GenesisToken, Power
+from custody.policy.lowered_k import lowered_k
 from custody.policy.requests import Decision, HandOut, Outcome, Request, Situation, Verdict, Word
 from custody.policy.rules import (
     DAY_SECONDS,
@@ -51,6 +52,8 @@ def judge(
         asking, required = required_approvals(
             policy, genesis, request.purpose, request.chain_id, token.currency, amount
         )
+        required, said = lowered_k(required, request, situation, policy, token.currency, book)
+        words += said
         if required > len(approved_by):
             sentence = f"{required} persons must approve, {', '.join(approved_by) or 'nobody'} did"
             if asking == GENESIS_K:

@@ -3,19 +3,33 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
+from custody.policy.break_glass import LIFETIME_MAXIMUM
+from custody.policy.engine import plain
 from custody.policy.genesis import Power
 from custody.policy.texts import action_text
 from custody.trezor.text_rows import COLUMNS
 
-POWERS: Final[dict[str, Power]] = {"adjust": "adjustment", "go_on": "policy"}
+POWERS: Final[dict[str, Power]] = {"adjust": "adjustment", "go_on": "policy", "break_glass": "policy"}
 """Whose approval counts for each kind; one that is not here needs the power over files."""
 
 
 class ActionNotShowable(ValueError):
     """The action's parameters are not what its kind has. The message says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakGlassScope:
+    """What two persons sign of a break-glass: of one token at most ``maximum`` whole tokens, until ``expires_at``."""
+
+    token: str
+    maximum: Decimal
+    proposed_at: datetime
+    expires_at: datetime
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +56,7 @@ class SignableAction:
         return action_text(environment, self.kind, self.chain_id, self.id, self.says(), self.hash().hex())
 
     def says(self) -> tuple[str, ...]:
-        """What it does, in at most three rows. Raises ActionNotShowable."""
+        """What it does, in at most five rows. Raises ActionNotShowable."""
         said = self._parameters()
         match self.kind:
             case "adjust":
@@ -58,8 +72,34 @@ class SignableAction:
                 if not isinstance(reason, str):
                     raise ActionNotShowable("expected paused_reason of a chain that goes on")
                 return (f"resolves {len(said.get('resolves', ()))}", _two_rows(reason))
+            case "break_glass":
+                scope = self.break_glass_scope()
+                token = scope.token if len(scope.token) <= COLUMNS else f"{scope.token[:9]}..{scope.token[-7:]}"
+                until = f"until {scope.expires_at:%m-%d %H:%M}Z"
+                return (until, token, f"max {plain(scope.maximum)}", _two_rows(scope.reason))
             case _:
                 raise ActionNotShowable(f"kind {self.kind!r} is not known here; expected {' or '.join(POWERS)}")
+
+    def break_glass_scope(self) -> BreakGlassScope:
+        """What a break-glass opens (R15). Raises ActionNotShowable."""
+        said = self._parameters()
+        try:
+            scope = BreakGlassScope(
+                str(said["token"]),
+                Decimal(said["maximum"]),
+                datetime.fromisoformat(said["proposed_at"]).astimezone(UTC),
+                datetime.fromisoformat(said["expires_at"]).astimezone(UTC),
+                str(said["reason"]),
+            )
+        except (KeyError, TypeError, ValueError, InvalidOperation):
+            raise ActionNotShowable(
+                "expected token, maximum, proposed_at, expires_at and reason of a break-glass"
+            ) from None
+        if not (scope.maximum.is_finite() and scope.maximum > 0 and _is_short(scope.proposed_at, scope.expires_at)):
+            raise ActionNotShowable(
+                "a break-glass has a maximum above zero and ends on a whole minute within an hour (R15)"
+            )
+        return scope
 
     def _parameters(self) -> dict[str, Any]:
         try:
@@ -69,6 +109,11 @@ class SignableAction:
         if not isinstance(said, dict) or said.get("chain_id") != self.chain_id:
             raise ActionNotShowable(f"parameters: expected those of chain {self.chain_id}")
         return said
+
+
+def _is_short(proposed_at: datetime, expires_at: datetime) -> bool:
+    is_whole = expires_at.second == 0 and expires_at.microsecond == 0  # what a device shows is all there is
+    return is_whole and timedelta(0) < expires_at - proposed_at <= LIFETIME_MAXIMUM
 
 
 def _two_rows(said: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from custody.policy.break_glass import BreakGlass
 from custody.policy.documents import Address, ChainId, Document, Moment
 from custody.policy.rules import Purpose
 
@@ -55,7 +56,8 @@ class HandOut(Document):
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The moment of a decision: the clock (UTC), what was handed out in the last 24 hours, the approvals there are.
+    """The moment of a decision: the clock (UTC), what was handed out in the last 24 hours, the approvals there are, and
+    every break-glass of the last days (R15).
 
     ``handed_out`` must be read under the lock that the hand-out itself takes, or parallel requests pass together (R24).
     """
@@ -63,6 +65,7 @@ class Situation:
     now: datetime
     handed_out: Sequence[HandOut] = ()
     approvals: Sequence[Approval] = ()
+    break_glasses: Sequence[BreakGlass] = ()
 
 
 Outcome = Literal["allowed", "needs_approvals", "denied"]

@@ -11,6 +11,7 @@ from custody.policy.refusals import PolicyRefused
 from custody.trezor.text_rows import COLUMNS, TextNotShowable, in_rows
 
 VERB: Final = "POLICY"
+ACTION_VERBS: Final = {"go_on": "PAUSE", "break_glass": VERB}
 
 
 def file_text(kind: str, environment: str, version: int, document_hash: str) -> str:
@@ -37,9 +38,9 @@ def action_text(
 ) -> str:
     """What two persons sign of an operator's action (R10): verb, chain, its number, what it does, the whole hash.
 
-    ``says``: at most three rows in plain words; the hash covers every parameter.
+    ``says``: at most five rows in plain words; the hash covers every parameter.
     """
-    verb = "PAUSE" if kind == "go_on" else "ADJUST"
+    verb = ACTION_VERBS.get(kind, "ADJUST")
     rows = {f"says {place}": each for place, each in enumerate(says)}
     return _rows(
         "operator action",

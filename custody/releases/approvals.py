@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from custody.chain.assets import NATIVE
 from custody.policy import AddressBook, Approval, Decision, Genesis, HandOut, InForce, Situation
+from custody.policy.break_glass_actions import read_break_glasses
 from custody.policy.release_requests import handed_out_of_a_day, instruction_request
 from custody.policy.signatures import signer_of
 from custody.releases.approval_text import Names, approval_text
@@ -161,7 +162,8 @@ def judge_instruction(connection: Connection, instruction: Instruction, in_force
         request = request.model_copy(update={"buyer_signed_recipient": is_proved(connection, instruction)})
     handed_out: list[HandOut] = handed_out_of_a_day(connection, now)
     approvals = counting_approvals(connection, instruction, in_force)
-    return in_force.judge(request, Situation(now, handed_out, approvals))
+    glasses = read_break_glasses(connection, in_force.genesis.genesis, now)
+    return in_force.judge(request, Situation(now, handed_out, approvals, glasses))
 
 
 def decide(

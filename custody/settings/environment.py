@@ -159,6 +159,10 @@ class FleetSettings(BaseSettings):
     log_format: Literal["json", "console"] = "json"
     sentry_dsn: SecretStr | None = None
     sentry_environment: str = "development"
+    alarm_webhook_url: SecretStr | None = Field(None, description="https://HOST/PATH that takes signed alarms")
+    alarm_webhook_secret_file: Path | None = Field(
+        None, description="the secret that signs alarms, one line of 32 to 256 characters, mode 0600"
+    )
 
     @field_validator("database_url", "database_admin_url")
     @classmethod
@@ -188,6 +192,18 @@ class FleetSettings(BaseSettings):
     @classmethod
     def _sentry_url(cls, value: SecretStr | None) -> SecretStr | None:
         return _require_url(value, {"http", "https"}, "https://KEY@HOST/PROJECT")
+
+    @field_validator("alarm_webhook_url")
+    @classmethod
+    def _alarm_url(cls, value: SecretStr | None) -> SecretStr | None:
+        expected = "https://HOST/PATH, or http:// on 127.0.0.1 or localhost, without a user name and without #"
+        _require_url(value, {"http", "https"}, expected)
+        if value is not None:
+            parts = urlsplit(value.get_secret_value())
+            is_near = parts.hostname in {"127.0.0.1", "localhost"}
+            if not parts.hostname or "@" in parts.netloc or parts.fragment or not (parts.scheme == "https" or is_near):
+                raise ValueError(f"expected {expected}")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -38,6 +38,8 @@ REPEATED_SQL: Final = (
     ("custody.payments.sql", "payment_transitions.sql"),
     ("custody.store.sql", "scanner_intents.sql"),
     ("custody.store.sql", "entry_mirroring.sql"),
+    ("custody.store.sql", "alarms.sql"),
+    ("custody.store.sql", "break_glass.sql"),
     ("custody.store.sql", "grants.sql"),
 )
 """Functions, rules and grants are not revised but replaced by what the files say, at the end of every upgrade."""

@@ -75,6 +75,39 @@ def test_an_error_arrives_scrubbed(sentry: tuple[str, "Queue[bytes]"]) -> None:
         assert secret not in envelope
 
 
+ALARM_PROGRAM = f"""
+from datetime import UTC, datetime
+from uuid import UUID
+from custody.alarms import Alarm
+from custody.settings.environment import load_settings
+from tasks.housekeeping import say_alarm
+from workers.telemetry.sentry import init_sentry
+assert init_sentry(load_settings(), process="worker-housekeeping")
+say_alarm(Alarm(UUID(int=7), "chain_paused", "chain", "31337", "chain 31337 is paused: 1250.75 and {PRIVATE_KEY}", None,
+                datetime.now(UTC), 0, None))
+"""
+
+
+def test_an_alarm_is_an_event_of_its_own_group_without_keys_and_money(sentry: tuple[str, "Queue[bytes]"]) -> None:
+    dsn, arrived = sentry
+    ran = subprocess.run(
+        [sys.executable, "-c", ALARM_PROGRAM],
+        env={"SENTRY_DSN": dsn, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    envelope = arrived.get(timeout=10).decode()
+    event: dict[str, Any] = json.loads(envelope.splitlines()[2])
+    assert (event["level"], event["message"]) == ("error", "chain 31337 is paused: [number] and [32 bytes]")
+    assert event["fingerprint"] == ["alarm", "00000000-0000-0000-0000-000000000007"]
+    assert event["tags"]["alarm_kind"] == "chain_paused"
+    for secret in (PRIVATE_KEY, "1250"):
+        assert secret not in envelope
+
+
 def test_without_a_dsn_nothing_is_sent() -> None:
     program = (
         "from custody.settings.environment import load_settings\n"

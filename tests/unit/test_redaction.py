@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
+from custody.settings.redaction import MASK, is_key_name, is_money_name, without_keys_and_money, without_passwords
 from workers.telemetry.logging import configure_logging
-from workers.telemetry.redaction import MASK, is_key_name, is_money_name, without_keys_and_money, without_passwords
 
 PRIVATE_KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
 

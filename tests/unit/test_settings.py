@@ -237,6 +237,32 @@ def test_bytes_that_are_no_text_are_refused(secrets_dir: Path) -> None:
     assert '"database_url"' in refusal(load_settings)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://example.org/{SECRET}",
+        f"https://user:{SECRET}@example.org/",
+        f"https://example.org/#{SECRET}",
+        f"https:///{SECRET}",
+        f"http://127.0.0.1.example.org/{SECRET}",
+        f"ftp://127.0.0.1/{SECRET}",
+    ],
+)
+def test_alarms_go_nowhere_unencrypted_or_unknown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("ALARM_WEBHOOK_URL", url)
+    assert refusal(load_settings).startswith("ALARM_WEBHOOK_URL is wrong: expected https://HOST/PATH")
+
+
+@pytest.mark.parametrize(
+    "url", [f"https://hooks.example.org/services/{SECRET}", f"http://127.0.0.1:8080/?key={SECRET}", "http://localhost/"]
+)
+def test_the_alarms_url_may_hold_a_secret_and_is_never_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("ALARM_WEBHOOK_URL", url)
+    found = load_settings()
+    assert found.secret("alarm_webhook_url") == url
+    assert SECRET not in repr(found)
+
+
 # Files -----------------------------------------------------------------------------------------------------------
 
 

@@ -47,7 +47,10 @@ def open_actions(connection: Connection) -> list[dict[str, Any]]:
                     SELECT array_agg(DISTINCT p.person ORDER BY p.person) FROM fleet.approvals p
                     WHERE p.subject_kind = 'operator_action' AND p.subject_id = a.id AND p.digest = a.parameter_hash
                       AND p.state <> 'refused'), '{}') AS signed_by
-            FROM fleet.operator_actions a WHERE a.state = 'proposed' ORDER BY a.proposed_at, a.id LIMIT :limit
+            FROM fleet.operator_actions a WHERE a.state = 'proposed'
+              -- A break-glass that has ended asks nobody any more (R15).
+              AND (a.kind <> 'break_glass' OR (a.parameters ->> 'expires_at')::timestamptz > clock_timestamp())
+            ORDER BY a.proposed_at, a.id LIMIT :limit
             """
         ),
         {"limit": LIST_LIMIT},

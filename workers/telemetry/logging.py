@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import structlog
 from structlog.typing import Processor
 
-from workers.telemetry.redaction import is_key_name, walk, without_passwords
+from custody.settings.redaction import is_key_name, walk, without_passwords
 
 LogFormat = Literal["json", "console"]
 

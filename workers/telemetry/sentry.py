@@ -10,13 +10,14 @@ from sentry_sdk.integrations.threading import ThreadingIntegration
 from sentry_sdk.types import Event, Hint
 
 from custody.settings.environment import FleetSettings
-from workers.telemetry.redaction import is_key_name, is_money_name, walk, without_keys_and_money
+from custody.settings.redaction import is_key_name, is_money_name, walk, without_keys_and_money
 
 SHUTDOWN_SECONDS: Final = 2  # a stopping process waits this long for what is still to be sent
 
-# Written by the SDK: masking these by name or as numbers would make the event unreadable, and they hold nothing of ours.
+# Written by the SDK, or an alarm's id: masking these would make the event unreadable, and they hold nothing to hide.
 _OWN_FIELDS: Final = (
     "event_id", "timestamp", "start_timestamp", "level", "platform", "sdk", "release", "environment", "server_name",
+    "fingerprint",
 )  # fmt: skip
 
 

@@ -87,6 +87,8 @@ GRANT SELECT, UPDATE (held_reason, release_due) ON fleet.payment_disputes TO fle
 GRANT EXECUTE ON FUNCTION fleet.open_dispute, fleet.close_dispute TO fleet_releases;
 GRANT SELECT ON fleet.refund_addresses TO fleet_releases;
 GRANT SELECT, INSERT, UPDATE (instruction_id, held_reason, attempts, run_after) ON fleet.refund_orders TO fleet_releases;
+-- Whether a break-glass was heard outside (R15).
+GRANT SELECT (kind, subject_kind, subject_id, acknowledged_at, acknowledged_by) ON fleet.alarms TO fleet_releases;
 GRANT UPDATE (status, escrow_state, updated_at) ON public.payments TO fleet_releases;
 GRANT UPDATE (status, updated_at) ON public.purchase_requests TO fleet_releases;
 GRANT INSERT ON fleet.outbox TO fleet_releases;
@@ -145,6 +147,8 @@ GRANT SELECT (id, status) ON public.users TO fleet_housekeeping;
 GRANT SELECT ON public.derived_destinations TO fleet_housekeeping;
 GRANT UPDATE (status, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_housekeeping;
 GRANT INSERT, UPDATE ON fleet.destination_audits TO fleet_housekeeping;
+-- Alarms are raised by triggers alone. It delivers them; in a person's name only that person's function acknowledges.
+GRANT UPDATE (acknowledged_at, said_at, attempts, run_after, last_error) ON fleet.alarms TO fleet_housekeeping;
 
 -- The operator reads everything but credentials and key material, and changes settings.
 GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_operator;
@@ -184,6 +188,7 @@ GRANT EXECUTE ON FUNCTION fleet.post_entry, fleet.post_entries TO fleet_watcher,
 -- An operator posts by hand, and lets a chain go on, only what one person proposed and two signed (R10).
 GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fleet.withdraw_action, fleet.propose_go_on,
     fleet.execute_go_on, fleet.persons_who_signed TO fleet_operator;
+GRANT EXECUTE ON FUNCTION fleet.acknowledge_alarm, fleet.propose_break_glass, fleet.veto_break_glass TO fleet_operator;
 -- Whoever meets what it must not judge alone pauses a chain, and so does any one guard.
 GRANT EXECUTE ON FUNCTION fleet.pause_chain TO fleet_watcher, fleet_releases, fleet_operator;
 -- Every worker looks first whether the database is the one of before (R22).

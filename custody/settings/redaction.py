@@ -1,4 +1,4 @@
-"""What never leaves a process: keys and passwords from logs, and money too from what is sent to Sentry."""
+"""What never leaves a process: keys and passwords from logs and alarms, and money too from what is sent to Sentry."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -60,15 +60,19 @@ def without_passwords(text: str) -> str:
     return _EXTENDED_KEY.sub(MASK, _URL_PASSWORD.sub(rf"\g<start>{MASK}", text))
 
 
+def without_keys(text: str) -> str:
+    """The text for the fleet's own people outside: no passwords, URL paths, 32-byte hex, seed phrases or row contents."""
+    text = _URL_PATH_KEY.sub(rf"\g<start>{MASK}", without_passwords(text))
+    text = _ROW.sub(rf"\1 {MASK}", text)
+    return _PHRASE.sub("[words]", _PRIVATE_KEY.sub("[32 bytes]", text))
+
+
 def without_keys_and_money(text: str) -> str:
-    """The text for a third party: no passwords, URL paths, 32-byte hex, seed phrases, row contents or amounts.
+    """The text for a third party: the same without amounts.
 
     Harsher than logs: a number is masked when it has a point or seven digits, whatever it meant.
     """
-    text = _URL_PATH_KEY.sub(rf"\g<start>{MASK}", without_passwords(text))
-    text = _ROW.sub(rf"\1 {MASK}", text)
-    text = _PHRASE.sub("[words]", _PRIVATE_KEY.sub("[32 bytes]", text))
-    return _NUMBER.sub("[number]", text)
+    return _NUMBER.sub("[number]", without_keys(text))
 
 
 def walk(value: Any, *, hide: Callable[[str], bool], text: Callable[[str], str], depth: int = 0) -> Any:
