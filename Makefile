@@ -4,6 +4,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Tests wait for blocks, devices and servers half of the time: three processes on two cores, and never more than six.
+TEST_PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); n=$$((cores * 3 / 2)); \
+	echo $$((n < 2 ? 2 : n > 6 ? 6 : n)))
 # Custody rule R25: nothing under these licences is imported. The GPL names are whole, so that LGPL passes.
 LICENCE_RULES := --from=mixed --fail-on="GNU Affero General Public License v3;GNU Affero General Public License v3 or later (AGPLv3+);AGPL-3.0;AGPL-3.0-only;AGPL-3.0-or-later;SSPL-1.0;Server Side Public License;GPL-2.0;GPL-2.0-only;GPL-2.0-or-later;GPL-3.0;GPL-3.0-only;GPL-3.0-or-later;GNU General Public License v2 (GPLv2);GNU General Public License v3 (GPLv3);GNU General Public License v3 or later (GPLv3+)"
 LICENCE_TABLE := --from=mixed --format=markdown --order=name --ignore-packages amanat-fleet uv pip
@@ -32,8 +35,8 @@ install: $(VENV)/.installed ## Make .venv with everything in it
 demo: install ## Take real payments through the whole fleet (ARGS='--payments 50')
 	@$(BIN)/fleet demo $(ARGS)
 
-test: install ## All tests, a process a core and at most four (ARGS='-k ledger', ARGS='-n 0' for one process)
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: install ## All tests in several processes (ARGS='-k ledger', ARGS='-n 0' for one process)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: install ## Fuzz, races and kills at their declared counts; writes benchmarks/counts.json
 	@FLEET_TEST_COUNTS=full $(BIN)/python -m pytest --timeout 7200 $(ARGS)

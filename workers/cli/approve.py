@@ -16,8 +16,6 @@ from workers.cli.signer.desk import client as open_client
 from workers.signer import InstructionRefused, SignerApiError
 from workers.signer.approving import ApproverDesk, approvable_instruction, approve, approve_open
 
-console = Console()
-
 
 def _desk(person: str) -> ApproverDesk:
     configured = settings().require("trezor_path", "policy_dir", "genesis_hash")
@@ -67,7 +65,7 @@ def approve_command(
         raise _failed(error, EXIT_REJECTED) from None
     except (SignerApiError, InstructionRefused, DeviceError, SettingsError, PolicyRefused) as error:
         raise _failed(error, EXIT_REFUSED) from None
-    console.print(f"{len(outcome.approved)} approved.")
+    Console().print(f"{len(outcome.approved)} approved.")
     for sentence in outcome.refused.values():
         typer.secho(sentence, fg="red", err=True)
     if outcome.refused:
@@ -75,9 +73,9 @@ def approve_command(
 
 
 def _print(sentence: str, rows: tuple[str, ...]) -> None:
-    console.print(sentence, soft_wrap=True, markup=False)
+    Console().print(sentence, soft_wrap=True, markup=False)
     if rows:
-        console.print(Panel("\n".join(rows), title="the device shows", title_align="left", expand=False))
+        Console().print(Panel("\n".join(rows), title="the device shows", title_align="left", expand=False))
 
 
 def _failed(error: Exception, code: int) -> typer.Exit:

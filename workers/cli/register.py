@@ -23,7 +23,6 @@ from workers.signer.client import SignerApiError
 from workers.signer.registering import RegisteringDesk, RegistrationFailed, register_device
 
 trezor = typer.Typer(no_args_is_help=True, help="Trezors of the marketplace's users: invite, revoke, addresses.")
-console = Console()
 
 _Result = TypeVar("_Result")
 _User = Annotated[str, typer.Argument(help="the user's id or Mongo id")]
@@ -63,7 +62,7 @@ def register_this_device(
         ) from None
     except (RegistrationFailed, SignerApiError, DeviceError, SettingsError) as error:
         raise _fail(str(error)) from None
-    console.print(f"Registered: device {made.device_fingerprint}, address {made.address}, for user {desk.user_id}.")
+    Console().print(f"Registered: device {made.device_fingerprint}, address {made.address}, for user {desk.user_id}.")
 
 
 @trezor.command("invite")
@@ -139,7 +138,7 @@ def list_accounts() -> None:
 
 
 def _show_text(shown: str) -> None:
-    console.print(Panel("\n".join(rows_of(shown)), title="the device shows exactly this", expand=False))
+    Console().print(Panel("\n".join(rows_of(shown)), title="the device shows exactly this", expand=False))
 
 
 def _as_operator(work: Callable[[Connection], _Result], *, rings: bool = False) -> _Result:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.panel import Panel
 
 from custody.settings.environment import settings
@@ -14,7 +15,6 @@ from workers.cli.signer.desk import (
     VerifyRpc,
     chains,
     client,
-    console,
     fail,
     signer,
     trust,
@@ -58,8 +58,8 @@ def export_bundle(
             )
     except SENTENCES as error:
         raise fail(error) from None
-    console.print(Panel("\n".join(judged.lines), title="checked here", title_align="left"))
-    console.print(f"Instruction {judged.checked.claimed.id} is in {bundle}.", soft_wrap=True)
+    Console().print(Panel("\n".join(judged.lines), title="checked here", title_align="left"))
+    Console().print(f"Instruction {judged.checked.claimed.id} is in {bundle}.", soft_wrap=True)
 
 
 @signer.command()
@@ -71,4 +71,4 @@ def submit(bundle: BundleFile, chains_file: ChainsFile = None) -> None:
             done = submit_answer(api, known, bundle, fee_cap_wei=settings().release_max_total_fee_wei)
     except SENTENCES as error:
         raise fail(error) from None
-    console.print(done, soft_wrap=True)
+    Console().print(done, soft_wrap=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import httpx
 import typer
+from rich.console import Console
 
 from custody.settings.chains import NATIVE, Chain, Token
 from custody.settings.environment import SettingsError, settings
@@ -15,7 +16,7 @@ from custody.trezor.definitions import (
     read_definitions,
     token_path,
 )
-from workers.cli.signer.desk import SENTENCES, ChainsFile, chains, console, fail, signer
+from workers.cli.signer.desk import SENTENCES, ChainsFile, chains, fail, signer
 
 MAKERS_SITE: Final = "https://data.trezor.io/firmware/definitions/"
 TIMEOUT_SECONDS: Final = 20.0  # a file is some 500 bytes
@@ -57,7 +58,7 @@ def check(folder: Folder = None, chains_file: ChainsFile = None) -> None:
     for chain in known.chains:
         for token in chain.tokens:
             why = _why_wrong(target, chain, token)
-            console.print(
+            Console().print(
                 f"{chain.name} {token.symbol}: {why or 'signed by the maker, says what is pinned'}", soft_wrap=True
             )
             wrong += why is not None
@@ -99,7 +100,7 @@ def _fetch(http: httpx.Client, source: str, path: str, folder: Path) -> None:
             f"{source} does not answer ({type(error).__name__}); try again, or use --from."
         ) from None
     if answer.status_code != 200:
-        console.print(f"{path}: not published ({answer.status_code})", soft_wrap=True)
+        Console().print(f"{path}: not published ({answer.status_code})", soft_wrap=True)
         return
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)

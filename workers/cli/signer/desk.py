@@ -32,7 +32,6 @@ SENTENCES: Final = (SignerApiError, InstructionRefused, DeviceError, DerivationP
 """Errors whose message says what to do."""
 
 signer = typer.Typer(help="Sign releases on the treasury device.", no_args_is_help=True)
-console = Console()
 
 ChainsFile = Annotated[
     Path | None, typer.Option("--chains-file", help="this machine's own chains file; default CHAINS_FILE")
@@ -73,7 +72,7 @@ def open_journal(known: Chains) -> Generator[Journal]:
     """This machine's journal; one that does not exist is made where no money is real. Raises JournalRefused."""
     with Journal(journal_path(), create=all(chain.is_development for chain in known.chains)) as journal:
         if journal.was_cut:
-            console.print("The journal's last line was torn by a crash; no device had been asked. It was taken off.")
+            Console().print("The journal's last line was torn by a crash; no device had been asked. It was taken off.")
         yield journal
 
 

@@ -5,8 +5,9 @@ from collections import Counter
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from workers.cli.signer.desk import SENTENCES, console, fail, journal_path, signer
+from workers.cli.signer.desk import SENTENCES, fail, journal_path, signer
 from workers.signer import InstructionRefused, Journal
 from workers.signer.journal_records import Asked, SealSeen
 
@@ -26,7 +27,7 @@ def start() -> None:
         Journal(path, create=True).close()
     except SENTENCES as error:
         raise fail(error) from None
-    console.print(f"Started {path}. Keep a copy elsewhere after each signing day.", soft_wrap=True)
+    Console().print(f"Started {path}. Keep a copy elsewhere after each signing day.", soft_wrap=True)
 
 
 @journal.command()
@@ -55,8 +56,8 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fals
     if as_json:
         typer.echo(json.dumps(said, indent=2))
         return
-    console.print(f"{said['path']}: whole, {len(lines)} lines", soft_wrap=True)
+    Console().print(f"{said['path']}: whole, {len(lines)} lines", soft_wrap=True)
     for (chain_id, treasury), nonce in sorted(nonces.items()):
-        console.print(f"chain {chain_id} treasury {treasury}: highest nonce asked {nonce}", soft_wrap=True)
+        Console().print(f"chain {chain_id} treasury {treasury}: highest nonce asked {nonce}", soft_wrap=True)
     for environment, number in seals.items():
-        console.print(f"fleet {environment}: last seal {number}")
+        Console().print(f"fleet {environment}: last seal {number}")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
+from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
@@ -18,7 +19,6 @@ from workers.cli.signer.desk import (
     VerifyRpc,
     chains,
     client,
-    console,
     fail,
     journal_path,
     open_journal,
@@ -46,7 +46,7 @@ def inbox(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = Fal
     if as_json:
         typer.echo(json.dumps([each.as_json() for each in found], indent=2))
         return
-    console.print(_table(found))
+    Console().print(_table(found))
 
 
 @signer.command()
@@ -59,20 +59,20 @@ def show(
     try:
         with client() as api:
             claimed = api.instruction(instruction_id)
-            console.print_json(claimed.model_dump_json())
+            Console().print_json(claimed.model_dump_json())
             if claimed.unsigned_bytes is None:
                 return
             known = chains(chains_file)
             fee_cap = settings().release_max_total_fee_wei
             if claimed.unsigned_kind == "safe_transaction":
                 lines = describe_safe(check_safe_instruction(claimed, known, fee_cap_wei=fee_cap))
-                console.print(Panel("\n".join(lines), title="decoded here", title_align="left"))
+                Console().print(Panel("\n".join(lines), title="decoded here", title_align="left"))
                 return
             checked = check_instruction(claimed, known, fee_cap_wei=fee_cap)
-            console.print(Panel("\n".join(describe(checked)), title="decoded here", title_align="left"))
+            Console().print(Panel("\n".join(describe(checked)), title="decoded here", title_align="left"))
             with open_journal(known) as journal:
                 judged = Judge(trust(), journal, verify_rpc or ()).judge(checked, api.seals_after)
-        console.print(Panel("\n".join(judged.lines), title="checked here", title_align="left"))
+        Console().print(Panel("\n".join(judged.lines), title="checked here", title_align="left"))
     except SENTENCES as error:
         raise fail(error) from None
 
@@ -87,7 +87,7 @@ def watch() -> None:
                 for each in api.instructions():
                     if each.waits_for_signer and each.id not in seen:
                         seen.add(each.id)
-                        console.print(
+                        Console().print(
                             f"{each.id}  {each.amount} {each.symbol} to {each.label or each.recipient}: "
                             f"fleet signer sign {each.id}"
                         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.panel import Panel
 
 from custody.trezor import DeviceRejected
@@ -16,7 +17,6 @@ from workers.cli.signer.desk import (
     VerifyRpc,
     chains,
     client,
-    console,
     desk,
     fail,
     open_journal,
@@ -68,7 +68,7 @@ def sign(
         if offline is not None:
             with open_journal(known) as journal:
                 answer = sign_bundle(known, desk(journal, None), offline, progress=print_event, confirm=confirm)
-            console.print(
+            Console().print(
                 "Nothing was sent to the device."
                 if answer is None
                 else f"Take {answer} to the machine with the network.",
@@ -87,7 +87,7 @@ def sign(
                     progress=print_event,
                     confirm=confirm,
                 )
-                console.print(f"{len(outcome.signed)} signed.")
+                Console().print(f"{len(outcome.signed)} signed.")
                 if outcome.rejected:
                     raise typer.Exit(EXIT_REJECTED)
                 if outcome.errors:
@@ -96,7 +96,7 @@ def sign(
                 return
             chosen = instruction_id or _next(api, place)
             if not sign_instruction(api, known, place, chosen, progress=print_event, confirm=confirm):
-                console.print("Nothing was sent to the device; the instruction stays open.")
+                Console().print("Nothing was sent to the device; the instruction stays open.")
     except DeviceRejected as error:
         raise fail(error, EXIT_REJECTED) from None
     except SENTENCES as error:
@@ -124,22 +124,22 @@ def reject(
             api.submit_rejection(instruction_id, reason)
     except SENTENCES as error:
         raise fail(error) from None
-    console.print(f"Instruction {instruction_id} stays open: {reason}")
+    Console().print(f"Instruction {instruction_id} stays open: {reason}")
 
 
 def print_event(event: Event) -> None:
     """Show what happens at the desk."""
     if event.kind == "checked":
-        console.print(Panel("\n".join(event.lines), title="decoded on this machine", title_align="left"))
+        Console().print(Panel("\n".join(event.lines), title="decoded on this machine", title_align="left"))
         for number, screen in enumerate(event.screens, start=1):
-            console.print(Panel(screen, title=f"device screen {number}", title_align="left", expand=False))
-        console.print(event.text, style="dim")
+            Console().print(Panel(screen, title=f"device screen {number}", title_align="left", expand=False))
+        Console().print(event.text, style="dim")
     elif event.kind == "signed":
-        console.print(event.text, style="green")
+        Console().print(event.text, style="green")
     elif event.kind in {"rejected", "refused", "device_error"}:
         typer.secho(event.text, fg="red", err=True)
     else:
-        console.print(event.text, style="dim")
+        Console().print(event.text, style="dim")
 
 
 def _next(api: SignerClient, place: SigningDeskSettings) -> str:

@@ -5,10 +5,11 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
+from rich.console import Console
 
 from custody.destinations.derivation import address_at, xpub_fingerprint
 from custody.settings.environment import SettingsError, settings
-from workers.cli.signer.desk import console, fail, signer
+from workers.cli.signer.desk import fail, signer
 from workers.signer import Trust, load_trust
 from workers.signer.pinned_tls import certificate_pin
 
@@ -26,14 +27,14 @@ def show(
     except SettingsError as error:
         raise fail(error) from None
     for line in _lines(found):
-        console.print(line, highlight=False, soft_wrap=True)
+        Console().print(line, highlight=False, soft_wrap=True)
 
 
 @trust.command()
 def pin(certificate: Annotated[Path, typer.Argument(help="the API's certificate, PEM")]) -> None:
     """The pin of a certificate, for [api] certificate_sha256."""
     try:
-        console.print(certificate_pin(certificate.read_bytes()), highlight=False)
+        Console().print(certificate_pin(certificate.read_bytes()), highlight=False)
     except OSError as error:
         raise fail(SettingsError(f"{certificate} cannot be read: {error.strerror}")) from None
     except ValueError:
