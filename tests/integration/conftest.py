@@ -12,9 +12,9 @@ from tests.release_scene import Scene, TokenChain, approval_scenes, running_toke
 from workers.embedded.services import Services
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def watched_world() -> Iterator[ChainWorld]:
-    """One Anvil for all of them; each test has its own database, payments and addresses."""
+    """One Anvil a file: some hundred blocks that come and go are what it bears. Each test has its own database."""
     with chain_world() as world:
         yield world
 
