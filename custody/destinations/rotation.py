@@ -3,7 +3,7 @@
 States: active (one), draining and compromised (issue nothing, are still swept), retired.
 """
 
-from typing import Final, Literal
+from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -12,7 +12,6 @@ from custody.destinations.derivation import xpub_fingerprint
 from custody.destinations.issuing import IssuingRefused, register_deposit_account
 
 Ending = Literal["draining", "compromised"]
-ENDINGS: Final[tuple[Ending, ...]] = ("draining", "compromised")
 
 
 def rotate_deposit_account(connection: Connection, xpub: str, *, ending: Ending = "draining") -> UUID:

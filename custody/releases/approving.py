@@ -9,8 +9,6 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from custody.ledger import Entry, post
-from custody.payments import lock_payment, move_payment
 from custody.policy import InForce, PolicyRefused, SignedFolder, read_in_force
 from custody.policy.operator_actions import ActionNotShowable, SignableAction
 from custody.policy.signatures import signer_of
@@ -28,6 +26,7 @@ from custody.releases.approvals import (
     why_outdated,
 )
 from custody.releases.rows import Instruction
+from custody.releases.voiding import void_before_hand_out
 from custody.store.engine import transaction
 from custody.trezor.text_rows import TextNotShowable
 from custody.trezor.transaction import SignatureError
@@ -187,10 +186,10 @@ def approve_due(
             now = rows.now(connection)
             in_force = read_in_force(connection, signed, now)
             if instruction.expires_at is not None and instruction.expires_at <= now:
-                expire(
+                void_before_hand_out(
                     connection,
                     instruction,
-                    f"approvals were asked for until {instruction.expires_at:%Y-%m-%d %H:%M} UTC",
+                    f"expired: approvals were asked for until {instruction.expires_at:%Y-%m-%d %H:%M} UTC",
                 )
                 moved += 1
                 continue
@@ -214,39 +213,3 @@ def approve_due(
             moved += 1
             log.info("release_approved", instruction_id=str(instruction.id), approved_by=list(decision.approved_by))
     return moved
-
-
-def expire(connection: Connection, instruction: Instruction, reason: str) -> None:
-    """End what was not handed out: ``release:void`` gives its coins back, the payment waits for a new request (R1)."""
-    rows.move(connection, instruction, "expired")
-    connection.execute(
-        text("UPDATE fleet.release_instructions SET held_reason = :reason WHERE id = :id"),
-        {"id": instruction.id, "reason": f"expired: {reason}"[: rows.REASON_CHARACTERS]},
-    )
-    lock_payment(connection, instruction.payment_id)
-    disputed = connection.execute(
-        text(
-            "SELECT dispute_open FROM fleet.ledger_balances "
-            "WHERE book_id = :book AND chain_id = :chain AND token = :token"
-        ),
-        {"book": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
-    ).scalar_one()
-    post(
-        connection,
-        Entry(
-            book_kind="payment",
-            book_id=instruction.payment_id,
-            chain_id=instruction.chain_id,
-            token=instruction.token,
-            entry_type=instruction.purpose,
-            reason="void",
-            debit="releasing",
-            credit="disputed" if disputed else "held",
-            amount=instruction.amount,
-            key=f"release:{instruction.id}:void:1",
-            instruction_id=instruction.id,
-            evidence={"reason": reason},
-        ),
-    )
-    move_payment(connection, instruction.payment_id, "release_voided")
-    log.warning("release_expired", instruction_id=str(instruction.id), reason=reason)

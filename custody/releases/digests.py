@@ -11,9 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from custody.releases.payout import BytesDiffer, Call, call_of
+from custody.releases.payout import Call, call_of, read_stored
 from custody.releases.rows import Instruction
-from custody.trezor.transaction import TransactionError, UnsignedTransaction
+from custody.trezor.transaction import UnsignedTransaction
 
 DigestKind = Literal["payout", "cancel"]
 
@@ -108,23 +108,13 @@ def mark_signed(connection: Connection, digest_id: UUID, signed_bytes: bytes, tr
 
 def transaction_of(instruction: Instruction, digest: Digest) -> UnsignedTransaction:
     """The stored bytes as a transaction of this instruction's intent (R19). Raises BytesDiffer, naming the field."""
-    try:
-        transaction = UnsignedTransaction.from_signing_bytes(digest.unsigned_bytes)
-        expected = cancel_call(instruction) if digest.kind == "cancel" else call_of(instruction)
-    except TransactionError as error:
-        raise BytesDiffer(f"unsigned bytes: {error}") from error
-    compared: tuple[tuple[str, object, object], ...] = (
-        ("signing hash", transaction.signing_hash(), digest.signing_hash),
-        ("chain id", transaction.chain_id, instruction.chain_id),
-        ("nonce", transaction.nonce, instruction.nonce),
-        ("to", transaction.to, expected.to),
-        ("value", transaction.value, expected.value),
-        ("data", transaction.data, expected.data),
+    return read_stored(
+        instruction,
+        digest.unsigned_bytes,
+        digest.signing_hash,
+        cancel_call if digest.kind == "cancel" else call_of,
+        what=f"unsigned bytes of {digest.kind} {digest.place}",
     )
-    for field, found, wanted in compared:
-        if found != wanted:
-            raise BytesDiffer(f"unsigned bytes of {digest.kind} {digest.place}: {field} is not the instruction's")
-    return transaction
 
 
 def _read(row: Any) -> Digest:

@@ -4,6 +4,7 @@ Type 2, empty access list; for a token the 68-byte ``transfer`` and no value, fo
 and no data. Amounts in smallest units, fees in wei.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,21 +79,35 @@ def stored_transaction(instruction: Instruction) -> UnsignedTransaction:
     """
     if instruction.unsigned_bytes is None or instruction.nonce is None:
         raise BytesDiffer("unsigned bytes are missing")
+    transaction = read_stored(
+        instruction, instruction.unsigned_bytes, instruction.signing_hash, call_of, what="unsigned bytes"
+    )
+    if transaction.max_total_fee_wei != instruction.max_total_fee_wei:
+        raise BytesDiffer("unsigned bytes: fee ceiling is not the instruction's")
+    return transaction
+
+
+def read_stored(
+    instruction: Instruction, raw: bytes, signing_hash: bytes | None, call: Callable[[Instruction], Call], *, what: str
+) -> UnsignedTransaction:
+    """Stored bytes as the transaction that ``call`` makes of an instruction on its chain and nonce, field by field (R19).
+
+    ``what`` names them in BytesDiffer, which is raised for the first field that is another one.
+    """
     try:
-        transaction = UnsignedTransaction.from_signing_bytes(instruction.unsigned_bytes)
-        expected = call_of(instruction)
+        transaction = UnsignedTransaction.from_signing_bytes(raw)
+        expected = call(instruction)
     except TransactionError as error:
         raise BytesDiffer(f"unsigned bytes: {error}") from error
     compared: tuple[tuple[str, object, object], ...] = (
-        ("signing hash", transaction.signing_hash(), instruction.signing_hash),
+        ("signing hash", transaction.signing_hash(), signing_hash),
         ("chain id", transaction.chain_id, instruction.chain_id),
         ("nonce", transaction.nonce, instruction.nonce),
         ("to", transaction.to, expected.to),
         ("value", transaction.value, expected.value),
         ("data", transaction.data, expected.data),
-        ("fee ceiling", transaction.max_total_fee_wei, instruction.max_total_fee_wei),
     )
     for field, found, wanted in compared:
         if found != wanted:
-            raise BytesDiffer(f"unsigned bytes: {field} is not the instruction's")
+            raise BytesDiffer(f"{what}: {field} is not the instruction's")
     return transaction

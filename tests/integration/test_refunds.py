@@ -329,6 +329,35 @@ def test_a_refund_waits_for_approvals_and_the_policy_knows_that_its_buyer_signed
     scene.require_books_equal_chain()
 
 
+def test_a_refund_that_nobody_approves_gives_back_what_it_reserved(refunding_scene: Scene) -> None:
+    """L4: from its own account, to where it came from; the worker goes on with what else waits."""
+    scene = refunding_scene
+    payment = scene.payment()
+    scene.run()
+    scene.open_dispute(payment)
+    scene.run()
+    prove_address(scene, payment, Account.create())
+    resolve(scene, payment, action="refund")
+    work_on(scene)
+    row = of_purpose(scene, payment, "refund")
+    assert (row.state, scene.market.balance(payment)["refunding"]) == ("awaiting_approval", AMOUNT)
+    scene.market.execute(
+        "UPDATE fleet.release_instructions SET expires_at = now() - interval '1 minute', run_after = now() WHERE id = :id "
+        "RETURNING id",
+        id=row.id,
+    )
+    scene.step.run_once(50)
+    ended = scene.market.execute("SELECT state, held_reason FROM fleet.release_instructions WHERE id = :id", id=row.id)[
+        0
+    ]
+    assert (ended.state, ended.held_reason.partition(":")[0]) == ("expired", "expired")
+    [void] = scene.market.execute(
+        "SELECT debit, credit, amount FROM public.funds_ledger_entries WHERE instruction_id = :id AND reason = 'void'",
+        id=row.id,
+    )
+    assert (void.debit, void.credit, void.amount) == ("refunding", row.source, AMOUNT)
+
+
 def test_an_approvers_machine_knows_a_refund_by_its_buyers_proof(refunding_scene: Scene) -> None:
     """R4, R21: the proof is recovered again on the approver's own machine; a changed one is nobody's."""
     scene = refunding_scene

@@ -17,7 +17,7 @@ from custody.releases.intent import Intent
 from custody.trezor.text_rows import TextNotShowable
 from custody.trezor.transaction import SignatureError
 from workers.signer.checks import CheckedInstruction
-from workers.signer.client import ApiApproval
+from workers.signer.client import ApiApproval, ApiInstruction
 from workers.signer.evidence import Evidence
 from workers.signer.recipients import persons_who_signed
 from workers.signer.trust import Trust, TrustedChain
@@ -81,22 +81,27 @@ def _text(checked: CheckedInstruction, asked: ApiApproval, pinned: TrustedChain,
     claimed, native = checked.claimed, pinned.token(NATIVE)
     assert native is not None
     try:
-        intent = Intent(
-            environment=asked.environment,
-            instruction_id=UUID(claimed.id),
-            purpose=claimed.purpose,
-            chain_id=claimed.chain_id,
-            treasury=claimed.treasury,
-            token=claimed.token,
-            recipient=claimed.recipient,
-            amount_units=int(claimed.amount_units),
-            payments=(UUID(claimed.payment_id),),
-            release_epoch=claimed.release_epoch,
-            policy_version=asked.policy_version,
-            max_total_fee_wei=int(asked.fee_ceiling_wei),
-            expires_at=asked.expires_at.astimezone(UTC),
-        )
+        intent = claimed_intent(claimed, asked)
         names = Names(pinned.name, checked.symbol, checked.decimals, native.symbol, label)
         return approval_text(intent, names)
     except (TextNotShowable, ValueError) as error:
         raise checked.refusal(f"its approval text cannot be made: {error}") from None
+
+
+def claimed_intent(claimed: ApiInstruction, asked: ApiApproval) -> Intent:
+    """The intent of an instruction's own fields as the API claims them (R18); its hash shows whether they were approved."""
+    return Intent(
+        environment=asked.environment,
+        instruction_id=UUID(claimed.id),
+        purpose=claimed.purpose,
+        chain_id=claimed.chain_id,
+        treasury=claimed.treasury,
+        token=claimed.token,
+        recipient=claimed.recipient,
+        amount_units=int(claimed.amount_units),
+        payments=(UUID(claimed.payment_id),),
+        release_epoch=claimed.release_epoch,
+        policy_version=asked.policy_version,
+        max_total_fee_wei=int(asked.fee_ceiling_wei),
+        expires_at=asked.expires_at.astimezone(UTC),
+    )

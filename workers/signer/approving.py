@@ -20,10 +20,10 @@ from custody.policy.operator_actions import ActionNotShowable, SignableAction
 from custody.policy.signed_entries import entry_hash, who_signed
 from custody.policy.texts import entry_text
 from custody.releases.approval_text import Names, approval_text
-from custody.releases.intent import Intent
 from custody.releases.refund_proof import BUYER_SIGNED
 from custody.trezor import DeviceError, SigningDevice, open_device
 from custody.trezor.text_rows import TextNotShowable, rows_of
+from workers.signer.agreed import claimed_intent
 from workers.signer.checks import InstructionRefused
 from workers.signer.client import ApiAction, ApiEntry, ApiInstruction, ApprovalSubject, SignerApiAway, SignerClient
 from workers.signer.evidence import read_evidence
@@ -112,21 +112,7 @@ def approvable_instruction(claimed: ApiInstruction, desk: ApproverDesk, now: dat
     if not timedelta(0) < expires_in <= LIFETIME_MAXIMUM:
         raise _refused(claimed.id, f"it expires {asked.expires_at:%Y-%m-%d %H:%M} UTC; expected within 7 days from now")
     label = _label(claimed, desk, now)
-    intent = Intent(
-        environment=asked.environment,
-        instruction_id=UUID(claimed.id),
-        purpose=claimed.purpose,
-        chain_id=claimed.chain_id,
-        treasury=claimed.treasury,
-        token=claimed.token,
-        recipient=claimed.recipient,
-        amount_units=int(claimed.amount_units),
-        payments=(UUID(claimed.payment_id),),
-        release_epoch=claimed.release_epoch,
-        policy_version=asked.policy_version,
-        max_total_fee_wei=int(asked.fee_ceiling_wei),
-        expires_at=asked.expires_at.astimezone(UTC),
-    )
+    intent = claimed_intent(claimed, asked)
     if intent.hash().hex() != asked.intent_hash:
         raise _refused(claimed.id, f"the hash of its fields is {intent.hash().hex()}, the API says {asked.intent_hash}")
     try:
