@@ -83,7 +83,7 @@ SELECT 'mirror', 'fundsledgerentries', posted.entry_id FROM posted
 
 def _marketplace_checks() -> str:
     """The three CHECKs of the marketplace's own table, word for word."""
-    seed = read_sql("custody.store.migrations.sql", "0001_seed_state_0017.sql")
+    seed = read_sql("custody.store.migrations.sql.baseline", "ledger.sql")
     table = seed[seed.index("CREATE TABLE public.funds_ledger_entries") :]
     return table[table.index("CONSTRAINT funds_ledger_entries_purchase_request_ref") : table.index("\n);")]
 
