@@ -3,7 +3,7 @@
 import secrets
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -28,12 +28,17 @@ def new_phrase() -> str:
 
 
 def vault_of(
-    phrase: str, payer_key: bytes, chains: Chains, journal: Path, maximum_wei: int = DAY_MAXIMUM_WEI
+    phrase: str,
+    payer_key: bytes,
+    chains: Chains,
+    journal: Path,
+    maximum_wei: int = DAY_MAXIMUM_WEI,
+    more_payers: Sequence[bytes] = (),
 ) -> KeyVault:
     """The vault of a development chain."""
     return KeyVault(
         seeds=[seed_from_phrase(each) for each in phrase.splitlines()],
-        gas_payer_key=payer_key,
+        gas_payer_keys=[payer_key, *more_payers],
         bind=lambda _xpubs: ChainsFileBindings(chains),
         spending=DaySpending(journal, maximum_wei),
     )

@@ -63,5 +63,37 @@ class InsufficientFunds(SendRefused):
     """The sender cannot pay value + gas limit * max fee."""
 
 
+class NonceTooHigh(SendRefused):
+    """The node misses a transaction of an earlier nonce, and keeps none for later."""
+
+
+class FeeTooLow(SendRefused):
+    """Neither the next block nor the node's pool takes fees as low as these."""
+
+
+class GasLimitTooLow(SendRefused):
+    """The gas limit does not pay for the transaction's own bytes."""
+
+
+class GasLimitTooHigh(SendRefused):
+    """The gas limit is above what a block, or one transaction (EIP-7825), may use."""
+
+
+class PoolFull(SendRefused):
+    """The node's pool has no place for it now."""
+
+
+class DelegationBusy(SendRefused):
+    """A delegated account, or one that is about to be, has a transaction in the pool already (EIP-7702)."""
+
+
+class FeeOverNodeCap(SendRefused):
+    """The whole fee is above what the node's own operator lets through it."""
+
+
+class BytesInvalid(SendRefused):
+    """No block of this chain can hold these bytes: signature, chain id, type or size."""
+
+
 class Rejected(SendRefused):
     """Any other refusal."""

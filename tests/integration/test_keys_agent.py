@@ -168,7 +168,7 @@ def test_it_starts_with_no_server_s_url_and_says_what_lacks(alone: AgentProcess,
     [
         ("deposit_seed", "zebra " * 12, 0o600, "BIP-39"),
         ("deposit_seed", "all " * 12, 0o644, "chmod 600"),
-        ("gas_payer_key", "not-a-key", 0o600, "GAS_PAYER_KEY_FILE: expected one private key"),
+        ("gas_payer_key", "not-a-key", 0o600, "GAS_PAYER_KEY_FILE: expected a private key a line"),
         ("gas_payer_key", "ff" * 32, 0o600, "GAS_PAYER_KEY_FILE: not a private key of secp256k1"),
     ],
     ids=["no-phrase", "readable-by-others", "no-key", "no-key-of-the-curve"],
@@ -198,7 +198,7 @@ def server(folder: Path) -> Iterator[KeysAgentServer]:
 def test_the_socket_is_its_user_s_alone(server: KeysAgentServer, monkeypatch: pytest.MonkeyPatch):
     path = Path(str(server.server_address))
     assert path.stat().st_mode & 0o777 == 0o600
-    assert KeysAgent(path).identity().gas_payer == server.vault.gas_payer
+    assert KeysAgent(path).identity().gas_payers == server.vault.gas_payers
     # Whoever gets past the mode, root for one, is told from the socket's own user by the kernel.
     monkeypatch.setattr(server, "_own_user", os.geteuid() + 1)
     with structlog.testing.capture_logs() as logs, pytest.raises(KeysAgentAway, match="serves its own user alone"):
@@ -271,7 +271,7 @@ def test_a_day_s_limit_is_waited_for_and_no_reason_to_give_up(world: World, data
         fleet.run()
         [(state, reason)] = fleet.jobs()
         assert state == "planned"
-        assert (reason or "").startswith("gas_payer_day_spent: the gas payer may spend 21000 wei a day")
+        assert (reason or "").startswith("gas_payer_day_spent: the gas payers may spend 21000 wei a day")
         assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 0  # no nonce that nobody signs for
         assert fleet.count("SELECT count(*) FROM fleet.dead_work") == 0
     vault = vault_of(fleet.phrase, fleet.payer_key, fleet.chains, folder / "journal-2")

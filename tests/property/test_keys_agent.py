@@ -21,7 +21,7 @@ from custody.destinations.derivation import (
     xpub_fingerprint,
 )
 from custody.destinations.keys.answering import answer
-from custody.destinations.keys.shapes import Asked, Shape
+from custody.destinations.keys.shapes import PAYER_SHAPES, Asked, Shape
 from custody.destinations.keys.vault import KeyVault
 from custody.destinations.sweeps.fees import (
     GAS_LIMIT_MAXIMUM,
@@ -63,12 +63,15 @@ CHAINS = Chains.model_validate(
         ]
     }
 )
-SHAPES: tuple[Shape, ...] = ("token_sweep", "native_sweep", "top_up")
+SHAPES: tuple[Shape, ...] = ("token_sweep", "native_sweep", "top_up", "cancel")
+OTHER_PAYER_KEY = b"\x33" * 32
+OTHER_PAYER = Account.from_key(OTHER_PAYER_KEY).address
 
 
 @pytest.fixture(scope="module")
 def vault(tmp_path_factory: pytest.TempPathFactory) -> KeyVault:
-    return vault_of(PHRASE, PAYER_KEY, CHAINS, tmp_path_factory.mktemp("keys") / "journal", 10**24)
+    journal = tmp_path_factory.mktemp("keys") / "journal"
+    return vault_of(PHRASE, PAYER_KEY, CHAINS, journal, 10**24, [OTHER_PAYER_KEY])
 
 
 def good(shape: Shape, nonce: int = 3) -> Asked:
@@ -76,11 +79,12 @@ def good(shape: Shape, nonce: int = 3) -> Asked:
         "token_sweep": (TOKEN, 0, erc20.encode_transfer(TREASURY, 77)),
         "native_sweep": (TREASURY, 10**15, b""),
         "top_up": (address_at(XPUB, INDEX), 10**15, b""),
+        "cancel": (PAYER, 0, b""),
     }[shape]
     return Asked(
         shape,
-        ACCOUNT,
-        INDEX,
+        None if shape == "cancel" else ACCOUNT,
+        None if shape == "cancel" else INDEX,
         TREASURY,
         UnsignedTransaction(
             chain_id=CHAIN,
@@ -92,6 +96,7 @@ def good(shape: Shape, nonce: int = 3) -> Asked:
             value=value,
             data=data,
         ),
+        PAYER if shape in PAYER_SHAPES else None,
     )
 
 
@@ -107,6 +112,7 @@ def request(asked: Asked, mutated: bytes | None = None, **changed: Any) -> bytes
         "shape": asked.shape,
         "account": asked.account,
         "index": asked.index,
+        "payer": asked.payer,
         "treasury": asked.treasury,
         "unsigned": "0x" + raw.hex(),
         **changed,
@@ -126,7 +132,7 @@ def signed_by(vault: KeyVault, asked: Asked, raw: bytes) -> str | None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_each_shape_is_signed_by_its_own_key(vault: KeyVault, shape: Shape):
-    signer = PAYER if shape == "top_up" else address_at(XPUB, INDEX)
+    signer = PAYER if shape in PAYER_SHAPES else address_at(XPUB, INDEX)
     assert signed_by(vault, good(shape), request(good(shape))) == signer
 
 
@@ -170,10 +176,18 @@ CHANGES = (
     Change(
         "recipient is another of the fleet's",
         lambda shape: st.sampled_from(
-            [at for at in (TOKEN, TREASURY, PAYER, address_at(XPUB, 6)) if at != good(shape).transaction.to]
+            [
+                at
+                for at in (TOKEN, TREASURY, PAYER, OTHER_PAYER, address_at(XPUB, 6))
+                if at != good(shape).transaction.to
+            ]
         ).map(lambda at: {"to": at}),
     ),
-    Change("value beside a token", lambda _: st.integers(1, 2**256 - 1).map(lambda n: {"value": n}), ("token_sweep",)),
+    Change(
+        "value beside a token",
+        lambda _: st.integers(1, 2**256 - 1).map(lambda n: {"value": n}),
+        ("token_sweep", "cancel"),
+    ),
     Change("no value", lambda _: st.just({"value": 0}), ("native_sweep", "top_up")),
     Change(
         "value above the cap",
@@ -279,6 +293,8 @@ def test_another_kind_of_transaction_is_refused(vault: KeyVault, shape: Shape):
         {"account": ""},
         {"index": INDEX_LIMIT},
         {"index": -1},
+        {"payer": STRANGER},
+        {"payer": ""},
         {"index": True},
         {"index": "5"},
         {"treasury": STRANGER},
@@ -301,7 +317,7 @@ def test_another_index_is_refused_or_signs_for_itself_alone(vault: KeyVault, sha
     """A top-up of another index than its recipient's; a sweep of another index is that address's own."""
     asked = good(shape)
     signer = signed_by(vault, asked, request(asked, index=6))
-    assert signer == (None if shape == "top_up" else address_at(XPUB, 6))
+    assert signer == (None if shape in PAYER_SHAPES else address_at(XPUB, 6))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def status() -> None:
         raise typer.Exit(2) from None
     for fingerprint in identity.accounts:
         typer.echo(f"deposit account {fingerprint}")
-    typer.echo(f"gas payer       {identity.gas_payer}")
+    for payer in identity.gas_payers:
+        typer.echo(f"gas payer       {payer}")
     typer.echo(f"bound by        {identity.binding}")
 
 

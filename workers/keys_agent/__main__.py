@@ -41,7 +41,7 @@ def serve(settings: FleetSettings) -> None:
         "keys_agent_ready",
         socket=str(settings.keys_agent_socket),
         accounts=list(vault.accounts),
-        gas_payer=vault.gas_payer,
+        gas_payers=list(vault.gas_payers),
         binding=vault.source,
     )
     with server:

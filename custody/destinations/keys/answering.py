@@ -30,7 +30,7 @@ def answer(vault: KeyVault, raw: bytes) -> Reply:
     except MessageMalformed as error:
         return _refused(str(error))
     if isinstance(request, IdentityRequest):
-        identity = IdentityReply(accounts=list(vault.accounts), gas_payer=vault.gas_payer, binding=vault.source)
+        identity = IdentityReply(accounts=list(vault.accounts), gas_payers=list(vault.gas_payers), binding=vault.source)
         return Reply(identity=identity)
     asked: Asked | None = None
     try:

@@ -31,10 +31,10 @@ class SigningPostponed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AgentIdentity:
-    """The deposit accounts' BIP-32 fingerprints (0x and 8 hex digits), newest first, the gas payer's address, what binds."""
+    """The deposit accounts' BIP-32 fingerprints (0x and 8 hex digits), newest first, the gas payers' addresses, what binds."""
 
     accounts: tuple[str, ...]
-    gas_payer: str
+    gas_payers: tuple[str, ...]
     binding: str
 
 
@@ -49,27 +49,37 @@ class KeysAgent:
         found = self._ask(IdentityRequest(ask="identity")).identity
         if found is None:
             raise KeysAgentAway(f"the process at {self._path} is no keys agent: it does not say who it is")
-        return AgentIdentity(tuple(found.accounts), found.gas_payer, found.binding)
+        return AgentIdentity(tuple(found.accounts), tuple(found.gas_payers), found.binding)
 
-    def check(self, shape: Shape, transaction: UnsignedTransaction, *, account: str, index: int, treasury: str) -> None:
+    def check(
+        self,
+        shape: Shape,
+        transaction: UnsignedTransaction,
+        *,
+        treasury: str,
+        account: str | None = None,
+        index: int | None = None,
+        payer: str | None = None,
+    ) -> None:
         """Raise ShapeRefused or SigningPostponed if ``sign`` would, whatever the nonce."""
-        self._ask(_request("check", shape, transaction, account, index, treasury))
+        self._ask(_request("check", shape, transaction, treasury, account, index, payer))
 
     def sign(
         self,
         shape: Shape,
         transaction: UnsignedTransaction,
         *,
-        account: str,
-        index: int,
         treasury: str,
         signer: str,
+        account: str | None = None,
+        index: int | None = None,
+        payer: str | None = None,
     ) -> Signature:
-        """The signature of ``signer``, which is recovered and compared here.
+        """The signature of ``signer``, which is recovered and compared here. A gas payer that signs is named by ``payer``.
 
         Raises ShapeRefused or SigningPostponed with the agent's sentence.
         """
-        found = self._ask(_request("sign", shape, transaction, account, index, treasury)).signature
+        found = self._ask(_request("sign", shape, transaction, treasury, account, index, payer)).signature
         if found is None:
             raise KeysAgentAway(f"the process at {self._path} is no keys agent: it gives no signature")
         try:
@@ -106,7 +116,13 @@ class KeysAgent:
 
 
 def _request(
-    ask: str, shape: Shape, transaction: UnsignedTransaction, account: str, index: int, treasury: str
+    ask: str,
+    shape: Shape,
+    transaction: UnsignedTransaction,
+    treasury: str,
+    account: str | None,
+    index: int | None,
+    payer: str | None,
 ) -> SignatureRequest:
     return SignatureRequest.model_validate(
         {
@@ -114,6 +130,7 @@ def _request(
             "shape": shape,
             "account": account,
             "index": index,
+            "payer": payer,
             "treasury": treasury,
             "unsigned": "0x" + transaction.signing_bytes().hex(),
         }

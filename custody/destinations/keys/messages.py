@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from custody.destinations.derivation import INDEX_LIMIT
-from custody.destinations.keys.shapes import ACCOUNTS_MAXIMUM, Asked, Shape, ShapeRefused
+from custody.destinations.keys.shapes import ACCOUNTS_MAXIMUM, PAYERS_MAXIMUM, Asked, Shape, ShapeRefused
 from custody.trezor import TransactionError, UnsignedTransaction
 
 LENGTH_BYTES: Final = 4
@@ -21,6 +21,10 @@ UNSIGNED_MAXIMUM_BYTES: Final = 512  # the longest shape has 68 bytes of data an
 
 class MessageMalformed(Exception):
     """Not a message of this protocol. The message says what was expected."""
+
+
+_Address = Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
+_Fingerprint = Annotated[str, Field(pattern=r"^0x[0-9a-f]{8}$")]
 
 
 class _Strict(BaseModel):
@@ -38,9 +42,10 @@ class SignatureRequest(_Strict):
 
     ask: Literal["sign", "check"]
     shape: Shape
-    account: Annotated[str, Field(pattern=r"^0x[0-9a-f]{8}$")]
-    index: Annotated[int, Field(ge=0, lt=INDEX_LIMIT)]
-    treasury: Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
+    account: _Fingerprint | None = None
+    index: Annotated[int, Field(ge=0, lt=INDEX_LIMIT)] | None = None
+    payer: _Address | None = None
+    treasury: _Address
     unsigned: Annotated[str, Field(pattern=r"^0x([0-9a-f]{2})+$", max_length=2 + 2 * UNSIGNED_MAXIMUM_BYTES)]
 
     def asked(self) -> Asked:
@@ -49,7 +54,7 @@ class SignatureRequest(_Strict):
             transaction = UnsignedTransaction.from_signing_bytes(bytes.fromhex(self.unsigned[2:]))
         except TransactionError as error:
             raise ShapeRefused(str(error)) from None
-        return Asked(self.shape, self.account, self.index, self.treasury, transaction)
+        return Asked(self.shape, self.account, self.index, self.treasury, transaction, self.payer)
 
 
 Request = IdentityRequest | SignatureRequest
@@ -57,12 +62,10 @@ _REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(dis
 
 
 class IdentityReply(_Strict):
-    """Public data: the deposit accounts' BIP-32 fingerprints, newest first, the gas payer's address, what binds."""
+    """Public data: the deposit accounts' BIP-32 fingerprints, newest first, the gas payers' addresses, what binds."""
 
-    accounts: Annotated[
-        list[Annotated[str, Field(pattern=r"^0x[0-9a-f]{8}$")]], Field(min_length=1, max_length=ACCOUNTS_MAXIMUM)
-    ]
-    gas_payer: Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{40}$")]
+    accounts: Annotated[list[_Fingerprint], Field(min_length=1, max_length=ACCOUNTS_MAXIMUM)]
+    gas_payers: Annotated[list[_Address], Field(min_length=1, max_length=PAYERS_MAXIMUM)]
     binding: Annotated[str, Field(max_length=200)]
 
 

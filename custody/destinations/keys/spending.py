@@ -1,4 +1,4 @@
-"""What the gas payer may spend in a day, kept in a journal that outlives the agent (R20: a stolen worker burns no more).
+"""What the gas payers may spend in a day, kept in a journal that outlives the agent (R20: a stolen worker burns no more).
 
 One JSON line a signature, on disk before the signature leaves. The journal also remembers the newest genesis that was
 believed, so that a restart believes no older one (R8).
@@ -26,6 +26,10 @@ class DaySpent(Exception):
     """The day's limit is used up; the same request is signed later. The message has the numbers, wei."""
 
 
+PayerNonce = tuple[str, int]
+"""A gas payer's address and one nonce of its lane."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Spent:
     at: int
@@ -33,15 +37,15 @@ class _Spent:
 
 
 class DaySpending:
-    """The gas payer's spending of the last 24 hours, by chain and nonce: of one nonce only the dearest can be mined.
+    """The gas payers' spending of the last 24 hours, by chain, payer and nonce: of one nonce only the dearest can be mined.
 
-    ``maximum_wei`` a chain (smallest unit of its coin). Not safe between threads: the vault has a lock.
+    ``maximum_wei`` a chain (smallest unit of its coin), all payers together. Not safe between threads: the vault has a lock.
     """
 
     def __init__(self, path: Path, maximum_wei: int) -> None:
         self._path = path
         self._maximum = maximum_wei
-        self._spent: dict[tuple[int, int], _Spent] = {}
+        self._spent: dict[tuple[int, PayerNonce], _Spent] = {}
         self._newest = 0
         self._lines = 0
         self.accepted: Accepted | None = None
@@ -53,24 +57,24 @@ class DaySpending:
         self._forget(now)
         return sum(each.wei for (chain, _), each in self._spent.items() if chain == chain_id)
 
-    def require(self, chain_id: int, nonce: int | None, wei: int, now: int) -> int:
+    def require(self, chain_id: int, nonce: PayerNonce | None, wei: int, now: int) -> int:
         """The wei that this would add to the day (0 for a nonce that counts already). Raises DaySpent."""
         spent = self.spent_wei(chain_id, now)
         standing = None if nonce is None else self._spent.get((chain_id, nonce))
         more = max(0, wei - (0 if standing is None else standing.wei))
         if spent + more > self._maximum:
             raise DaySpent(
-                f"the gas payer may spend {self._maximum} wei a day on chain {chain_id}; {spent} wei are spent "
+                f"the gas payers may spend {self._maximum} wei a day on chain {chain_id}; {spent} wei are spent "
                 f"and {more} wei more are asked for; the day's oldest spending makes room again"
             )
         return more
 
-    def take(self, chain_id: int, nonce: int, wei: int, now: int) -> None:
+    def take(self, chain_id: int, nonce: PayerNonce, wei: int, now: int) -> None:
         """Count it and write it to the disk. Raises DaySpent, or OSError: then nothing may be signed."""
         if self.require(chain_id, nonce, wei, now) == 0 and (chain_id, nonce) in self._spent:
             return
         spent = _Spent(max(now, self._newest), wei)
-        self._append({"at": spent.at, "chain": chain_id, "nonce": nonce, "wei": str(wei)})
+        self._append({"at": spent.at, "chain": chain_id, "payer": nonce[0], "nonce": nonce[1], "wei": str(wei)})
         self._spent[chain_id, nonce] = spent
         self._newest = spent.at
         if self._lines > 2 * len(self._spent) + JOURNAL_SLACK_LINES:
@@ -116,7 +120,7 @@ class DaySpending:
         if "genesis" in line:
             self.accepted = Accepted(int(line["genesis"]), str(line["hash"]))
             return
-        key = (int(line["chain"]), int(line["nonce"]))
+        key = (int(line["chain"]), (str(line["payer"]), int(line["nonce"])))
         self._spent[key] = _Spent(int(line["at"]), int(line["wei"]))
         self._newest = max(self._newest, int(line["at"]))
 
@@ -124,8 +128,8 @@ class DaySpending:
         """The journal with what still says something, in one step."""
         self._forget(0)
         lines: list[dict[str, Any]] = [
-            {"at": each.at, "chain": chain, "nonce": nonce, "wei": str(each.wei)}
-            for (chain, nonce), each in self._spent.items()
+            {"at": each.at, "chain": chain, "payer": payer, "nonce": nonce, "wei": str(each.wei)}
+            for (chain, (payer, nonce)), each in self._spent.items()
         ]
         if self.accepted is not None:
             lines.append({"genesis": self.accepted.version, "hash": self.accepted.hash})

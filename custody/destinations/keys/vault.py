@@ -17,7 +17,7 @@ from custody.destinations.derivation import (
     xpub_fingerprint,
 )
 from custody.destinations.keys.binding import Bindings, bindings_of
-from custody.destinations.keys.shapes import ACCOUNTS_MAXIMUM, Asked, ShapeRefused, require_shape
+from custody.destinations.keys.shapes import ACCOUNTS_MAXIMUM, PAYERS_MAXIMUM, Asked, ShapeRefused, require_shape
 from custody.destinations.keys.spending import DaySpending
 from custody.settings.environment import FleetSettings, SettingsError, read_secret_file
 from custody.trezor import Signature, UnsignedTransaction
@@ -32,24 +32,39 @@ def _seconds() -> int:
 
 @final
 class KeyVault:
-    """Holds the deposit seeds and the gas payer's key. Cannot be pickled; its repr shows public data only.
+    """Holds the deposit seeds and the gas payers' keys. Cannot be pickled; its repr shows public data only.
 
-    Gives signatures, the payer's address and the accounts' fingerprints; no key, and no xpub: with one child's key it
+    Gives signatures, the payers' addresses and the accounts' fingerprints; no key, and no xpub: with one child's key it
     would give all the others.
     """
 
-    __slots__ = ("_bindings", "_clock", "_lock", "_payer_key", "_seeds", "_spending", "_xpubs", "accounts", "gas_payer")
+    __slots__ = (
+        "_bindings",
+        "_clock",
+        "_lock",
+        "_payer_keys",
+        "_seeds",
+        "_spending",
+        "_xpubs",
+        "accounts",
+        "gas_payers",
+    )
 
     def __init__(
         self,
         *,
         seeds: Sequence[bytes],
-        gas_payer_key: bytes,
+        gas_payer_keys: Sequence[bytes],
         bind: Callable[[Collection[str]], Bindings],
         spending: DaySpending,
         clock: Callable[[], int] = _seconds,
     ) -> None:
-        self._payer_key = SecretBytes(gas_payer_key)
+        self.gas_payers: tuple[str, ...] = tuple(_address_of(key) for key in gas_payer_keys)
+        self._payer_keys = {name: SecretBytes(key) for name, key in zip(self.gas_payers, gas_payer_keys, strict=True)}
+        if not 0 < len(self._payer_keys) <= PAYERS_MAXIMUM or len(self._payer_keys) != len(gas_payer_keys):
+            raise SettingsError(
+                f"GAS_PAYER_KEY_FILE: expected 1 to {PAYERS_MAXIMUM} private keys, a line each, none twice"
+            )
         xpubs = [account_xpub_from_seed(seed) for seed in seeds]
         self.accounts: tuple[str, ...] = tuple(xpub_fingerprint(xpub) for xpub in xpubs)
         self._seeds = {name: SecretBytes(seed) for name, seed in zip(self.accounts, seeds, strict=True)}
@@ -61,7 +76,6 @@ class KeyVault:
         self._spending = spending
         self._clock = clock
         self._lock = threading.Lock()
-        self.gas_payer: str = _address_of(gas_payer_key)
         self._bindings = bind(xpubs)
 
     @classmethod
@@ -71,13 +85,13 @@ class KeyVault:
         Raises SettingsError, DerivationError, JournalDamaged or PolicyRefused, never with a key's content.
         """
         phrases = read_secret_file(settings.path("deposit_seed_file"), what="DEPOSIT_SEED_FILE")
-        key = read_secret_file(settings.path("gas_payer_key_file"), what="GAS_PAYER_KEY_FILE")
-        if not _KEY.fullmatch(key):
-            raise SettingsError("GAS_PAYER_KEY_FILE: expected one private key, 64 hex digits")
+        keys = read_secret_file(settings.path("gas_payer_key_file"), what="GAS_PAYER_KEY_FILE").split()
+        if not all(_KEY.fullmatch(key) for key in keys):
+            raise SettingsError("GAS_PAYER_KEY_FILE: expected a private key a line, 64 hex digits each")
         spending = DaySpending(journal_path(settings), settings.gas_payer_day_maximum_wei)
         return cls(
             seeds=[seed_from_phrase(phrase) for phrase in phrases.splitlines() if phrase.strip()],
-            gas_payer_key=bytes.fromhex(key.removeprefix("0x")),
+            gas_payer_keys=[bytes.fromhex(key.removeprefix("0x")) for key in keys],
             bind=lambda xpubs: bindings_of(settings, xpubs, spending),
             spending=spending,
         )
@@ -88,7 +102,7 @@ class KeyVault:
         return self._bindings.source
 
     def spent_wei(self, chain_id: int) -> int:
-        """What the gas payer has spent on that chain in the last 24 hours."""
+        """What the gas payers have spent on that chain in the last 24 hours."""
         with self._lock:
             return self._spending.spent_wei(chain_id, self._clock())
 
@@ -96,32 +110,36 @@ class KeyVault:
         """Raise ShapeRefused or DaySpent as ``sign`` would for the same transaction at a nonce not used yet."""
         with self._lock:
             self._require(asked)
-            if asked.shape == "top_up":
+            if asked.payer is not None:
                 self._spending.require(asked.transaction.chain_id, None, _cost(asked), self._clock())
 
     def sign(self, asked: Asked) -> Signature:
         """The signature of the shape's own key. Raises ShapeRefused, DaySpent, or OSError while the disk is full."""
         with self._lock:
             self._require(asked)
-            if asked.shape == "top_up":
-                transaction = asked.transaction
-                self._spending.take(transaction.chain_id, transaction.nonce, _cost(asked), self._clock())
-                return _sign(self._payer_key.get_secret_value(), transaction)
-            seed = self._seeds[asked.account].get_secret_value()
-            return _sign(private_key_at(seed, asked.index), asked.transaction)
+            transaction = asked.transaction
+            if asked.payer is not None:
+                key = self._payer_keys[asked.payer].get_secret_value()
+                nonce = (asked.payer, transaction.nonce)
+                self._spending.take(transaction.chain_id, nonce, _cost(asked), self._clock())
+                return _sign(key, transaction)
+            assert asked.account is not None
+            assert asked.index is not None
+            return _sign(private_key_at(self._seeds[asked.account].get_secret_value(), asked.index), transaction)
 
     def _require(self, asked: Asked) -> None:
-        xpub = self._xpubs.get(asked.account)
+        if asked.payer is not None and asked.payer not in self._payer_keys:
+            raise ShapeRefused(f"payer: {asked.payer} is none of this agent's ({', '.join(self.gas_payers)})")
+        require_shape(asked, chain=self._bindings.chain(asked.transaction.chain_id), address_at=self._deposit_address)
+
+    def _deposit_address(self, account: str, index: int) -> str:
+        xpub = self._xpubs.get(account)
         if xpub is None:
-            raise ShapeRefused(f"account: {asked.account} is none of this agent's ({', '.join(self.accounts)})")
-        require_shape(
-            asked,
-            chain=self._bindings.chain(asked.transaction.chain_id),
-            address_at=lambda index: address_at(xpub, index),
-        )
+            raise ShapeRefused(f"account: {account} is none of this agent's ({', '.join(self.accounts)})")
+        return address_at(xpub, index)
 
     def __repr__(self) -> str:
-        return f"KeyVault(accounts={self.accounts!r}, gas_payer={self.gas_payer!r})"
+        return f"KeyVault(accounts={self.accounts!r}, gas_payers={self.gas_payers!r})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("KeyVault holds keys and is never pickled")

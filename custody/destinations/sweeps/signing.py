@@ -21,7 +21,7 @@ class DepositKey:
 
 
 class SweepSigner:
-    """The keys agent as sweeping needs it. ``meet`` it once a round; without having met it there is no gas payer."""
+    """The keys agent as sweeping needs it. ``meet`` it once a round; without having met it there are no gas payers."""
 
     def __init__(self, agent: KeysAgent) -> None:
         self._agent = agent
@@ -32,9 +32,14 @@ class SweepSigner:
         self._identity = self._agent.identity()
 
     @property
+    def gas_payers(self) -> tuple[str, ...]:
+        """The gas payers' checksum addresses."""
+        return self._known.gas_payers
+
+    @property
     def gas_payer(self) -> str:
-        """The gas payer's checksum address."""
-        return self._known.gas_payer
+        """The first of them."""
+        return self._known.gas_payers[0]
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -61,7 +66,7 @@ class SweepSigner:
         )
 
     def sign_top_up(self, intent: LaneTransaction, *, of: DepositKey, treasury: str, gas: GasTerms) -> bytes:
-        """The raw transaction of a plain transfer from the gas payer to the deposit address ``of``.
+        """The raw transaction of a plain transfer from a gas payer to the deposit address ``of``.
 
         Raises as ``sign_sweep``.
         """
@@ -70,16 +75,40 @@ class SweepSigner:
         transaction = _unsigned(intent, gas)
         return transaction.signed_raw(
             self._agent.sign(
-                "top_up", transaction, account=of.account, index=of.index, treasury=treasury, signer=intent.sender
+                "top_up",
+                transaction,
+                account=of.account,
+                index=of.index,
+                treasury=treasury,
+                payer=intent.sender,
+                signer=intent.sender,
             )
         )
 
     def check_top_up(
-        self, chain_id: int, recipient: str, value_wei: int, *, of: DepositKey, treasury: str, gas: GasTerms
+        self,
+        chain_id: int,
+        recipient: str,
+        value_wei: int,
+        *,
+        of: DepositKey,
+        payer: str,
+        treasury: str,
+        gas: GasTerms,
     ) -> None:
-        """Raise what ``sign_top_up`` would, before a nonce is taken: one that is not signed blocks the lane."""
+        """Raise what ``sign_top_up`` would, before a nonce is taken: one that is not signed must be cancelled."""
         transaction = _built(chain_id=chain_id, nonce=0, to=recipient, value=value_wei, data=b"", gas=gas)
-        self._agent.check("top_up", transaction, account=of.account, index=of.index, treasury=treasury)
+        self._agent.check("top_up", transaction, account=of.account, index=of.index, treasury=treasury, payer=payer)
+
+    def sign_cancel(self, intent: LaneTransaction, *, treasury: str, gas: GasTerms) -> bytes:
+        """The raw transaction that spends a gas payer's nonce on nothing: from itself to itself, no value, no data (R1).
+
+        Raises as ``sign_sweep``.
+        """
+        transaction = _built(chain_id=intent.chain_id, nonce=intent.nonce, to=intent.sender, value=0, data=b"", gas=gas)
+        return transaction.signed_raw(
+            self._agent.sign("cancel", transaction, treasury=treasury, payer=intent.sender, signer=intent.sender)
+        )
 
     @property
     def _known(self) -> AgentIdentity:

@@ -248,7 +248,9 @@ class TopUpTransfer:
 
             with work.apart(job):
                 # Before the nonce is taken: a nonce that this key will not sign for would block the lane.
-                work.signer.check_top_up(job.chain_id, job.address, wei, of=_key(job), treasury=job.treasury, gas=terms)
+                work.signer.check_top_up(
+                    job.chain_id, job.address, wei, of=_key(job), payer=payer, treasury=job.treasury, gas=terms
+                )
                 intent = work.apply(take)
                 if intent is not None:
                     work.step()
