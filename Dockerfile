@@ -5,6 +5,7 @@ COPY requirements.production.lock ./
 RUN python -m venv /opt/fleet \
     && /opt/fleet/bin/pip install --no-cache-dir --require-hashes -r requirements.production.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY contracts contracts
 COPY custody custody
 COPY schedules schedules
 COPY tasks tasks

@@ -14,10 +14,10 @@ LICENCE_TABLE := --from=mixed --format=markdown --order=name --ignore-packages a
 LICENCES_READ := -e '/^| pytoniq-core-fork /s/UNKNOWN      /MIT (LICENSE)/'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check third-party format bench up down fleet lock clean
+.PHONY: help install demo test test-long check contracts contracts-check third-party format bench up down fleet lock clean
 
 help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
 $(VENV)/.installed: requirements.bootstrap.lock requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -50,6 +50,12 @@ check: install ## Lint, format, strict types, import directions, exact money, li
 	@$(BIN)/pip-licenses $(LICENCE_RULES) >/dev/null
 	@$(BIN)/pip-licenses $(LICENCE_TABLE) | sed $(LICENCES_READ) | diff -u THIRD_PARTY.md - || { echo "THIRD_PARTY.md is out of date: run make third-party"; exit 1; }
 	@! grep UNKNOWN THIRD_PARTY.md || { echo "read the LICENSE file of the packages above, and say so in LICENCES_READ of the Makefile"; exit 1; }
+
+contracts: install ## Build contracts/ with the pinned solc; writes contracts/built
+	@$(BIN)/python -m workers.embedded.solidity
+
+contracts-check: install ## Build them again and compare with contracts/built, byte for byte
+	@$(BIN)/python -m workers.embedded.solidity --check
 
 third-party: install ## Renew THIRD_PARTY.md from what is installed
 	@$(BIN)/pip-licenses $(LICENCE_TABLE) | sed $(LICENCES_READ) > THIRD_PARTY.md

