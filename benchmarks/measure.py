@@ -57,6 +57,26 @@ def compare(
     return Row(area, name, statistics.median(mine), statistics.median(theirs), peer_name, ratio, unit, goal, met)
 
 
+def exact(
+    *,
+    area: str,
+    name: str,
+    ours: float,
+    peer: float,
+    peer_name: str,
+    unit: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Row:
+    """The row of two figures that are the same in every run, such as gas.
+
+    Raises ValueError for one that is not a finite number above zero.
+    """
+    ratio = _figure(f"{name}: ours", ours) / _figure(f"{name}: peer", peer)
+    goal, met = _judge(ratio, at_least, at_most)
+    return Row(area, name, ours, peer, peer_name, ratio, unit, goal, met)
+
+
 def renewed(before: list[dict[str, Any]], rows: Iterable[Row]) -> list[dict[str, Any]]:
     """What was measured before, but for the rows that were measured again: one benchmark alone forgets no other."""
     new = [row.as_json() for row in rows]

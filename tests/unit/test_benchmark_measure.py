@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.measure import RUNS_MINIMUM, Row, compare, renewed
+from benchmarks.measure import RUNS_MINIMUM, Row, compare, exact, renewed
 
 
 def figures(*values: float, calls: list[str], name: str) -> Callable[[], float]:
@@ -93,3 +93,13 @@ def test_one_benchmark_alone_replaces_its_own_rows_and_keeps_the_others() -> Non
 
     before = renewed([], [row("ledger", 1), row("sweeps", 2)])
     assert renewed(before, [row("ledger", 3)]) == [row("sweeps", 2).as_json(), row("ledger", 3).as_json()]
+
+
+def test_an_exact_figure_needs_no_second_run_and_is_judged_the_same() -> None:
+    def row(ours: float) -> Row:
+        return exact(area="sweeps", name="gas", ours=ours, peer=100, peer_name="top-up", unit="gas", at_most=0.6)
+
+    assert (row(60).ratio, row(60).met, row(60).goal) == (0.6, True, "<= 0.6 x")
+    assert not row(61).met
+    with pytest.raises(ValueError, match="gas: ours: expected a figure above zero"):
+        row(0)

@@ -30,7 +30,9 @@ ChainId = Annotated[int | None, typer.Option("--chain", metavar="ID", help="one 
 Folder = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="where transactions to be signed are written")]
 Operators = Annotated[
     list[str] | None,
-    typer.Option("--operator", metavar="ADDRESS", help="a gas payer; may be repeated. Else the keys agent is asked"),
+    typer.Option(
+        "--operator", metavar="ADDRESS", help="a gas payer; may be repeated. Else the keys agent is asked for all"
+    ),
 ]
 
 
@@ -195,7 +197,7 @@ def _payers(given: list[str] | None) -> list[str]:
             return [parse_address(address, field="--operator", require_checksum=True) for address in given]
         chosen = settings().require("keys_agent_socket")
         assert chosen.keys_agent_socket is not None
-        return [KeysAgent(chosen.keys_agent_socket).identity().gas_payer]
+        return list(KeysAgent(chosen.keys_agent_socket).identity().gas_payers)
     except (InvalidAddress, KeysAgentAway) as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from None
