@@ -19,6 +19,8 @@ from custody.ledger.entries import LedgerRefusal, refusal_of
 from custody.store.engine import sqlstate
 
 Kind = Literal["accepted", "fee_borne"]
+OpeningPlace = Literal["destination", "treasury"]
+OpeningClaim = Literal["detected", "held", "disputed", "suspense"]
 
 _MOVEMENTS: Final[dict[Kind, tuple[str, str]]] = {
     "accepted": ("suspense", "held"),
@@ -54,13 +56,7 @@ def propose(connection: Connection, payment_id: UUID, kind: Kind, amount: Decima
 
     Raises LookupError for a payment without a route, ValueError for an amount, reason or label that is none.
     """
-    if not amount.is_finite() or amount <= 0:
-        raise ValueError(f"amount: expected a number above zero, got {amount}")
-    route = connection.execute(
-        text("SELECT chain_id, token FROM fleet.payment_routes WHERE payment_id = :id"), {"id": payment_id}
-    ).one_or_none()
-    if route is None:
-        raise LookupError(f"there is no payment {payment_id} with a route")
+    route = _route(connection, payment_id, amount)
     debit, credit = _MOVEMENTS[kind]
     return _propose(
         connection,
@@ -71,6 +67,45 @@ def propose(connection: Connection, payment_id: UUID, kind: Kind, amount: Decima
         reason,
         by,
     )  # fmt: skip
+
+
+def propose_opening(
+    connection: Connection,
+    payment_id: UUID,
+    amount: Decimal,
+    *,
+    place: OpeningPlace,
+    address: str,
+    claim: OpeningClaim,
+    reason: str,
+    by: str,
+) -> UUID:
+    """Propose what a payment had when the fleet joined its database: ``amount`` whole tokens of its primary asset.
+
+    They lie at ``address`` (checksum), a deposit address or the treasury; ``claim`` says whose they are. Nothing is posted.
+    Raises as ``propose``; executing it is refused once the payment's book has moved.
+    """
+    route = _route(connection, payment_id, amount)
+    return _propose(
+        connection,
+        {
+            "book_kind": "payment", "book_id": str(payment_id), "chain_id": route.chain_id, "token": route.token,
+            "reason": "opening", "debit": place, "credit": claim, "amount": f"{amount:f}", "debit_address": address,
+        },
+        reason,
+        by,
+    )  # fmt: skip
+
+
+def _route(connection: Connection, payment_id: UUID, amount: Decimal) -> Any:
+    if not amount.is_finite() or amount <= 0:
+        raise ValueError(f"amount: expected a number above zero, got {amount}")
+    route = connection.execute(
+        text("SELECT chain_id, token FROM fleet.payment_routes WHERE payment_id = :id"), {"id": payment_id}
+    ).one_or_none()
+    if route is None:
+        raise LookupError(f"there is no payment {payment_id} with a route")
+    return route
 
 
 def propose_correction(connection: Connection, entry_id: UUID, *, reason: str, by: str) -> UUID:

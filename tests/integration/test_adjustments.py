@@ -11,11 +11,20 @@ from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
 from custody.ledger import BookTooSmall, Entry, MovementNotAllowed, post
-from custody.ledger.adjustments import ActionRefused, execute, open_actions, propose, propose_correction, withdraw
+from custody.ledger.adjustments import (
+    ActionRefused,
+    OpeningClaim,
+    execute,
+    open_actions,
+    propose,
+    propose_correction,
+    propose_opening,
+    withdraw,
+)
 from custody.settings.environment import settings
 from custody.store.engine import sqlstate, transaction
 from tests.conftest import Database
-from tests.ledger_book import Book, book_of, check_book, move
+from tests.ledger_book import TREASURY, Book, book_of, check_book, move
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
 from workers.cli.adjust import add_to
 
@@ -200,3 +209,50 @@ def test_fleet_ledger_adjust(late: Book, monkeypatch: pytest.MonkeyPatch) -> Non
     (row,) = late.market.execute("SELECT entry_id FROM fleet.operator_actions WHERE id = :i", i=action)
     assert fleet("correct", str(row.entry_id), "--by", "omid", "--reason", "r")[0] == 0
     settings.cache_clear()
+
+
+# What a payment had when the fleet joined -------------------------------------------------------------------------
+
+
+def opening(book: Book, amount: int, claim: OpeningClaim = "held") -> UUID:
+    with transaction(book.market.database.engine("fleet_operator")) as connection:
+        action = propose_opening(
+            connection,
+            book.payment,
+            Decimal(amount),
+            place="treasury",
+            address=TREASURY,
+            claim=claim,
+            reason="held before the fleet",
+            by="mina",
+        )
+        agreed = next(one.hash for one in open_actions(connection) if one.id == action)
+    return executed(book, action, agreed)
+
+
+def test_a_book_is_opened_with_what_it_had_and_in_parts(market: Marketplace) -> None:
+    book = book_of(market)
+    opening(book, 70)
+    entry = opening(book, 30, claim="suspense")
+    balances = check_book(market, book.payment)
+    assert (balances["treasury"], balances["held"], balances["suspense"]) == (100, 70, 30)
+    (row,) = market.execute("SELECT entry_type, reason FROM public.funds_ledger_entries WHERE id = :id", id=entry)
+    assert (row.entry_type, row.reason) == ("adjustment", "opening")
+
+
+def test_an_opening_is_corrected_once(market: Marketplace) -> None:
+    book = book_of(market)
+    entry = opening(book, 70)
+    with transaction(market.database.engine("fleet_operator")) as connection:
+        action = propose_correction(connection, entry, reason="it was 60", by="mina")
+        agreed = next(one.hash for one in open_actions(connection) if one.id == action)
+    executed(book, action, agreed)
+    assert check_book(market, book.payment)["treasury"] == 0
+    opening(book, 60)
+    assert check_book(market, book.payment)["held"] == 60
+
+
+def test_a_book_that_has_moved_is_not_opened_any_more(late: Book) -> None:
+    with pytest.raises(ActionRefused, match="has entries already"):
+        opening(late, 70)
+    assert late.market.balance(late.payment)["treasury"] == 0

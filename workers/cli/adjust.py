@@ -11,13 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
 
+from custody.chain.addresses import parse_address
 from custody.ledger.adjustments import (
     Kind,
+    OpeningClaim,
+    OpeningPlace,
     execute,
     open_actions,
     propose,
     propose_correction,
     propose_cover,
+    propose_opening,
     withdraw,
 )
 from custody.ledger.entries import LedgerRefusal
@@ -68,6 +72,34 @@ def bear_fee(
 ) -> None:
     """Propose that the payment bears what the token kept for itself on the way."""
     _propose("fee_borne", payment, amount, by, reason)
+
+
+@adjust.command("open")
+def open_(
+    payment: UUID,
+    amount: Annotated[str, typer.Argument(help="whole tokens")],
+    address: Annotated[str, typer.Option(help="where the coins lie: the deposit address or the treasury")],
+    by: By,
+    reason: Reason,
+    place: Annotated[OpeningPlace, typer.Option(help="which of the two the address is")] = "treasury",
+    claim: Annotated[OpeningClaim, typer.Option(help="whose the coins are")] = "held",
+) -> None:
+    """Propose what a payment had when the fleet joined its database; only for a book that nothing was posted to."""
+    value = _amount(amount)
+    with _database() as connection:
+        action = propose_opening(
+            connection,
+            payment,
+            value,
+            place=place,
+            address=parse_address(address, require_checksum=True),
+            claim=claim,
+            reason=reason,
+            by=by,
+        )
+    typer.echo(
+        f"proposed as {action}; two persons sign it: fleet signer approve; it is shown by: fleet ledger adjust list"
+    )
 
 
 def _propose(kind: Kind, payment: UUID, amount: str, by: str, reason: str) -> None:

@@ -1,17 +1,23 @@
 """``fleet db``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from custody.chain import ChainClient, connections
 from custody.chain.nodes import ChainNodes
 from custody.chain.restored_lanes import counts_on_chain, lanes_of, raise_lanes
 from custody.settings.chains import load_chains
 from custody.settings.environment import settings
+from custody.store.adoption.adopting import AdoptionRefused, Comparison
+from custody.store.adoption.adopting import adopt as adopt_database
+from custody.store.adoption.adopting import compare as compare_database
+from custody.store.adoption.differences import Difference, Severity
 from custody.store.engine import open_engine, transaction
 from custody.store.lives import begin_life, pause_after_restore
 from custody.store.upgrade import upgrade_database
@@ -34,6 +40,72 @@ def upgrade() -> None:
     finally:
         engine.dispose()
     typer.echo("the database is at the newest revision")
+
+
+@database.command()
+def adopt(
+    backend_role: Annotated[
+        str | None, typer.Option(help="the role the backend logs in with; it loses INSERT on the ledger")
+    ] = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="compare only; nothing is changed")] = False,
+    statements: Annotated[
+        Path | None, typer.Option(help="write the statements that would close the differences to this file")
+    ] = None,
+) -> None:
+    """Join a database that the backend's own migrations made: compare it with state 0017, then stamp it.
+
+    Differences come by severity: blocking ones (money could be lost or refused) stop adoption; warnings cost speed or want
+    a look; notes are never met. Then run fleet db upgrade, which adds what is the fleet's. Ledger rows stay as they are
+    and are sealed so; balances from before are opened by two persons (fleet ledger adjust open).
+    Needs DATABASE_ADMIN_URL and, unless --dry-run, DATABASE_ROLE_PASSWORDS_DIR. Exit code 1 when something blocks.
+    """
+    if not dry_run and backend_role is None:
+        raise typer.BadParameter(
+            "say which role the backend logs in with, or add --dry-run", param_hint="--backend-role"
+        )
+    configured = settings()
+    engine = open_engine(configured.secret("database_admin_url"), application="fleet-db-adopt", pool_size=1)
+    try:
+        if dry_run or backend_role is None:
+            compared = compare_database(engine)
+        else:
+            compared = adopt_database(engine, configured.path("database_role_passwords_dir"), backend_role=backend_role)
+    except AdoptionRefused as error:
+        if error.found:
+            _print_differences(error.found, statements)
+        typer.echo(f"not adopted: {error}", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        engine.dispose()
+    _print_differences(compared.differences, statements)
+    _say_outcome(compared, dry_run=dry_run)
+
+
+def _print_differences(found: Sequence[Difference], statements: Path | None) -> None:
+    table = Table("severity", "where", Column("what", overflow="fold"), Column("closed by", overflow="fold"), box=None)
+    colours = {Severity.BLOCKING: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+    for item in found:
+        name = Text(item.severity.name.lower(), colours[item.severity])
+        table.add_row(name, Text(item.place), Text(item.what), Text(item.closes))
+    if found:
+        Console().print(table)
+    if statements is not None:
+        closing = [f"-- {item.place}: {item.what}\n{item.closes};\n" for item in found if item.closes]
+        statements.write_text("\n".join(closing).replace(";;", ";"), encoding="utf-8")
+        typer.echo(f"{len(closing)} statements are in {statements}: read each before it runs")
+
+
+def _say_outcome(compared: Comparison, *, dry_run: bool) -> None:
+    counts = {level: sum(item.severity is level for item in compared.differences) for level in reversed(Severity)}
+    typer.echo(
+        ", ".join(f"{count} {level.name.lower()}" for level, count in counts.items())
+        + f"; {compared.payments} payments and {compared.ledger_rows} ledger rows from before the fleet"
+    )
+    if compared.blocking:
+        typer.echo("it would not be adopted: close what is blocking first")
+        raise typer.Exit(1)
+    typer.echo("it would be adopted" if dry_run else "adopted; now run: fleet db upgrade")
 
 
 @database.command()

@@ -69,6 +69,13 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_posted record;
 BEGIN
+    -- An opening says what was there before the fleet: once the book has moved, money appears by facts alone.
+    IF p_parameters ->> 'reason' = 'opening' AND EXISTS (
+        SELECT FROM public.funds_ledger_entries e
+        WHERE e.book_id = (p_parameters ->> 'book_id')::uuid AND e.reason NOT IN ('opening', 'correction')) THEN
+        RAISE EXCEPTION 'book % has entries already: it is opened before anything else is posted to it',
+            p_parameters ->> 'book_id' USING ERRCODE = 'FL006';
+    END IF;
     SELECT p.* INTO v_posted FROM jsonb_to_record(p_parameters) AS a(
             book_kind text, book_id uuid, chain_id bigint, token text, reason text, debit text, credit text, amount numeric,
             debit_address text, credit_address text, reverses_entry_id uuid),
