@@ -48,6 +48,12 @@ def xpub_fingerprint(xpub: str, account: str = ACCOUNT_PATH) -> str:
     return "0x" + _account(xpub, account).FingerPrint().ToBytes().hex()
 
 
+def account_key(xpub: str, account: str = ACCOUNT_PATH) -> tuple[bytes, bytes]:
+    """The account's compressed public key (33 bytes) and chain code (32). Raises DerivationError as ``address_at``."""
+    key = _account(xpub, account)
+    return key.PublicKey().RawCompressed().ToBytes(), key.ChainCode().ToBytes()
+
+
 def seed_from_phrase(phrase: str) -> bytes:
     """The 64-byte BIP-39 seed of a phrase without passphrase. Raises DerivationError; never shows the phrase."""
     from bip_utils import Bip39MnemonicValidator, Bip39SeedGenerator

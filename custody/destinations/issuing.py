@@ -19,6 +19,10 @@ from custody.store.outbox import mirror
 COLLECTION: Final = "deriveddestinations"
 _REFERENCE: Final = re.compile(r"0x[0-9a-fA-F]{16}")
 
+_ACTIVE: Final = text(
+    "SELECT id, xpub, xpub_fingerprint, next_index FROM fleet.deposit_accounts WHERE state = 'active' FOR UPDATE"
+)
+
 
 class IssuingRefused(Exception):
     """No address or route is issued. The message says why and what to do."""
@@ -114,12 +118,8 @@ def issue_destination(connection: Connection, *, buyer_id: UUID, offer: OfferRef
     found = _find(connection, key)
     if found is not None:
         return found
-    account = connection.execute(
-        text(
-            "SELECT id, xpub, xpub_fingerprint, next_index FROM fleet.deposit_accounts "
-            "WHERE state = 'active' FOR UPDATE"
-        )
-    ).one_or_none()
+    # The second look is for an account that was rotated while the first waited for its row.
+    account = connection.execute(_ACTIVE).one_or_none() or connection.execute(_ACTIVE).one_or_none()
     if account is None:
         raise IssuingRefused("no deposit account is active: register one with its xpub (fleet deposits register)")
     # Whoever held the lock before may have issued this very address.

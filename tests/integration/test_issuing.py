@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from eth_utils.crypto import keccak
+from sqlalchemy import event
 
 from custody.chain import InvalidAmount
 from custody.destinations.derivation import (
@@ -22,14 +23,21 @@ from custody.destinations.issuing import (
     issue_route,
     register_deposit_account,
 )
+from custody.destinations.rotation import rotate_deposit_account
 from custody.ledger.house import HouseAccountDiffers, ensure_house_account
 from custody.store.engine import transaction
 from tests.conftest import Database
+from tests.counts import Counts, declared
+from tests.fleet_process import wait_for
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
 
 XPUB = account_xpub_from_seed(seed_from_phrase("all all all all all all all all all all all all"))
 OTHER_XPUB = account_xpub_from_seed(b"\x05" * 64)
-ISSUERS = 16
+ISSUERS = 32
+
+
+class Death(Exception):
+    """The process dies here."""
 
 
 @pytest.fixture
@@ -77,10 +85,10 @@ def test_the_same_buyer_offer_and_chain_has_one_address(database: Database, mark
     assert {row.document_id for row in mirrored} == {first.id, *(one.id for one in others)}
 
 
-def test_concurrent_issuers_leave_no_gap_and_no_double(database: Database, market: Marketplace):
+def test_concurrent_issuers_leave_no_gap_and_no_double(database: Database, market: Marketplace, counts: Counts):
     register(database)
     buyers = [market.user() for _ in range(ISSUERS)]
-    offers = [OfferRef("template", external=f"offer-{n}") for n in range(3)]
+    offers = [OfferRef("template", external=f"offer-{n}") for n in range(declared(8, 2))]
     # Each pair twice: repeats race with the first issue.
     wanted = [(buyer, offer) for offer in offers for buyer in buyers] * 2
     engine = database.engine("fleet_operator")
@@ -98,6 +106,53 @@ def test_concurrent_issuers_leave_no_gap_and_no_double(database: Database, marke
     assert {made.address for made in issued} == {address_at(XPUB, n) for n in range(half)}
     [row] = market.execute("SELECT next_index FROM fleet.deposit_accounts")
     assert row.next_index == half
+    counts("addresses issued by 32 at once, each asked for twice", len(wanted))
+
+
+def test_a_death_at_any_statement_leaves_no_gap_and_no_double(database: Database, market: Marketplace, counts: Counts):
+    """The issuing process dies before a statement, or with its commit on the way: what it asked for is issued next."""
+    register(database)
+    engine = database.engine("fleet_operator")
+    places, at = 0, 0
+
+    def place(*_: object) -> None:
+        nonlocal places
+        places += 1
+        if places == at:
+            raise Death(f"place {at}")
+
+    event.listen(engine, "before_cursor_execute", place)
+    event.listen(engine, "commit", place)
+    buyer, offers = market.user(), [OfferRef("template", external=f"offer-{n}") for n in range(20)]
+    issue(database, buyer, offers[0])
+    last, issued = places, 1
+    assert last > 5
+    for number in range(1, last + 1):
+        places, at = 0, number
+        with pytest.raises(Death):
+            issue(database, buyer, offers[number])
+        at = 0
+        made = issue(database, buyer, offers[number])
+        assert (made.derivation_index, made.address) == (issued, address_at(XPUB, issued))
+        assert issue(database, buyer, offers[number]) == made
+        issued += 1
+    [row] = market.execute(
+        "SELECT next_index, (SELECT count(*) FROM public.derived_destinations) AS n FROM fleet.deposit_accounts"
+    )
+    assert (row.next_index, row.n) == (issued, issued)
+    counts("issues that died at a place of their own", last)
+
+
+def test_issuing_goes_on_with_the_new_account_of_a_rotation_under_way(database: Database, market: Marketplace):
+    register(database)
+    engine = database.engine("fleet_operator")
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(engine) as connection:
+            rotate_deposit_account(connection, OTHER_XPUB)
+            issuing = pool.submit(issue, database, market.user(), OfferRef("template", external="x"))
+            wait_for(lambda: market.execute("SELECT count(*) AS n FROM pg_locks WHERE NOT granted")[0].n > 0)
+        made = issuing.result()
+    assert (made.derivation_index, made.address) == (0, address_at(OTHER_XPUB, 0))
 
 
 def test_a_rolled_back_issue_leaves_no_gap(database: Database, market: Marketplace):

@@ -51,6 +51,7 @@ _GROUPS: Final = (
     "keys",
     "deposits",
     "contracts",
+    "destinations",
     "register",
 )
 
