@@ -14,6 +14,7 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
     from custody.chain import ChainClient, connections
     from custody.destinations.keys.client import KeysAgent
     from custody.destinations.sweeps.advancing import run_once
+    from custody.destinations.sweeps.late_deposits import settle_late_deposits
     from custody.destinations.sweeps.signing import SweepSigner
     from custody.policy import read_genesis, require_genesis_treasuries
     from custody.policy.safekeeping import signed_folder
@@ -32,7 +33,7 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
         if signed is not None:
             with transaction(engine) as connection:
                 require_genesis_treasuries(read_genesis(connection, signed, datetime.now(UTC)).genesis, chains)
-        return run_once(
+        return settle_late_deposits(engine, clients) + run_once(
             engine,
             clients,
             chains,

@@ -117,7 +117,9 @@ def _maintenance(admin_url: str) -> Engine:
 
 def _schema_fingerprint() -> str:
     digest = hashlib.sha256()
-    for package in ("custody.store.migrations", "custody.store.sql", "custody.ledger.sql", "custody.payments.sql"):
+    for package in (
+        "custody.store.migrations", "custody.store.sql", "custody.ledger.sql", "custody.payments.sql", "custody.destinations.sql",
+    ):  # fmt: skip
         root = Path(str(files(package)))
         for path in sorted(p for p in root.rglob("*") if p.suffix in {".sql", ".py"}):
             digest.update(path.read_bytes())

@@ -10,7 +10,7 @@ from uuid import UUID
 from eth_account import Account
 from sqlalchemy import text
 
-from custody.chain import ChainClient, Receipt, to_amount
+from custody.chain import ChainClient, Receipt, erc20, to_amount
 from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
 from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
 from custody.destinations.issuing import register_deposit_account
@@ -77,6 +77,14 @@ def sweeping_world(*arguments: str) -> Generator[World]:
             yield world
         chain.close()
         deployer.client.close()
+
+
+def call(world: World, token: str, signature: str, *words: str | int) -> None:
+    """Have the tokens' owner call a function; the arguments are addresses and numbers."""
+    data = erc20.selector(signature) + b"".join(
+        (bytes.fromhex(word[2:]) if isinstance(word, str) else word.to_bytes(32)).rjust(32, b"\0") for word in words
+    )
+    world.deployer.wait(world.deployer.send(token, data))
 
 
 class SweepingFleet:

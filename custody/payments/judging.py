@@ -19,6 +19,7 @@ from custody.chain.depth import confirmations, effective_threshold
 from custody.chain.facts import lock_destinations
 from custody.ledger import BATCH_MAXIMUM, Entry, post_together
 from custody.payments.late_money import CLOSED_STATUSES, quarantine_late
+from custody.payments.sanctions import Sanctions, quarantine_sanctioned, sanctions_on
 from custody.payments.standing import OPEN_STATUSES, Route, Standing, standings
 from custody.payments.transitions import PaymentState, lock_payments, move_payments
 from custody.settings.thresholds import newest_thresholds
@@ -65,6 +66,7 @@ class DeepFact:
     block_number: int
     block_hash: str
     log_index: int
+    sender: str
     recipient: str
     units: int
     """The amount in the token's smallest units."""
@@ -76,7 +78,7 @@ class DeepFact:
 
 _WAITING: Final = """
 SELECT f.id, f.payment_id, f.chain_id, f.token, f.transaction_hash, f.block_number, f.block_hash, f.log_index,
-    f.recipient, f.destination_id, f.amount_units, e.amount, t.decimals, e.metadata ->> 'attribution' AS basis
+    f.sender, f.recipient, f.destination_id, f.amount_units, e.amount, t.decimals, e.metadata ->> 'attribution' AS basis
 FROM fleet.chain_facts f
 JOIN fleet.tokens t ON t.chain_id = f.chain_id AND t.token = f.token
 JOIN public.funds_ledger_entries e ON e.fact_id = f.id AND e.entry_type = 'payment_detected'
@@ -96,6 +98,7 @@ def waiting_facts(connection: Connection, condition: str, **parameters: object) 
             block_number=row.block_number,
             block_hash=row.block_hash,
             log_index=row.log_index,
+            sender=row.sender,
             recipient=row.recipient,
             units=int(row.amount_units),
             destination_id=row.destination_id,
@@ -125,6 +128,11 @@ class Judgement:
     seen: Seen
     due: Decimal
     share: Decimal
+    sanctions: Sanctions
+
+    @property
+    def is_sanctioned(self) -> bool:
+        return self.fact.sender in self.sanctions.senders
 
     @property
     def rest(self) -> Decimal:
@@ -134,6 +142,8 @@ class Judgement:
     @property
     def rest_reason(self) -> str:
         """Why what is not held goes to suspense."""
+        if self.is_sanctioned:
+            return "sanctioned"
         if not _is_expected(self.fact, self.standing.route):
             return "wrong_token"
         return "late" if self.state.status in CLOSED_STATUSES else "surplus"
@@ -156,6 +166,7 @@ class Judgement:
             "confirmations": self.depth,
             "received": f"{self.fact.amount:f}",
             "due": f"{self.due:f}",
+            **self.sanctions.evidence,
             **({"attribution": "newest"} if self.fact.is_guess else {}),
         }
 
@@ -192,27 +203,23 @@ def judge(connection: Connection, chain_id: int, seen: Mapping[UUID, Seen]) -> S
         return []
     payment_ids = {fact.payment_id for fact in deep}
     standing = standings(connection, payment_ids)
+    sanctions = sanctions_on(connection, chain_id, {fact.sender for fact in deep})
     deep.sort(key=lambda fact: (fact.payment_id, fact.block_number, fact.log_index))
     judgements: list[Judgement] = []
     for payment_id, group in groupby(deep, key=lambda fact: fact.payment_id):
         due = standing[payment_id].route.expected - standing[payment_id].held
         for fact in group:
-            share = min(fact.amount, due) if _counts(fact, standing[payment_id].route, states[payment_id]) else _NOTHING
-            share = max(share, _NOTHING)
+            counts = fact.sender not in sanctions.senders and _counts(
+                fact, standing[payment_id].route, states[payment_id]
+            )
+            share = max(min(fact.amount, due), _NOTHING) if counts else _NOTHING
             judgements.append(
-                Judgement(fact, standing[payment_id], states[payment_id], threshold, seen[fact.id], due, share)
+                Judgement(
+                    fact, standing[payment_id], states[payment_id], threshold, seen[fact.id], due, share, sanctions
+                )
             )
             due -= share
-    for judgement in judgements:
-        if judgement.rest > 0 and judgement.rest_reason == "late":
-            quarantine_late(
-                connection,
-                judgement.standing.route,
-                judgement.fact.destination_id,
-                token=judgement.fact.token,
-                amount=judgement.rest,
-                status=judgement.state.status,
-            )
+    _quarantine(connection, judgements)
     post_together(connection, [entry for judgement in judgements for entry in _entries(judgement)])
     connection.execute(
         text("UPDATE fleet.chain_facts SET judged_at = clock_timestamp() WHERE id = ANY(:ids)"),
@@ -223,6 +230,36 @@ def judge(connection: Connection, chain_id: int, seen: Mapping[UUID, Seen]) -> S
     mirror_all(connection, "payments", sorted(payment_ids))
     ring(connection, "sweeps")
     return judgements
+
+
+def _quarantine(connection: Connection, judgements: Sequence[Judgement]) -> None:
+    """Mark the addresses of late and of sanctioned money that is no dust (R13); their rows are locked."""
+    for judgement in judgements:
+        if judgement.rest > 0 and judgement.rest_reason == "late":
+            quarantine_late(
+                connection,
+                judgement.standing.route,
+                judgement.fact.destination_id,
+                token=judgement.fact.token,
+                amount=judgement.rest,
+                status=judgement.state.status,
+            )
+    sanctioned = sorted((one for one in judgements if one.is_sanctioned), key=_book)
+    for _, group in groupby(sanctioned, key=_book):
+        together = list(group)
+        facts, route, token = [one.fact for one in together], together[0].standing.route, together[0].fact.token
+        quarantine_sanctioned(
+            connection,
+            route,
+            {fact.destination_id for fact in facts if fact.destination_id is not None},
+            token=token,
+            amount=sum((fact.amount for fact in facts), _NOTHING),
+            senders=sorted({fact.sender for fact in facts}),
+        )
+
+
+def _book(judgement: Judgement) -> tuple[UUID, str]:
+    return judgement.fact.payment_id, judgement.fact.token
 
 
 def _is_expected(fact: DeepFact, route: Route) -> bool:

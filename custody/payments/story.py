@@ -298,7 +298,7 @@ def _waits_for_sweep(connection: Connection, payment: Any) -> Iterator[Wait]:
         yield Wait(
             f"its destination is quarantined: {payment.quarantine_reason}",
             None,
-            "an operator releases the destination",
+            f"two persons release it: fleet destinations release {payment.destination_id}",
         )
         return
     jobs = _rows(

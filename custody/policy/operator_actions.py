@@ -13,7 +13,13 @@ from custody.policy.genesis import Power
 from custody.policy.texts import action_text
 from custody.trezor.text_rows import COLUMNS
 
-POWERS: Final[dict[str, Power]] = {"adjust": "adjustment", "go_on": "policy", "break_glass": "policy"}
+POWERS: Final[dict[str, Power]] = {
+    "adjust": "adjustment",
+    "go_on": "policy",
+    "break_glass": "policy",
+    "readmit": "policy",
+    "delist": "policy",
+}
 """Whose approval counts for each kind; one that is not here needs the power over files."""
 
 
@@ -72,6 +78,11 @@ class SignableAction:
                 if not isinstance(reason, str):
                     raise ActionNotShowable("expected paused_reason of a chain that goes on")
                 return (f"resolves {len(said.get('resolves', ()))}", _two_rows(reason))
+            case "readmit" | "delist":
+                address, why = said.get("address"), said.get("quarantine_reason", said.get("reason"))
+                if not isinstance(address, str) or not isinstance(why, str):
+                    raise ActionNotShowable("expected address and reason of an address that is let go")
+                return (address[: 3 * COLUMNS], _two_rows(why))
             case "break_glass":
                 scope = self.break_glass_scope()
                 token = scope.token if len(scope.token) <= COLUMNS else f"{scope.token[:9]}..{scope.token[-7:]}"

@@ -11,7 +11,7 @@ from custody.policy.refusals import PolicyRefused
 from custody.trezor.text_rows import COLUMNS, TextNotShowable, in_rows
 
 VERB: Final = "POLICY"
-ACTION_VERBS: Final = {"go_on": "PAUSE", "break_glass": VERB}
+ACTION_VERBS: Final = {"go_on": "PAUSE", "readmit": "PAUSE", "break_glass": VERB, "delist": VERB}
 
 
 def file_text(kind: str, environment: str, version: int, document_hash: str) -> str:

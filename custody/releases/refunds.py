@@ -83,7 +83,7 @@ def order_by_hand(
         text(
             """
             SELECT t.decimals, t.symbol, b.dispute_open,
-                CASE :source WHEN 'held' THEN b.held WHEN 'disputed' THEN b.disputed ELSE b.suspense END - (
+                CASE :source WHEN 'held' THEN b.held WHEN 'disputed' THEN b.disputed ELSE b.suspense - fleet.sanctioned_of(b.book_id, b.chain_id, b.token) END - (
                     SELECT coalesce(sum(o.amount), 0) FROM fleet.refund_orders o
                     LEFT JOIN fleet.release_instructions i ON i.id = o.instruction_id
                     WHERE o.payment_id = b.book_id AND o.source = :source AND (i.id IS NULL OR i.state = 'drafted')
@@ -315,7 +315,8 @@ def _book(connection: Connection, instruction: Instruction) -> Any:
         text(
             """
             SELECT b.treasury - b.releasing - b.refunding - b.paying_fees AS free, b.overdraft, b.dispute_open,
-                b.release_epoch, CASE :source WHEN 'held' THEN b.held WHEN 'disputed' THEN b.disputed ELSE b.suspense END AS left_over
+                b.release_epoch, CASE :source WHEN 'held' THEN b.held WHEN 'disputed' THEN b.disputed
+                    ELSE b.suspense - fleet.sanctioned_of(b.book_id, b.chain_id, b.token) END AS left_over
             FROM fleet.ledger_balances b WHERE b.book_id = :book AND b.chain_id = :chain AND b.token = :token
             """
         ),

@@ -21,7 +21,7 @@ _FIND: Final = text(
     JOIN fleet.ledger_balances b ON b.book_id = e.book_id AND b.chain_id = e.chain_id AND b.token = e.token
     JOIN public.payments p ON p.id = e.book_id
     WHERE e.entry_type = 'adjustment' AND e.reason = 'surplus' AND e.credit = 'suspense' AND e.amount >= :minimum
-      AND b.suspense >= e.amount AND b.dispute_open = 0 AND p.status <> 'processing'
+      AND b.suspense - fleet.sanctioned_of(b.book_id, b.chain_id, b.token) >= e.amount AND b.dispute_open = 0 AND p.status <> 'processing'
       AND NOT EXISTS (SELECT FROM fleet.refund_orders o WHERE o.payment_id = e.book_id AND o.cause = 'surplus:' || e.id)
     ORDER BY e.created_at LIMIT :limit
     """

@@ -32,7 +32,7 @@ _FIND = text(
     FROM fleet.dead_work WHERE resolved_at IS NULL
     UNION ALL
     SELECT updated_at, 'deposit address ' || address || ' is quarantined', quarantine_reason,
-        'settle the reason, then set its status back to active'
+        'settle the reason, then: fleet destinations release ' || id
     FROM public.derived_destinations WHERE status = 'quarantined'
     UNION ALL
     SELECT i.updated_at, 'the ' || i.purpose || ' of payment ' || i.payment_id || ' ' || i.state, coalesce(i.held_reason, ''),

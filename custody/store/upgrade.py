@@ -40,6 +40,9 @@ REPEATED_SQL: Final = (
     ("custody.store.sql", "entry_mirroring.sql"),
     ("custody.store.sql", "alarms.sql"),
     ("custody.store.sql", "break_glass.sql"),
+    ("custody.destinations.sql", "quarantine.sql"),
+    ("custody.destinations.sql", "sanctions.sql"),
+    ("custody.destinations.sql", "sweep_totals.sql"),
     ("custody.store.sql", "grants.sql"),
 )
 """Functions, rules and grants are not revised but replaced by what the files say, at the end of every upgrade."""

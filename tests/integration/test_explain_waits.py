@@ -141,7 +141,7 @@ def test_a_quarantined_destination(market: Marketplace) -> None:
     )
     assert waits(market, payment)[0] == (
         "its destination is quarantined: sanctioned sender",
-        "an operator releases the destination",
+        f"two persons release it: fleet destinations release {destination(market, payment).id}",
     )
 
 

@@ -121,6 +121,10 @@ PAST_ITS_STEP = (
     ("fleet_webhooks", "UPDATE fleet.chain_looks SET transaction_hash = 'another'"),
     ("fleet_operator", "UPDATE fleet.payment_routes SET expected = 1"),
     ("fleet_operator", "UPDATE public.derived_destinations SET address = 'mine'"),
+    ("fleet_operator", "UPDATE public.derived_destinations SET status = 'active'"),
+    ("fleet_operator", "INSERT INTO fleet.sanctioned_addresses (address, since_version) VALUES ('0x', 1)"),
+    ("fleet_confirmations", "DELETE FROM fleet.sanctioned_addresses"),
+    ("fleet_sweeps", "UPDATE public.derived_destinations SET total_swept = 1"),
     ("fleet_operator", "UPDATE fleet.tokens SET decimals = 0"),
     ("fleet_operator", "UPDATE fleet.deposit_accounts SET xpub = 'mine'"),
     ("fleet_operator", "UPDATE fleet.release_instructions SET recipient = 'mine'"),
@@ -153,6 +157,15 @@ PAUSING = {
     "fleet.post_of_action(fleet.operator_actions, jsonb, text, text)": set[str](),
     "fleet.work_behind_pause(bigint)": set[str](),
     "fleet.pause_as_parameters(bigint)": set[str](),
+    "fleet.quarantine_destination(uuid, text)": {"fleet_operator"},
+    "fleet.propose_readmission(uuid, text, text)": {"fleet_operator"},
+    "fleet.execute_readmission(uuid, bytea, text)": {"fleet_operator"},
+    "fleet.load_sanctions(integer, text[], bytea, text, text)": {"fleet_operator"},
+    "fleet.propose_delisting(bigint, text, text, text)": {"fleet_operator"},
+    "fleet.execute_delisting(uuid, bytea, text)": {"fleet_operator"},
+    "fleet.sanctioned_among(bigint, text[])": {"fleet_confirmations", "fleet_operator"},
+    "fleet.sanctioned_of(uuid, bigint, text)": {"fleet_confirmations", "fleet_releases", "fleet_operator"},
+    "fleet.total_sweeps()": set[str](),
 }
 
 

@@ -9,14 +9,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, event
 
-from custody.chain import ChainClient, ChainUnavailable, erc20
+from custody.chain import ChainClient, ChainUnavailable
 from custody.destinations.sweeps.advancing import run_once
 from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.counts import Counts, declared
-from tests.sweeping import CHAIN_ID, SweepingFleet, World, sweeping_world
+from tests.sweeping import CHAIN_ID, SweepingFleet, World, call, sweeping_world
 from workers.demo.development_chain import ETHER
 
 UNIT = 1_000_000
@@ -42,13 +42,6 @@ def manual_mining(world: World) -> Generator[None]:
     finally:
         world.chain.set_automine(enabled=True)
         world.chain.mine(1)
-
-
-def call(world: World, token: str, signature: str, *words: str | int) -> None:
-    data = erc20.selector(signature) + b"".join(
-        (bytes.fromhex(word[2:]) if isinstance(word, str) else word.to_bytes(32)).rjust(32, b"\0") for word in words
-    )
-    world.deployer.wait(world.deployer.send(token, data))
 
 
 @pytest.mark.parametrize("token_name", ["usdc", "usdt"])

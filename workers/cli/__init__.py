@@ -52,6 +52,7 @@ _GROUPS: Final = (
     "deposits",
     "contracts",
     "destinations",
+    "sanctions",
     "register",
 )
 

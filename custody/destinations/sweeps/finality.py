@@ -157,8 +157,8 @@ def _book_transfers(
                 subject_kind="chain_fact",
                 subject_id=fact,
                 reason=f"{uncovered} units of {job.token} left {job.address} that no payment's book held there",
-                unblocks="find the deposit that nobody has looked at, ask for a look at its transaction, and compare the "
-                "books with the chain (fleet books)",
+                unblocks="its transfer is looked for and looked at by itself, and then booked; if it stays: find the deposit, "
+                "fleet look CHAIN TRANSACTION, and compare: fleet ledger escrow",
                 attempts=1,
             )
         for share in shares:
@@ -329,24 +329,21 @@ def _lock_destination(connection: Connection, job: SweepJob) -> None:
 
 
 def _set_destination(connection: Connection, job: SweepJob, status: str | None) -> None:
-    """Totals are derived from the append-only sweeps, the balance from the books; both in smallest units.
+    """The balance is from the books; the totals follow from the sweeps by themselves.
 
     A quarantine that came while the sweep was under way stays: people lift it.
     """
-    connection.execute(
-        text(
-            """
-            UPDATE public.derived_destinations d SET
-                status = CASE WHEN d.status = 'quarantined' THEN d.status
-                    ELSE coalesce(CAST(:status AS public.derived_destination_status), d.status) END,
-                sweep_count = s.n, total_swept = s.total, updated_at = clock_timestamp()
-            FROM (SELECT count(*) AS n, coalesce(sum(amount), 0) AS total
-                  FROM public.derived_destination_sweeps WHERE derived_destination_id = :id) s
-            WHERE d.id = :id
-            """
-        ),
-        {"id": job.destination_id, "status": status},
-    )
+    if status is not None:
+        connection.execute(
+            text(
+                """
+                UPDATE public.derived_destinations
+                SET status = CAST(:status AS public.derived_destination_status), updated_at = clock_timestamp()
+                WHERE id = :id AND status <> 'quarantined'
+                """
+            ),
+            {"id": job.destination_id, "status": status},
+        )
     show_balance(connection, job.destination_id)
 
 

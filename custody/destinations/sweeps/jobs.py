@@ -210,6 +210,6 @@ def fail(connection: Connection, job: SweepJob, reason: str) -> None:
         subject_id=job.id,
         reason=f"{job.address}: {reason}",
         unblocks=_UNBLOCKS.get(reason.partition(":")[0], "find out why the token refuses this address")
-        + ", then lift the destination's quarantine (its status back to active)",
+        + f", then: fleet destinations release {job.destination_id}",
         attempts=job.attempts + 1,
     )

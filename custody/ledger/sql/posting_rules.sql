@@ -11,6 +11,8 @@ VALUES
     ('payment', 'adjustment', 'surplus', 'detected', 'suspense', 'fleet_confirmations', true, false, false),
     ('payment', 'adjustment', 'late', 'detected', 'suspense', 'fleet_confirmations', true, false, false),
     ('payment', 'adjustment', 'wrong_token', 'detected', 'suspense', 'fleet_confirmations', true, false, false),
+    -- locked there while a sanctions list names its sender (R13)
+    ('payment', 'adjustment', 'sanctioned', 'detected', 'suspense', 'fleet_confirmations', true, false, false),
     ('payment', 'provider_fee', 'deep', 'payer_paid', 'provider_received', 'fleet_confirmations', true, false, false),
     -- swept
     ('payment', 'adjustment', 'sweep', 'treasury', 'destination', 'fleet_sweeps', true, false, false),

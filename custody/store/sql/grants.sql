@@ -48,6 +48,8 @@ GRANT INSERT ON fleet.outbox TO fleet_watcher;
 GRANT SELECT ON fleet.chain_facts, fleet.chain_cursors, fleet.chain_blocks, fleet.payment_routes, fleet.tokens, public.payments,
     public.derived_destinations, public.config_settings, public.config_setting_history, fleet.ledger_balances,
     public.funds_ledger_entries TO fleet_confirmations;
+GRANT SELECT ON fleet.sanctions_lists TO fleet_confirmations;
+GRANT EXECUTE ON FUNCTION fleet.sanctioned_among, fleet.sanctioned_of TO fleet_confirmations;
 GRANT UPDATE (judged_at) ON fleet.chain_facts TO fleet_confirmations;
 GRANT UPDATE (status, escrow_state, confirmations, updated_at) ON public.payments TO fleet_confirmations;
 GRANT UPDATE (status, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_confirmations;
@@ -58,13 +60,15 @@ GRANT INSERT ON fleet.outbox TO fleet_confirmations;
 GRANT SELECT ON fleet.chain_cursors, fleet.chain_blocks, fleet.tokens, fleet.house_accounts, fleet.payment_routes,
     public.payments, fleet.deposit_accounts, fleet.ledger_balances, public.funds_ledger_entries, public.config_settings,
     public.config_setting_history TO fleet_sweeps;
-GRANT SELECT ON fleet.accepted_documents TO fleet_sweeps;
+GRANT SELECT ON fleet.accepted_documents, fleet.forwarder_treasuries TO fleet_sweeps;
 GRANT SELECT, INSERT, UPDATE ON fleet.sweep_jobs, fleet.nonce_lanes, fleet.chain_transactions, fleet.chain_facts,
     fleet.dead_work TO fleet_sweeps;
 GRANT SELECT ON public.derived_destinations TO fleet_sweeps;
-GRANT UPDATE (status, balance, sweep_count, total_swept, quarantine_reason, updated_at)
-    ON public.derived_destinations TO fleet_sweeps;
+-- Totals follow from the sweeps it appends (custody/destinations/sql/sweep_totals.sql).
+GRANT UPDATE (status, balance, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_sweeps;
 GRANT SELECT, INSERT ON public.derived_destination_sweeps TO fleet_sweeps;
+-- What came late with a sweep is the watcher's to look at (L20).
+GRANT SELECT, INSERT, UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_sweeps;
 GRANT INSERT ON fleet.outbox TO fleet_sweeps;
 
 -- Releases promise, hand out, broadcast and book.
@@ -85,6 +89,7 @@ GRANT SELECT, INSERT, UPDATE (signed_bytes, transaction_hash, signed_at) ON flee
 GRANT SELECT, INSERT, UPDATE (state, answer, attempts, run_after) ON fleet.release_requests TO fleet_releases;
 GRANT SELECT, UPDATE (held_reason, release_due) ON fleet.payment_disputes TO fleet_releases;
 GRANT EXECUTE ON FUNCTION fleet.open_dispute, fleet.close_dispute TO fleet_releases;
+GRANT EXECUTE ON FUNCTION fleet.sanctioned_of TO fleet_releases;
 GRANT SELECT ON fleet.refund_addresses TO fleet_releases;
 GRANT SELECT, INSERT, UPDATE (instruction_id, held_reason, attempts, run_after) ON fleet.refund_orders TO fleet_releases;
 -- Whether a break-glass was heard outside (R15).
@@ -163,8 +168,8 @@ GRANT SELECT (id, legacy_object_id, first_name, last_name, role, status) ON publ
 GRANT INSERT, UPDATE ON public.config_settings TO fleet_operator;
 GRANT INSERT ON public.config_setting_history TO fleet_operator;
 -- Where money is expected, and how many decimals a token has, is said once and never changed.
-GRANT INSERT ON public.derived_destinations, fleet.payment_routes, fleet.deposit_accounts, fleet.tokens TO fleet_operator;
-GRANT UPDATE (status, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_operator;
+GRANT INSERT ON public.derived_destinations, fleet.payment_routes, fleet.deposit_accounts, fleet.forwarder_treasuries,
+    fleet.tokens TO fleet_operator;
 GRANT UPDATE (next_index, state) ON fleet.deposit_accounts TO fleet_operator;
 GRANT INSERT (user_id, code_sha256, invited_by, expires_at) ON fleet.registration_invitations TO fleet_operator;
 GRANT UPDATE (revoked_at, revoked_by, revoked_reason) ON fleet.trezor_registrations TO fleet_operator;
@@ -188,6 +193,10 @@ GRANT EXECUTE ON FUNCTION fleet.post_entry, fleet.post_entries TO fleet_watcher,
 -- An operator posts by hand, and lets a chain go on, only what one person proposed and two signed (R10).
 GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fleet.withdraw_action, fleet.propose_go_on,
     fleet.execute_go_on, fleet.persons_who_signed TO fleet_operator;
+-- Any one guard stops an address, and a list of sanctioned senders only adds; two persons take either back (R10, R13).
+GRANT EXECUTE ON FUNCTION fleet.quarantine_destination, fleet.propose_readmission, fleet.execute_readmission,
+    fleet.load_sanctions, fleet.sanctioned_among, fleet.sanctioned_of, fleet.propose_delisting, fleet.execute_delisting
+    TO fleet_operator;
 GRANT EXECUTE ON FUNCTION fleet.acknowledge_alarm, fleet.propose_break_glass, fleet.veto_break_glass TO fleet_operator;
 -- Whoever meets what it must not judge alone pauses a chain, and so does any one guard.
 GRANT EXECUTE ON FUNCTION fleet.pause_chain TO fleet_watcher, fleet_releases, fleet_operator;
