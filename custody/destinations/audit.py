@@ -1,10 +1,9 @@
-"""Every destination derives from its deposit account's xpub; one that does not is quarantined and said aloud (R20).
+"""Every destination comes from its deposit account; one that does not is quarantined and said aloud (R20).
 
 Whoever can write rows could otherwise show buyers an address of their own. Role: fleet_housekeeping, each minute.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,7 +11,8 @@ import sentry_sdk
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from custody.destinations.derivation import DerivationError, address_at, derivation_path
+from custody.destinations.accounts import DepositAccount, deposit_accounts
+from custody.destinations.derivation import DerivationError
 from custody.destinations.issuing import COLLECTION
 from custody.store.engine import transaction
 from custody.store.outbox import mirror
@@ -25,7 +25,7 @@ AUDIT_LIMIT: Final = 1_000  # about a quarter of a second; the step is repeated 
 # The audited values are compared, not a time: a row that was changed afterwards is new again.
 _NEW = text(
     """
-    SELECT d.id, d.address, d.derivation_path, d.derivation_index, d.deposit_account_id, d.status::text AS status
+    SELECT d.id, d.chain_id, d.address, d.derivation_path, d.derivation_index, d.deposit_account_id, d.status::text AS status
     FROM public.derived_destinations d
     LEFT JOIN fleet.destination_audits a ON a.destination_id = d.id AND a.address = d.address
         AND a.derivation_path = d.derivation_path AND a.derivation_index = d.derivation_index
@@ -45,20 +45,12 @@ _NOTE = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A deposit account: its xpub, and the path it is the xpub of."""
-
-    xpub: str
-    path: str
-
-
-def why_not_derived(address: str, path: str, index: int, account: Account | None) -> str | None:
+def why_not_derived(chain_id: int, address: str, path: str, index: int, account: DepositAccount | None) -> str | None:
     """Why an address is none of the account's at that index, in words; None if it is. Pure."""
     if account is None:
         return "no deposit account is known that it comes from"
     try:
-        expected, expected_path = address_at(account.xpub, index, account.path), derivation_path(index, account.path)
+        expected, expected_path = account.address(chain_id, index), account.path_of(index)
     except DerivationError as error:
         return f"its account cannot derive it: {error}"
     if address.lower() != expected.lower():  # how it is spelled proves nothing
@@ -72,7 +64,7 @@ def audit_destinations(engine: Engine, *, limit: int = AUDIT_LIMIT) -> int:
     """Audit up to ``limit`` destinations that are new or were changed, in one transaction; returns how many."""
     with transaction(engine) as connection:
         rows = connection.execute(_NEW, {"limit": limit}).all()
-        accounts = _accounts(connection) if rows else {}
+        accounts = deposit_accounts(connection) if rows else {}
         found = [(row, _verdict(row, accounts)) for row in rows]
         for row, why in found:
             connection.execute(
@@ -95,14 +87,14 @@ def audit_destinations(engine: Engine, *, limit: int = AUDIT_LIMIT) -> int:
     return len(rows)
 
 
-def _verdict(row: Any, accounts: Mapping[UUID, Account]) -> str | None:
-    account = None if row.deposit_account_id is None else accounts.get(row.deposit_account_id)
-    if row.deposit_account_id is None:
-        # Issued before the fleet wrote accounts down: any account that is known may be its own.
-        for each in accounts.values():
-            if why_not_derived(row.address, row.derivation_path, row.derivation_index, each) is None:
-                return None
-    return why_not_derived(row.address, row.derivation_path, row.derivation_index, account)
+def _verdict(row: Any, accounts: Mapping[UUID, DepositAccount]) -> str | None:
+    place = (row.chain_id, row.address, row.derivation_path, row.derivation_index)
+    if row.deposit_account_id is not None:
+        return why_not_derived(*place, accounts.get(row.deposit_account_id))
+    # Issued before the fleet wrote accounts down: any account that is known may be its own.
+    if any(why_not_derived(*place, each) is None for each in accounts.values()):
+        return None
+    return why_not_derived(*place, None)
 
 
 def _quarantine(connection: Connection, row: Any, why: str) -> None:
@@ -117,10 +109,3 @@ def _quarantine(connection: Connection, row: Any, why: str) -> None:
         },
     )
     mirror(connection, COLLECTION, row.id)
-
-
-def _accounts(connection: Connection) -> dict[UUID, Account]:
-    return {
-        row.id: Account(row.xpub, row.base_path)
-        for row in connection.execute(text("SELECT id, xpub, base_path FROM fleet.deposit_accounts"))
-    }

@@ -1,4 +1,4 @@
-"""Every address ever issued, derived again from its account's xpub by code of its own (R20).
+"""Every address ever issued, made again from its account by code of its own (R20).
 
 The audit each minute looks at what is new (``audit``); this one believes none of its notes and reads everything. It
 changes nothing: what it finds is for people.
@@ -12,8 +12,8 @@ from uuid import UUID
 from eth_utils.address import to_checksum_address
 from sqlalchemy import Connection, text
 
-from custody.destinations.bulk_derivation import AddressBytes, addresses_of
-from custody.destinations.derivation import DerivationError, derivation_path
+from custody.destinations.accounts import read_account
+from custody.destinations.derivation import DerivationError
 
 PAGE_ROWS: Final = 2_000  # a tenth of a second of derivation, and half a megabyte of rows
 KEPT_MAXIMUM: Final = 1_000  # differences kept with their words; all are counted
@@ -26,7 +26,7 @@ _ROWS: Final = text(
 )
 _ACCOUNTS: Final = text(
     """
-    SELECT a.id, a.xpub_fingerprint, a.xpub, a.base_path, a.next_index,
+    SELECT a.id, a.kind, a.xpub_fingerprint, a.xpub, a.base_path, a.next_index,
         -- An account goes on where the one before it stopped; the first, behind the rows of before accounts were written down.
         coalesce(lag(a.next_index) OVER (ORDER BY a.next_index, a.created_at),
             (SELECT max(d.derivation_index) + 1 FROM public.derived_destinations d WHERE d.deposit_account_id IS NULL
@@ -41,11 +41,11 @@ class IssuingAccount:
     """A deposit account: it has issued the indices ``first_index`` to ``next_index`` - 1."""
 
     fingerprint: str
-    path: str
+    path_of: Callable[[int], str]
     first_index: int
     next_index: int
-    address: AddressBytes | None
-    """None when its xpub derives nothing."""
+    address: Callable[[int, int], str] | None
+    """``(chain id, index)`` to the address in lower case; None when its xpub derives nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def audit_everything(connection: Connection, progress: Callable[[int], None] = l
     """Derive every address again. ``progress`` is told how many rows more were read. Reads one moment if the caller's
     transaction does (REPEATABLE READ). Memory does not grow with the rows.
     """
-    accounts = {row.id: _account(row) for row in connection.execute(_ACCOUNTS)}
+    accounts = {row.id: _account(connection, row) for row in connection.execute(_ACCOUNTS).all()}
     return compare(accounts, _issued(connection, progress))
 
 
@@ -149,13 +149,13 @@ def _why_different(row: Issued, accounts: Mapping[UUID, IssuingAccount]) -> tupl
     if row.account_id is None:
         # Issued before the fleet wrote accounts down: any account that is known may be its own.
         for each in accounts.values():
-            if _own_address(each, row.index) == row.address.lower():
+            if _own_address(each, row) == row.address.lower():
                 return _why_path(row, each)
         return None, "a deposit account that it comes from: none is named, and no known one derives it"
     account = accounts.get(row.account_id)
     if account is None:
         return None, f"a known deposit account: {row.account_id} is none"
-    own = _own_address(account, row.index)
+    own = _own_address(account, row)
     if own != row.address.lower():
         expected = "an account that derives it: this one's xpub does not" if own is None else to_checksum_address(own)
     elif row.index >= account.next_index:
@@ -166,13 +166,13 @@ def _why_different(row: Issued, accounts: Mapping[UUID, IssuingAccount]) -> tupl
 
 
 def _why_path(row: Issued, account: IssuingAccount) -> tuple[str, str] | None:
-    path = derivation_path(row.index, account.path)
+    path = account.path_of(row.index)
     return None if path == row.path else (account.fingerprint, f"the path {path}, got {row.path}")
 
 
-def _own_address(account: IssuingAccount, index: int) -> str | None:
+def _own_address(account: IssuingAccount, row: Issued) -> str | None:
     try:
-        return None if account.address is None else "0x" + account.address(index).hex()
+        return None if account.address is None else account.address(row.chain_id, row.index)
     except DerivationError:
         return None
 
@@ -193,12 +193,13 @@ def _missing(accounts: Iterable[IssuingAccount], start: int, stop: int) -> Itera
             )
 
 
-def _account(row: Any) -> IssuingAccount:
+def _account(connection: Connection, row: Any) -> IssuingAccount:
+    account = read_account(connection, row)
     try:
-        address = addresses_of(row.xpub, row.base_path)
+        address = account.in_bulk()
     except DerivationError:
         address = None
-    return IssuingAccount(row.xpub_fingerprint, row.base_path, row.first_index, row.next_index, address)
+    return IssuingAccount(row.xpub_fingerprint, account.path_of, row.first_index, row.next_index, address)
 
 
 def _issued(connection: Connection, progress: Callable[[int], None]) -> Iterator[Issued]:

@@ -4,23 +4,29 @@ The index is one gap-free counter, locked in the transaction that inserts the ad
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
 
+from eth_utils.crypto import keccak
 from sqlalchemy import Connection, text
 
 from custody.chain.assets import to_units
 from custody.chain.logs import reference_topic
-from custody.destinations.derivation import ACCOUNT_PATH, address_at, derivation_path, xpub_fingerprint
+from custody.destinations.accounts import HdAccount, read_account
+from custody.destinations.derivation import ACCOUNT_PATH, DerivationError, xpub_fingerprint
+from custody.destinations.forwarders import FORWARDER_ROOT
+from custody.settings.chains import Chains
 from custody.store.outbox import mirror
 
 COLLECTION: Final = "deriveddestinations"
 _REFERENCE: Final = re.compile(r"0x[0-9a-fA-F]{16}")
 
 _ACTIVE: Final = text(
-    "SELECT id, xpub, xpub_fingerprint, next_index FROM fleet.deposit_accounts WHERE state = 'active' FOR UPDATE"
+    "SELECT id, kind, xpub, xpub_fingerprint, base_path, next_index FROM fleet.deposit_accounts "
+    "WHERE state = 'active' FOR UPDATE"
 )
 
 
@@ -71,7 +77,7 @@ def register_deposit_account(connection: Connection, xpub: str) -> UUID:
     Trezor account or another account is active.
     """
     fingerprint = xpub_fingerprint(xpub)
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('fleet.deposit_accounts', 0))"))
+    lock_deposit_accounts(connection)
     _refuse_registered_trezor(connection, fingerprint, xpub)
     existing = connection.execute(
         text("SELECT id, xpub FROM fleet.deposit_accounts WHERE xpub_fingerprint = :fingerprint"),
@@ -81,6 +87,52 @@ def register_deposit_account(connection: Connection, xpub: str) -> UUID:
         if existing.xpub != xpub:
             raise IssuingRefused(f"deposit account {fingerprint} is registered with another xpub")
         return existing.id
+    return _open_account(connection, kind="hd_account", fingerprint=fingerprint, xpub=xpub, path=ACCOUNT_PATH)
+
+
+def register_forwarder_account(connection: Connection, chains: Chains) -> UUID:
+    """Register the account whose addresses are forwarders of the chains' treasuries (R20); a repeat returns its id.
+
+    Raises IssuingRefused for a treasury that is no Safe, or while another account is active.
+    """
+    for chain in chains.chains:
+        if chain.safe is None:
+            raise IssuingRefused(
+                f"{chain.name}: its treasury {chain.treasury} is an account of one device; create2_forwarder addresses are "
+                "a Safe treasury's alone (R20): name its owners in the chains file, or set DESTINATION_KIND=hd_account"
+            )
+    fingerprint = forwarder_fingerprint({chain.id: chain.treasury for chain in chains.chains})
+    lock_deposit_accounts(connection)
+    existing = connection.execute(
+        text("SELECT id FROM fleet.deposit_accounts WHERE xpub_fingerprint = :fingerprint"),
+        {"fingerprint": fingerprint},
+    ).scalar_one_or_none()
+    if existing is not None:
+        return existing
+    account = _open_account(
+        connection, kind="create2_forwarder", fingerprint=fingerprint, xpub=None, path=FORWARDER_ROOT
+    )
+    connection.execute(
+        text(
+            "INSERT INTO fleet.forwarder_treasuries (account_id, chain_id, treasury) VALUES (:account, :chain, :treasury)"
+        ),
+        [{"account": account, "chain": chain.id, "treasury": chain.treasury} for chain in chains.chains],
+    )
+    return account
+
+
+def forwarder_fingerprint(treasuries: Mapping[int, str]) -> str:
+    """What tells the account of these treasuries (by chain id) from others: 0x and 8 hex digits, as an xpub's."""
+    said = "".join(f"{chain_id}:{treasury.lower()}\n" for chain_id, treasury in sorted(treasuries.items()))
+    return "0x" + keccak(f"{FORWARDER_ROOT}\n{said}".encode())[:4].hex()
+
+
+def lock_deposit_accounts(connection: Connection) -> None:
+    """One account is opened at a time."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('fleet.deposit_accounts', 0))"))
+
+
+def _open_account(connection: Connection, *, kind: str, fingerprint: str, xpub: str | None, path: str) -> UUID:
     active = connection.execute(
         text("SELECT xpub_fingerprint FROM fleet.deposit_accounts WHERE state = 'active'")
     ).scalar_one_or_none()
@@ -90,14 +142,14 @@ def register_deposit_account(connection: Connection, xpub: str) -> UUID:
     return connection.execute(
         text(
             """
-            INSERT INTO fleet.deposit_accounts (xpub_fingerprint, xpub, base_path, next_index)
-            SELECT :fingerprint, :xpub, :path,
+            INSERT INTO fleet.deposit_accounts (kind, xpub_fingerprint, xpub, base_path, next_index)
+            SELECT :kind, :fingerprint, :xpub, :path,
                    greatest((SELECT coalesce(max(next_index), 0) FROM fleet.deposit_accounts),
                             (SELECT coalesce(max(derivation_index) + 1, 0) FROM public.derived_destinations))
             RETURNING id
             """
         ),
-        {"fingerprint": fingerprint, "xpub": xpub, "path": ACCOUNT_PATH},
+        {"kind": kind, "fingerprint": fingerprint, "xpub": xpub, "path": path},
     ).scalar_one()
 
 
@@ -126,9 +178,14 @@ def issue_destination(connection: Connection, *, buyer_id: UUID, offer: OfferRef
     found = _find(connection, key)
     if found is not None:
         return found
-    _refuse_registered_trezor(connection, account.xpub_fingerprint, account.xpub)
+    source = read_account(connection, account)
+    if isinstance(source, HdAccount):
+        _refuse_registered_trezor(connection, account.xpub_fingerprint, source.xpub)
     index = int(account.next_index)
-    address = address_at(account.xpub, index)
+    try:
+        address, path = source.address(chain_id, index), source.path_of(index)
+    except DerivationError as error:
+        raise IssuingRefused(str(error)) from error
     row = connection.execute(
         text(
             """
@@ -141,7 +198,7 @@ def issue_destination(connection: Connection, *, buyer_id: UUID, offer: OfferRef
         {
             **key,
             "address": address,
-            "path": derivation_path(index),
+            "path": path,
             "index": index,
             "account": account.id,
         },
@@ -151,7 +208,7 @@ def issue_destination(connection: Connection, *, buyer_id: UUID, offer: OfferRef
         {"next": index + 1, "id": account.id},
     )
     mirror(connection, COLLECTION, row.id)
-    return Destination(row.id, chain_id, address, derivation_path(index), index, account.id)
+    return Destination(row.id, chain_id, address, path, index, account.id)
 
 
 def issue_route(

@@ -9,7 +9,14 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from custody.destinations.derivation import xpub_fingerprint
-from custody.destinations.issuing import IssuingRefused, register_deposit_account
+from custody.destinations.issuing import (
+    IssuingRefused,
+    forwarder_fingerprint,
+    lock_deposit_accounts,
+    register_deposit_account,
+    register_forwarder_account,
+)
+from custody.settings.chains import Chains
 
 Ending = Literal["draining", "compromised"]
 
@@ -22,7 +29,7 @@ def rotate_deposit_account(connection: Connection, xpub: str, *, ending: Ending 
     DerivationError for one of another kind.
     """
     fingerprint = xpub_fingerprint(xpub)
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('fleet.deposit_accounts', 0))"))
+    lock_deposit_accounts(connection)
     known = connection.execute(
         text("SELECT state FROM fleet.deposit_accounts WHERE xpub_fingerprint = :f OR xpub = :x"),
         {"f": fingerprint, "x": xpub},
@@ -31,10 +38,30 @@ def rotate_deposit_account(connection: Connection, xpub: str, *, ending: Ending 
         raise IssuingRefused(
             f"deposit account {fingerprint} is {known} already: open one of a seed that was never used"
         )
+    _end_active(connection, ending)
+    return register_deposit_account(connection, xpub)
+
+
+def rotate_to_forwarders(connection: Connection, chains: Chains, *, ending: Ending = "draining") -> UUID:
+    """Open the account of the chains' Safe treasuries, whose addresses no key rules (R20); the active one is ``ending``.
+
+    Raises IssuingRefused for a treasury that is no Safe, and for treasuries that have an account already.
+    """
+    lock_deposit_accounts(connection)
+    fingerprint = forwarder_fingerprint({chain.id: chain.treasury for chain in chains.chains})
+    known = connection.execute(
+        text("SELECT state FROM fleet.deposit_accounts WHERE xpub_fingerprint = :f"), {"f": fingerprint}
+    ).scalar_one_or_none()
+    if known is not None:
+        raise IssuingRefused(f"the forwarder account {fingerprint} of these treasuries is {known} already")
+    _end_active(connection, ending)
+    return register_forwarder_account(connection, chains)
+
+
+def _end_active(connection: Connection, ending: Ending) -> None:
     connection.execute(
         text("UPDATE fleet.deposit_accounts SET state = :ending WHERE state = 'active'"), {"ending": ending}
     )
-    return register_deposit_account(connection, xpub)
 
 
 def mark_deposit_account(connection: Connection, fingerprint: str, state: Literal["compromised", "retired"]) -> None:

@@ -137,7 +137,7 @@ def _in_use(connection: Connection, genesis: Genesis | None) -> InUse:
     xpubs: dict[str, str] = {}
     for row in connection.execute(text("SELECT address, kind FROM fleet.house_accounts")):
         addresses[row.address] = f"the house's {row.kind}"
-    for row in connection.execute(text("SELECT xpub FROM fleet.deposit_accounts")):
+    for row in connection.execute(text("SELECT xpub FROM fleet.deposit_accounts WHERE xpub IS NOT NULL")):
         xpubs[sha256(row.xpub.encode()).hexdigest()] = "a deposit account's"
     if genesis is None:
         return InUse(addresses, xpubs)

@@ -64,6 +64,9 @@ class FleetSettings(BaseSettings):
     )
     request_network_api_interval_seconds: Annotated[float, Field(ge=0.2, le=60)] = 1.0
 
+    # What buyers pay to: children of an xpub, or forwarders of a Safe treasury that no key rules (R20)
+    destination_kind: Literal["hd_account", "create2_forwarder"] = "hd_account"
+
     # Keys: read by the keys agent alone
     deposit_seed_file: Path | None = Field(None, description="BIP-39 phrases of the deposit accounts, newest first")
     gas_payer_key_file: Path | None = Field(

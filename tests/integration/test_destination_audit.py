@@ -6,7 +6,8 @@ from uuid import UUID
 import pytest
 import structlog
 
-from custody.destinations.audit import AUDIT_SCHEDULE, Account, audit_destinations, why_not_derived
+from custody.destinations.accounts import HdAccount
+from custody.destinations.audit import AUDIT_SCHEDULE, audit_destinations, why_not_derived
 from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
 from custody.destinations.issuing import OfferRef, issue_destination, register_deposit_account
 from custody.store.attention import needs_attention
@@ -127,8 +128,10 @@ def test_it_is_rung_each_minute():
 def test_an_account_of_another_path_derives_its_own():
     xpub = account_xpub_from_seed(seed_from_phrase(new_phrase()))
     address = address_at(xpub, 3)
-    assert why_not_derived(address, f"{PATH}/0/3", 3, Account(xpub, PATH)) is None
+    assert why_not_derived(CHAIN_ID, address, f"{PATH}/0/3", 3, HdAccount(xpub, PATH)) is None
     assert "its account cannot derive it" in (
-        why_not_derived(address, f"{PATH}/0/3", 3, Account(xpub, "m/44'/60'/7'")) or ""
+        why_not_derived(CHAIN_ID, address, f"{PATH}/0/3", 3, HdAccount(xpub, "m/44'/60'/7'")) or ""
     )
-    assert "its account cannot derive it" in (why_not_derived(address, f"{PATH}/0/3", -1, Account(xpub, PATH)) or "")
+    assert "its account cannot derive it" in (
+        why_not_derived(CHAIN_ID, address, f"{PATH}/0/3", -1, HdAccount(xpub, PATH)) or ""
+    )

@@ -9,6 +9,7 @@ from bip_utils import Bip44, Bip44Changes, Bip44Coins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from custody.destinations.accounts import HdAccount
 from custody.destinations.bulk_audit import KEPT_MAXIMUM, Issued, IssuingAccount, compare
 from custody.destinations.bulk_derivation import addresses_of
 from custody.destinations.derivation import DerivationError, account_xpub_from_seed, address_at, derivation_path
@@ -54,7 +55,8 @@ ACCOUNT = uuid4()
 
 
 def accounts(first: int = 0, following: int = 8) -> Mapping[UUID, IssuingAccount]:
-    return {ACCOUNT: IssuingAccount("0xaaaaaaaa", PATH, first, following, OWN)}
+    account = HdAccount(XPUB, PATH)
+    return {ACCOUNT: IssuingAccount("0xaaaaaaaa", account.path_of, first, following, account.in_bulk())}
 
 
 def issued(count: int = 8) -> list[Issued]:

@@ -2,32 +2,44 @@
 
 from collections.abc import Callable
 from typing import Annotated, TypeVar
+from uuid import UUID
 
 import typer
 from sqlalchemy import Connection, text
 
-from custody.destinations.derivation import DerivationError, xpub_fingerprint
-from custody.destinations.issuing import IssuingRefused, register_deposit_account
-from custody.destinations.rotation import mark_deposit_account, rotate_deposit_account
+from custody.destinations.derivation import DerivationError
+from custody.destinations.issuing import IssuingRefused, register_deposit_account, register_forwarder_account
+from custody.destinations.rotation import mark_deposit_account, rotate_deposit_account, rotate_to_forwarders
+from custody.settings.chains import Chains, load_chains
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, transaction
 
 deposits = typer.Typer(no_args_is_help=True, help="The accounts that deposit addresses come from.")
 
 _Result = TypeVar("_Result")
-_Xpub = Annotated[str, typer.Argument(help="the account's xpub (m/44'/60'/0'); never an xprv")]
+_Xpub = Annotated[
+    str | None,
+    typer.Argument(
+        help="the account's xpub (m/44'/60'/0'); never an xprv. None where DESTINATION_KIND is create2_forwarder: its "
+        "addresses are forwarders of the Safe treasuries in CHAINS_FILE"
+    ),
+]
 
 
 @deposits.command("register")
-def register_first(xpub: _Xpub) -> None:
+def register_first(xpub: _Xpub = None) -> None:
     """Register the fleet's first account."""
-    _as_operator(lambda connection: register_deposit_account(connection, xpub))
-    typer.echo(f"deposit account {xpub_fingerprint(xpub)} is active")
+    chains = _forwarder_chains(xpub)
+    if chains is None:
+        account = _as_operator(lambda connection: register_deposit_account(connection, xpub or ""))
+    else:
+        account = _as_operator(lambda connection: register_forwarder_account(connection, chains))
+    typer.echo(f"deposit account {_fingerprint(account)} is active")
 
 
 @deposits.command()
 def rotate(
-    xpub: _Xpub,
+    xpub: _Xpub = None,
     compromised: Annotated[
         bool, typer.Option("--compromised", help="the seed before is known to others: its coins are swept first")
     ] = False,
@@ -38,8 +50,30 @@ def rotate(
     new genesis (docs/custody/keys.md).
     """
     ending = "compromised" if compromised else "draining"
-    _as_operator(lambda connection: rotate_deposit_account(connection, xpub, ending=ending))
-    typer.echo(f"deposit account {xpub_fingerprint(xpub)} is active; the one before is {ending}")
+    chains = _forwarder_chains(xpub)
+    if chains is None:
+        account = _as_operator(lambda connection: rotate_deposit_account(connection, xpub or "", ending=ending))
+    else:
+        account = _as_operator(lambda connection: rotate_to_forwarders(connection, chains, ending=ending))
+    typer.echo(f"deposit account {_fingerprint(account)} is active; the one before is {ending}")
+
+
+def _forwarder_chains(xpub: str | None) -> Chains | None:
+    """The chains whose treasuries' forwarders are wanted, None for an HD account; by DESTINATION_KIND."""
+    is_keyless = settings().destination_kind == "create2_forwarder"
+    if is_keyless is (xpub is None):
+        return load_chains(settings().path("chains_file")) if is_keyless else None
+    expected = "no xpub: no key rules its addresses" if is_keyless else "the account's xpub"
+    typer.secho(f"DESTINATION_KIND is {settings().destination_kind}: expected {expected}", fg="red", err=True)
+    raise typer.Exit(1)
+
+
+def _fingerprint(account: UUID) -> str:
+    return _as_operator(
+        lambda connection: connection.execute(
+            text("SELECT xpub_fingerprint FROM fleet.deposit_accounts WHERE id = :id"), {"id": account}
+        ).scalar_one()
+    )
 
 
 @deposits.command()
@@ -63,7 +97,7 @@ def list_accounts() -> None:
         lambda connection: connection.execute(
             text(
                 """
-                SELECT a.xpub_fingerprint, a.state, a.created_at, count(d.id) AS issued,
+                SELECT a.xpub_fingerprint, a.kind, a.state, a.created_at, count(d.id) AS issued,
                     count(d.id) FILTER (WHERE d.balance > 0 OR d.status IN ('sweeping', 'quarantined')) AS waiting
                 FROM fleet.deposit_accounts a LEFT JOIN public.derived_destinations d ON d.deposit_account_id = a.id
                 GROUP BY a.id ORDER BY a.created_at DESC
@@ -73,7 +107,7 @@ def list_accounts() -> None:
     )
     for row in rows:
         typer.echo(
-            f"{row.xpub_fingerprint}  {row.state:12} since {row.created_at:%Y-%m-%d}  {row.issued} addresses, "
+            f"{row.xpub_fingerprint}  {row.kind:17} {row.state:12} since {row.created_at:%Y-%m-%d}  {row.issued} addresses, "
             f"{row.waiting} with coins"
         )
 
