@@ -107,3 +107,28 @@ def _waits_for_draft(connection: Connection, payment: Any) -> Iterator[Wait]:
             ended.updated_at,
             "an operator, once its reason is understood: fleet release PAYMENT --again",
         )
+
+
+def waits_for_sanctions(connection: Connection, payment_id: UUID) -> Iterator[Wait]:
+    """What of a payment's money is locked, for ``fleet explain``."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT t.symbol, fleet.sanctioned_of(b.book_id, b.chain_id, b.token) AS locked, b.chain_id, ARRAY(
+                SELECT DISTINCT f.sender FROM public.funds_ledger_entries e JOIN fleet.chain_facts f ON f.id = e.fact_id
+                WHERE e.book_id = b.book_id AND e.chain_id = b.chain_id AND e.token = b.token
+                  AND e.reason = 'sanctioned' ORDER BY f.sender) AS senders
+            FROM fleet.ledger_balances b JOIN fleet.tokens t ON t.chain_id = b.chain_id AND t.token = b.token
+            WHERE b.book_id = :id AND b.suspense > 0 ORDER BY t.symbol
+            """
+        ),
+        {"id": payment_id},
+    )
+    for row in rows:
+        if row.locked > 0:
+            yield Wait(
+                f"{row.locked.normalize():f} {row.symbol} came from {', '.join(row.senders)}, whom a sanctions list names: "
+                "locked, never released (R13)",
+                None,
+                f"nothing, while the sender is named: fleet sanctions check; fleet sanctions delist --chain {row.chain_id}",
+            )

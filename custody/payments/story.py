@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from custody.payments.chain_waits import Wait, chains_of, waits_for_chain, waits_for_depth
-from custody.payments.release_waits import waits_for_disputes, waits_for_release
+from custody.payments.release_waits import waits_for_disputes, waits_for_release, waits_for_sanctions
 from custody.payments.standing import OPEN_STATUSES
 from custody.payments.waiting import Waiting, WatchedChain, waiting
 
@@ -249,6 +249,7 @@ def _happened_in_disputes(connection: Connection, payment_id: UUID) -> Iterator[
 
 def _waits(connection: Connection, payment: Any, chains: list[WatchedChain], depths: list[Waiting]) -> Iterator[Wait]:
     yield from waits_for_disputes(connection, payment.id)
+    yield from waits_for_sanctions(connection, payment.id)
     if payment.status_text in {"completed", "refunded", "cancelled", "failed"}:
         return
     for row in _rows(

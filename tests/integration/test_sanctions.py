@@ -32,6 +32,7 @@ from tests.integration.chain_fixtures import (
     units,
 )
 from tests.marketplace import CHAIN_ID
+from tests.payment_scene import waits
 from workers.cli import sanctions
 from workers.demo.contracts import mint
 from workers.demo.wallet import Wallet
@@ -94,6 +95,9 @@ def test_it_waits_in_suspense_and_its_address_is_stopped(
     assert (entry.metadata["sanctions_version"], entry.metadata["sanctions_hash"]) == (1, listed.hash())
     [alarm] = fleet.market.execute("SELECT sentence FROM fleet.alarms WHERE kind = 'quarantine'")
     assert payment.destination in alarm.sentence
+    [locked_wait, *_] = waits(fleet.market, payment.payment)
+    assert locked_wait[0].startswith(f"100 PAID came from {crook.address}, whom a sanctions list names")
+    assert "fleet sanctions delist" in locked_wait[1]
 
 
 @pytest.mark.parametrize(
