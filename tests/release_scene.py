@@ -97,7 +97,7 @@ class Scene:
     def __post_init__(self) -> None:
         self.seed = new_seed()
         self.treasury = self.make_treasury()
-        self.market = Marketplace(self.database, token=self.chain.token, symbol="USDT")
+        self.market = self.make_market()
         self.chain.development.set_balance(self.treasury, 10 * ETHER)
         chains = self.folder / "chains.toml"
         chains.write_text(self._chains_file())
@@ -117,6 +117,14 @@ class Scene:
             key="native:funding", token="native", debit_address=self.treasury, book_kind="house",
         )  # fmt: skip
         self.step = build(self.database.engine("fleet_releases"), self.settings)
+
+    def make_market(self) -> Marketplace:
+        """The marketplace, of the token that is paid in."""
+        return Marketplace(self.database, token=self.chain.token, symbol="USDT")
+
+    def treasury_said(self) -> dict[str, Any]:
+        """The genesis' table of the treasury."""
+        return {"kind": "eoa", "address": self.treasury, "device_fingerprint": "0a1b2c3d"}
 
     def make_treasury(self) -> str:
         """The address that coins are swept to; before anything is built on it."""
@@ -160,7 +168,7 @@ class Scene:
             "id": 31337,
             "name": "test",
             "genesis_hash": self.chain.deployer.client.genesis_hash(),
-            "treasury": {"kind": "eoa", "address": self.treasury, "device_fingerprint": "0a1b2c3d"},
+            "treasury": self.treasury_said(),
             "tokens": [
                 token("USDT", self.chain.token, 6),
                 {"symbol": "ETH", "currency": "ETH", "address": "native", "decimals": 18, "treasury_maximum": "100"},
@@ -275,7 +283,7 @@ class Scene:
                     book_kind=book_kind,
                     book_id=book,
                     chain_id=31337,
-                    token=token or self.chain.token,
+                    token=token or self.market.token,
                     entry_type=entry_type,
                     reason=reason,
                     debit=debit,

@@ -13,7 +13,7 @@ from eth_account.signers.local import LocalAccount
 from custody.chain import ChainClient, ChainConnection, Receipt
 from custody.policy.genesis import Treasury
 from custody.releases.safe_treasury import SafeTreasury
-from custody.safe import ReleasePayer, SafeTransaction
+from custody.safe import ReleasePayer, SafeTransaction, pins_of
 from custody.settings.chains import Chain
 from custody.trezor import Signature
 from custody.trezor.derivation import SAFE_OWNER_PATH, parse_derivation_path
@@ -61,6 +61,9 @@ class SafeScene(Scene):
         self.owners = [owner_of_seed(seed) for seed in self.owner_seeds]
         self.safe = OwnedSafe.make(self.chain.deployer, self.contracts, self.owners)
         return self.safe.address
+
+    def treasury_said(self) -> dict[str, Any]:
+        return pins_of(state_of(self.safe))
 
     def safe_lines(self) -> str:
         owners = ", ".join(f'"{owner.address}"' for owner in self.owners)

@@ -88,6 +88,11 @@ class OwnedSafe:
         """Change a word of its storage without spending a nonce, as a fault in its code would."""
         self.development.set_storage(self.address, slot, word)
 
+    def read(self, slot: int) -> int:
+        """A word of its storage."""
+        [answer] = self.wallet.client.ask([("eth_getStorageAt", [self.address, hex(slot), "latest"])])
+        return int(str(answer.result), 16)
+
     def packed(self, transaction: SafeTransaction, owners: Sequence[LocalAccount] | None = None) -> bytes:
         """Signatures as the Safe takes them, put together without the fleet's code."""
         ordered = sorted(owners or self.owners[:2], key=lambda owner: int(owner.address, 16))

@@ -11,6 +11,7 @@ from tests.sealed_ledger import new_key
 
 XPUB = account_xpub_from_seed(seed_from_phrase("all " * 11 + "all"))
 TREASURY = policy_files.TREASURY_ETH
+OWNERS = ("dora", "eli", "finn")
 
 
 def trust_said(**changed: Any) -> dict[str, Any]:
@@ -44,6 +45,18 @@ def chain_said(**changed: Any) -> dict[str, Any]:
         ],
         **changed,
     }
+
+
+def safe_said(**changed: Any) -> dict[str, Any]:
+    """A ``[chains.safe]`` table of two of three owners."""
+    said = {
+        "singleton_code_hash": "0x" + "02" * 32,
+        "owners": [policy_files.key(owner).address for owner in OWNERS],
+        "threshold": 2,
+        "fallback_handler": policy_files.PROXY,
+        **changed,
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def write_trust(folder: Path, **changed: Any) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from eth_account import Account
@@ -32,13 +32,15 @@ from workers.demo.development_chain import ETHER
 from workers.demo.wallet import Wallet
 
 ENVIRONMENT = "amn1"
-DECIMALS = 6
 
 
 @dataclass
 class SignerScene(Scene):
     """Payments whose coins really went from a buyer to a derived address and on to the treasury."""
 
+    amount: ClassVar[Decimal] = AMOUNT
+    units: ClassVar[int] = UNITS
+    decimals: ClassVar[int] = 6
     deposit_seed: bytes = field(init=False)
     seal_key: SealKey = field(default_factory=new_key)
     recipients: list[str] = field(default_factory=list[str])
@@ -54,11 +56,12 @@ class SignerScene(Scene):
         return account_xpub_from_seed(self.deposit_seed)
 
     def payment(
-        self, *, swept: bool = True, completed: bool = True, recipient: str | None = "new", units: int = UNITS
+        self, *, swept: bool = True, completed: bool = True, recipient: str | None = "new", units: int | None = None
     ) -> UUID:
+        units = units or self.units
         index = self.market._indices + 1
         address = address_at(self.xpub, index)
-        payment = self.market.payment(AMOUNT, destination=address)
+        payment = self.market.payment(self.amount, destination=address)
         self.payments.append(payment)
         self.market.execute(
             "UPDATE public.derived_destinations SET deposit_account_id = :account WHERE address = :address",
@@ -92,7 +95,7 @@ class SignerScene(Scene):
         """A buyer's transfer, with what the watcher and the confirmations worker write for it."""
         log = self._send(self.chain.deployer, address, units)
         fact = self._insert_fact(payment, log, "inbound")
-        amount = to_amount(units, DECIMALS)
+        amount = to_amount(units, self.decimals)
         self.post(
             "fleet_watcher", payment, "payment_detected", "seen", "destination", "detected", amount,
             key=f"fact:{fact}:seen", debit_address=address, fact_id=fact,
@@ -110,12 +113,12 @@ class SignerScene(Scene):
     def sweep_really(self, payment: UUID, index: int, units: int, *, to: str | None = None) -> None:
         """The deposit address sends its coins to the treasury (or to ``to``), and the sweeps worker books it."""
         account = Account.from_key(private_key_at(self.deposit_seed, index))
-        self.chain.development.set_balance(account.address, ETHER)
+        self.give_gas(account.address, units)
         wallet = Wallet(self.chain.deployer.client, account)
         log = self._send(wallet, to or self.treasury, units)
         fact = self._insert_fact(payment, log, "sweep")
         self.post(
-            "fleet_sweeps", payment, "adjustment", "sweep", "treasury", "destination", to_amount(units, DECIMALS),
+            "fleet_sweeps", payment, "adjustment", "sweep", "treasury", "destination", to_amount(units, self.decimals),
             key=f"fact:{fact}:sweep", debit_address=self.treasury, credit_address=account.address, fact_id=fact,
         )  # fmt: skip
         self.market.execute(
@@ -134,6 +137,11 @@ class SignerScene(Scene):
             units=units,
             payment=payment,
         )
+
+    def give_gas(self, address: str, units: int) -> None:
+        """Coins for the sweep of ``units``."""
+        del units
+        self.chain.development.set_balance(address, ETHER)
 
     def _send(self, wallet: Wallet, to: str, units: int) -> TransferLog:
         receipt = wallet.wait(wallet.send(self.chain.token, erc20.encode_transfer(to_checksum_address(to), units)))
@@ -195,7 +203,7 @@ class SignerScene(Scene):
                     "verify_rpc": [self.chain.rpc_url],
                     "tokens": [
                         {"symbol": "ETH", "address": "native", "decimals": 18},
-                        {"symbol": "USDT", "address": self.chain.token, "decimals": DECIMALS},
+                        {"symbol": "USDT", "address": self.chain.token, "decimals": 6},
                     ],
                 }
             ],
@@ -226,30 +234,39 @@ class SignerScene(Scene):
     def rewrite_bytes(self, payment: UUID, recipient: str, units: int) -> None:
         """Rewrite an instruction and its unsigned bytes, so that they say the same."""
         row = self.instruction(payment)
-        raw = UnsignedTransaction.from_signing_bytes(bytes(row.unsigned_bytes))
-        forged = UnsignedTransaction(
-            raw.chain_id, raw.nonce, raw.max_priority_fee_per_gas, raw.max_fee_per_gas, raw.gas_limit, raw.to, 0,
-            encode_erc20_transfer(recipient, units),
-        )  # fmt: skip
+        raw, digest = self.forged(bytes(row.unsigned_bytes), recipient, units)
         self.market.execute(
             """
             UPDATE fleet.release_instructions SET recipient = :recipient, amount = :amount, amount_units = :units,
                 unsigned_bytes = :raw, signing_hash = :hash WHERE id = :id
             """,
             recipient=recipient,
-            amount=Decimal(units) / 10**DECIMALS,
+            amount=to_amount(units, self.decimals),
             units=units,
-            raw=forged.signing_bytes(),
-            hash=forged.signing_hash(),
+            raw=raw,
+            hash=digest,
             id=row.id,
         )
         self.market.execute(
             "UPDATE fleet.nonce_digests SET unsigned_bytes = :raw, signing_hash = :hash WHERE instruction_id = :id "
             "RETURNING id",
-            raw=forged.signing_bytes(),
-            hash=forged.signing_hash(),
+            raw=raw,
+            hash=digest,
             id=row.id,
         )
+
+    def forged(self, stored: bytes, recipient: str, units: int) -> tuple[bytes, bytes]:
+        """The stored unsigned bytes with another payout in them, and their hash."""
+        raw = UnsignedTransaction.from_signing_bytes(stored)
+        to, value, data = self.call(recipient, units)
+        made = UnsignedTransaction(
+            raw.chain_id, raw.nonce, raw.max_priority_fee_per_gas, raw.max_fee_per_gas, raw.gas_limit, to, value, data
+        )
+        return made.signing_bytes(), made.signing_hash()
+
+    def call(self, recipient: str, units: int) -> tuple[str, int, bytes]:
+        """To, value and data of a payout."""
+        return self.chain.token, 0, encode_erc20_transfer(recipient, units)
 
 
 def signer_scenes(

@@ -212,9 +212,13 @@ class Genesis(Document):
         signers = sum(1 for each in active if "policy" in each.powers)
         if self.k > signers:
             raise ValueError(f"k: expected at most {signers}, the active approvers with the power 'policy'")
-        treasuries = {chain.treasury.address for chain in self.chains}
-        treasuries |= {owner for chain in self.chains for owner in chain.treasury.owners}
-        reused = next((each for each in self.approvers if each.address in treasuries), None)
+        accounts = {chain.treasury.address for chain in self.chains}
+        owners = {owner for chain in self.chains for owner in chain.treasury.owners}
+        if both := accounts & owners:
+            raise ValueError(
+                f"chains: {min(both)} is a treasury and a Safe's owner; expected accounts of their own (R6)"
+            )
+        reused = next((each for each in self.approvers if each.address in accounts | owners), None)
         if reused is not None:
             # One signature must never be worth two things (R6).
             raise ValueError(

@@ -7,7 +7,7 @@ A dispute does not stop a rejection, and no approval is asked: nothing leaves th
 from typing import Final
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 from custody.chain import ChainUnavailable, SendRefused, WrongChain
 from custody.chain.lanes import mark_broadcast
@@ -22,6 +22,11 @@ from custody.store.engine import transaction
 
 log = structlog.get_logger(__name__)
 
+_SIGNED: Final = text(
+    "UPDATE fleet.release_instructions "
+    "SET rejection_signed_at = CASE WHEN :is_enough THEN coalesce(rejection_signed_at, now()) END "
+    "WHERE id = :id AND (rejection_signed_at IS NULL) = :is_enough"
+)
 _DUE: Final = "w.chain_id = :chain AND w.state = 'cancelling' AND w.unsigned_kind = 'safe_transaction'"
 
 
@@ -73,6 +78,7 @@ def _require_owners(engine: Engine, safe: SafeTreasury | None, instruction: Inst
     with transaction(engine) as connection:
         signed = len(owner_signatures(connection, instruction, instruction.rejection_hash or b""))
         why = why_cancelled(connection, instruction.id)
+        connection.execute(_SIGNED, {"id": instruction.id, "is_enough": signed >= needed})
     if signed < needed:
         raise SafeStopped(
             f"waits_for_cancel: {signed} of {needed} owners have signed the rejection of nonce {instruction.nonce} of the "

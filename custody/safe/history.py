@@ -25,12 +25,12 @@ class HistoryTooLong(Exception):
 
 def nonce_at(nodes: ChainNodes, safe: str, block: int) -> int:
     """The Safe's nonce after a block, as a quorum of nodes says. Raises ChainUnavailable, ExecutionReverted."""
-    request = CallRequest(to=safe, data=NONCE)
-    answer = nodes.agreed(lambda client: client.call(request, block))
-    try:
-        return int(decode(["uint256"], answer)[0])
-    except (DecodingError, OverflowError):
-        return 0  # before it was made
+    return nodes.agreed(lambda client: nonce_at_node(client, safe, block))
+
+
+def nonce_at_node(client: ChainClient, safe: str, block: int) -> int:
+    """The same as one node says. Raises ChainUnavailable, ExecutionReverted."""
+    return _read_nonce(client.call(CallRequest(to=safe, data=NONCE), block))
 
 
 def executed_since(nodes: ChainNodes, safe: str, *, first: int, last: int) -> list[Execution]:
@@ -38,16 +38,17 @@ def executed_since(nodes: ChainNodes, safe: str, *, first: int, last: int) -> li
 
     Raises HistoryTooLong, ChainUnavailable below the quorum.
     """
-    if last - first >= BLOCKS_AT_ONCE * QUESTIONS_MAXIMUM:
-        raise HistoryTooLong(f"blocks {first} to {last}; expected at most {BLOCKS_AT_ONCE * QUESTIONS_MAXIMUM}")
+    _require_short(first, last)
     found: dict[tuple[str, int], Execution] = {}
-    for answer in nodes.each(lambda client: _executions(client, safe, first, last)):
+    for answer in nodes.each(lambda client: executions_at(client, safe, first, last)):
         for each in answer:
             found.setdefault((each.log.block_hash, each.log.log_index), each)
     return list(found.values())
 
 
-def _executions(client: ChainClient, safe: str, first: int, last: int) -> Sequence[Execution]:
+def executions_at(client: ChainClient, safe: str, first: int, last: int) -> Sequence[Execution]:
+    """What one node shows of the same. Raises HistoryTooLong, ChainUnavailable."""
+    _require_short(first, last)
     found: list[Execution] = []
     for start in range(first, last + 1, BLOCKS_AT_ONCE):
         query = {
@@ -70,6 +71,18 @@ def _executions(client: ChainClient, safe: str, first: int, last: int) -> Sequen
             continue
         raise _unavailable(client, reason)
     return found
+
+
+def _require_short(first: int, last: int) -> None:
+    if last - first >= BLOCKS_AT_ONCE * QUESTIONS_MAXIMUM:
+        raise HistoryTooLong(f"blocks {first} to {last}; expected at most {BLOCKS_AT_ONCE * QUESTIONS_MAXIMUM}")
+
+
+def _read_nonce(answer: bytes) -> int:
+    try:
+        return int(decode(["uint256"], answer)[0])
+    except (DecodingError, OverflowError):
+        return 0  # before it was made
 
 
 def _unavailable(client: ChainClient, reason: str) -> ChainUnavailable:

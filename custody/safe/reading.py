@@ -57,14 +57,16 @@ def read_safe(nodes: ChainNodes, address: str) -> SafeState:
     """
     nodes.require_identity()
     block = nodes.common_height()
-    answer = nodes.agreed(lambda client: _read(client, block, address))
+    answer = nodes.agreed(lambda client: safe_at(client, block, address))
     if isinstance(answer, str):
         raise NotASafe(answer)
     return answer
 
 
-def _read(client: ChainClient, number: int, address: str) -> SafeState | str:
-    """One node's word; a sentence where what it shows is no Safe, so that a quorum can agree on that too."""
+def safe_at(client: ChainClient, number: int, address: str) -> SafeState | str:
+    """One node's word on the Safe after block ``number``; a sentence where what it shows is no Safe, so that a quorum
+    can agree on that too. Raises ChainUnavailable.
+    """
     block = client.header(number)
     if block is None:
         raise _unavailable(client, f"it no longer shows block {number}")

@@ -106,7 +106,11 @@ class FleetSettings(BaseSettings):
     )
     signer_api_token_file: Path | None = Field(None, description="bearer token shared by API and signer, mode 0600")
     trezor_path: str | None = Field(None, description="trezorlib path of the device, e.g. webusb:... or udp:HOST:PORT")
-    trezor_derivation_path: Annotated[str, Field(pattern=r"^m(/[0-9]{1,10}['h]?){1,10}$")] = "m/44'/60'/0'/0/0"
+    trezor_derivation_path: str | None = Field(
+        None,
+        pattern=r"^m(/[0-9]{1,10}['h]?){1,10}$",
+        description="of the key that signs; default m/44'/60'/4'/0/0, a treasury's, or m/44'/60'/3'/0/0, a Safe's owner's",
+    )
     trezor_approval_timeout_seconds: Annotated[int, Field(ge=5, le=3600)] = 300
     trezor_safekeeping_required: bool = True
     trezor_fingerprint: str | None = Field(

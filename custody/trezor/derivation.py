@@ -13,9 +13,9 @@ HARDENED: Final = 1 << 31
 MAX_DEPTH: Final = 10  # the device takes at most 8; a longer text is a mistake, not a path
 _STEP: Final = re.compile(r"(0|[1-9][0-9]{0,9})(['h]?)")
 
-TREASURY_PATH: Final = "m/44'/60'/0'/0/0"
+TREASURY_PATH: Final = "m/44'/60'/4'/0/0"
 SAFE_OWNER_PATH: Final = "m/44'/60'/3'/0/0"
-"""An account of its own: a signature of a Safe's owner is worth nothing elsewhere (R6)."""
+"""Accounts of their own: a signature of a Safe's owner or a treasury is worth nothing elsewhere (R6)."""
 ACCOUNT_DEPTH: Final = 3
 
 

@@ -10,8 +10,13 @@ from typer.testing import CliRunner, Result
 
 from custody.settings.environment import settings
 from custody.store.lives import pause_after_restore
-from tests.release_scene import Scene
+from custody.trezor import UnsignedTransaction, encode_erc20_transfer
+from tests.release_scene import FEE_PROXY, Scene
 from workers.cli import database as command
+from workers.signer import ApiInstruction, CheckedInstruction, Journal
+from workers.signer.coverage import Promise
+
+TRANSFER = encode_erc20_transfer(FEE_PROXY, 1)
 
 
 @pytest.fixture
@@ -91,6 +96,36 @@ def test_the_ceremony_is_rehearsed(scene: Scene, fleet: typer.Typer) -> None:
     again = run(fleet, "--by", "omid")
     assert (again.exit_code, "work had begun on this database before" in again.output) == (0, True)
     assert scene.market.execute("SELECT count(*) AS n FROM fleet.database_lives")[0].n == 2
+
+
+def test_what_a_journal_knows_to_be_signed_raises_the_lane_above_the_chain(
+    scene: Scene, fleet: typer.Typer, tmp_path: Path
+) -> None:
+    """Two payouts were signed after the backup and no block has spent their nonces: neither is handed out again (R22)."""
+    pause_after_restore(scene.database.engine("fleet_releases"))
+    scene.payment()
+    scene.run()
+    before = lane(scene).next_nonce
+    paths = [tmp_path / "ada.jsonl", tmp_path / "bob.jsonl"]
+    for path, nonces in zip(paths, ([before, before + 1], [before]), strict=True):
+        write_journal(scene, path, nonces)
+    said = run(fleet, "--by", "omid", *(part for path in paths for part in ("--journal", str(path))))
+    assert said.exit_code == 0, said.output
+    assert lane(scene).next_nonce == before + 2
+    assert f"signed and not spent yet: {', '.join(map(str, range(before + 2)))}" in " ".join(said.output.split())
+    # A journal that knows less lowers nothing.
+    again = run(fleet, "--by", "omid", "--journal", str(paths[1]))
+    assert (again.exit_code, lane(scene).next_nonce) == (0, before + 2)
+
+
+def write_journal(scene: Scene, path: Path, nonces: list[int]) -> None:
+    """A signer's journal in which the treasury's device was asked for payouts on these nonces."""
+    with Journal(path, create=True) as journal:
+        for nonce in nonces:
+            claimed = ApiInstruction.model_construct(id=f"instruction-{nonce}", payment_id="payment", purpose="release")
+            payout = UnsignedTransaction(31337, nonce, 1, 1, 60_000, scene.chain.token, 0, TRANSFER)
+            checked = CheckedInstruction(claimed, payout, scene.pinned, "USDT", 6)
+            journal.record_asked(checked, Promise(scene.chain.token, "payment", 1, frozenset()))
 
 
 def test_a_missing_journal_is_said(scene: Scene, fleet: typer.Typer, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Fault, Model, SoftwareDevice
 from workers.signer import SignerClient, SigningDeskSettings, SigningOutcome, sign_open_instructions
+from workers.signer.inbox import who_acts
 
 FEE_CAP_WEI = 10**16
 
@@ -98,7 +99,13 @@ def test_an_operators_cancel_becomes_a_rejection_that_its_owners_sign(
     assert _answers(scene) == [("cancel", "done", "the rejection of nonce 0 of the Safe waits for its owners.")]
     assert _owner_signs(scene, client, tmp_path, 0).errors == []
     assert scene.instruction(payment).held_reason.startswith("waits_for_cancel: 1 of 2 owners")
+    scene.set_threshold(50)
     assert _owner_signs(scene, client, tmp_path, 2).errors == []
+    # Sent and not deep yet: nobody is asked for a signature, and it says what it waits for.
+    [sent] = client.instructions()
+    assert (sent.signs, sent.waits_for_signature, sent.waits_for_signer) == ("cancel", False, False)
+    assert who_acts(sent, [sent]).startswith("rejection_sent: 0x")
+    scene.chain.development.mine(50)
     scene.due_now()
     scene.run()
     row = scene.instruction(payment)

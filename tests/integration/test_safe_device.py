@@ -11,7 +11,6 @@ from trezorlib.messages import EthereumSignTypedData, EthereumTypedDataSignature
 from custody.safe import SafeTransaction
 from custody.safe.signatures import owner_of
 from custody.trezor import (
-    TREASURY_PATH,
     DeviceRejected,
     Signature,
     WrongSigner,
@@ -22,6 +21,7 @@ from custody.trezor.sentences import DeviceRefused, DeviceUnsupported
 from workers.embedded.trezor_device import Fault, Model, SoftwareDevice
 
 SEED = "all all all all all all all all all all all all"
+FIRST_PATH = "m/44'/60'/0'/0/0"
 ADDRESS = "0x73d0385F4d8E00C5e6504C6030F47BF6212736A8"
 SAFE = Account.from_key(b"\x0a" * 32).address
 TOKEN = Account.from_key(b"\x0b" * 32).address
@@ -41,7 +41,7 @@ def _sign(
     with open_device(
         device.path,
         expected_address=ADDRESS,
-        derivation_path=TREASURY_PATH,
+        derivation_path=FIRST_PATH,
         passphrase="",
         approval_timeout_seconds=10,
         lock_folder=folder,

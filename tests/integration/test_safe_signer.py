@@ -29,7 +29,7 @@ from workers.signer import (
     sign_instruction,
     sign_open_instructions,
 )
-from workers.signer.safe_desk import check_safe_instruction, describe_safe
+from workers.signer.safe_checks import check_safe_instruction, describe_safe
 
 FEE_CAP_WEI = 10**16
 

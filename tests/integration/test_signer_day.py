@@ -189,7 +189,7 @@ def test_a_lease_ends_by_itself_and_belongs_to_one() -> None:
     assert again is not None
     assert again.until == now[0] + timedelta(seconds=60)
     now[0] += timedelta(seconds=60)
-    assert leases.of(instruction) is None
+    assert leases.of(instruction) == []
     taken = leases.take(instruction, bob)
     assert taken is not None
     assert taken.signer == "bob"

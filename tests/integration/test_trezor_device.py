@@ -23,7 +23,6 @@ from trezorlib.transport import Timeout
 from trezorlib.transport.udp import UdpTransport
 
 from custody.trezor import (
-    TREASURY_PATH,
     DeviceBusy,
     DeviceError,
     DeviceGarbled,
@@ -53,6 +52,7 @@ from workers.embedded.trezor_device import Fault, Press, SoftwareDevice, create_
 from workers.embedded.trezor_device.seed_file import SecretFileRefused
 
 SEED = "all all all all all all all all all all all all"
+FIRST_PATH = "m/44'/60'/0'/0/0"
 ADDRESS = "0x73d0385F4d8E00C5e6504C6030F47BF6212736A8"
 XPUB = "xpub6CNFa58kEQJu2hwMVoofpDEKVVSg6gfwqBqE2zHAianaUnQkrJzJJ42iLDp7Dmg2aP88qCKoFZ4jidk3tECdQuF4567NGHDfe7iBRwHxgke"
 USDC = "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48"
@@ -76,7 +76,7 @@ def sign(
     with open_device(
         device.path,
         expected_address=ADDRESS,
-        derivation_path=TREASURY_PATH,
+        derivation_path=FIRST_PATH,
         approval_timeout_seconds=seconds,
     ) as opened:
         return opened.sign_transaction(transaction)
@@ -89,7 +89,7 @@ def test_the_library_reads_the_published_address_and_xpub(device: SoftwareDevice
     client = library.get_default_client("test", device.path)
     with client:
         session = client.get_session()
-        assert ethereum.get_address(session, parse_path(TREASURY_PATH)) == ADDRESS
+        assert ethereum.get_address(session, parse_path(FIRST_PATH)) == ADDRESS
         assert ethereum.get_public_node(session, parse_path("m/44h/60h/0h")).xpub == XPUB
         assert client.ping("here") == "here"
         session.close()
@@ -101,7 +101,7 @@ def test_the_library_signs_with_the_measured_message_sequence(device: SoftwareDe
     with library.get_default_client("test", device.path) as client:
         y_parity, r, s = ethereum.sign_tx_eip1559(
             client.get_session(),
-            parse_path(TREASURY_PATH),
+            parse_path(FIRST_PATH),
             nonce=COINS.nonce,
             gas_limit=COINS.gas_limit,
             to=COINS.to,
@@ -125,7 +125,7 @@ def test_a_transaction_is_shown_as_previewed_and_signed_by_the_treasury(
 ) -> None:
     prompts: list[Prompt] = []
     with open_device(
-        device.path, expected_address=ADDRESS, derivation_path=TREASURY_PATH, button_callback=prompts.append
+        device.path, expected_address=ADDRESS, derivation_path=FIRST_PATH, button_callback=prompts.append
     ) as opened:
         signature = opened.sign_transaction(transaction)
         previewed = device_screens(transaction, opened.model, opened.firmware)
@@ -144,7 +144,7 @@ def test_long_data_goes_in_chunks_behind_ten_buttons(device: SoftwareDevice) -> 
 
 def test_a_text_is_shown_and_signed(device: SoftwareDevice) -> None:
     text = "APPROVE release 12 of payment 33: 100 USDC"
-    with open_device(device.path, expected_address=ADDRESS, derivation_path=TREASURY_PATH) as opened:
+    with open_device(device.path, expected_address=ADDRESS, derivation_path=FIRST_PATH) as opened:
         raw, signer = opened.sign_message(text)
         assert opened.account_xpub("m/44'/60'/0'") == XPUB
         with pytest.raises(ValueError, match="R6"):
@@ -156,7 +156,7 @@ def test_a_text_is_shown_and_signed(device: SoftwareDevice) -> None:
 
 
 def test_the_device_tells_its_facts_and_the_fingerprint_names_the_wallet(device: SoftwareDevice) -> None:
-    with open_device(device.path, expected_address=None, derivation_path=TREASURY_PATH) as opened:
+    with open_device(device.path, expected_address=None, derivation_path=FIRST_PATH) as opened:
         assert (opened.address, opened.model, opened.firmware) == (ADDRESS, "T1B1", "1.14.2")
         assert opened.fingerprint == "5c9e228d"
         assert opened.device_id
@@ -214,7 +214,7 @@ def test_a_fault_after_opening_is_seen_before_the_first_screen_and_ends_the_sess
     with open_device(
         device.path,
         expected_address=ADDRESS,
-        derivation_path=TREASURY_PATH,
+        derivation_path=FIRST_PATH,
         approval_timeout_seconds=QUICK_SECONDS,
     ) as opened:
         device.fault = fault
@@ -255,7 +255,7 @@ def _sign_pressing(device: SoftwareDevice, *, confirm: bool) -> Signature:
     with open_device(
         device.path,
         expected_address=ADDRESS,
-        derivation_path=TREASURY_PATH,
+        derivation_path=FIRST_PATH,
         button_callback=lambda _: device.press(confirm=confirm),
     ) as opened:
         return opened.sign_transaction(TRANSFER)
@@ -286,7 +286,7 @@ def _open_with(device: SoftwareDevice, *, pin: Callable[[], str] | None = None, 
     with open_device(
         device.path,
         expected_address=None,
-        derivation_path=TREASURY_PATH,
+        derivation_path=FIRST_PATH,
         pin_callback=pin,
         passphrase=passphrase,
     ) as opened:
@@ -303,7 +303,7 @@ def test_a_passphrase_opens_its_own_wallet_and_a_wrong_one_is_told_apart(device:
     assert hidden != ADDRESS
     with (
         pytest.raises(WrongWallet),
-        open_device(device.path, expected_address=hidden, derivation_path=TREASURY_PATH, passphrase=lambda: "secrte"),
+        open_device(device.path, expected_address=hidden, derivation_path=FIRST_PATH, passphrase=lambda: "secrte"),
     ):
         pass
 
@@ -312,7 +312,7 @@ def test_a_passphrase_opens_its_own_wallet_and_a_wrong_one_is_told_apart(device:
 def test_another_client_on_the_device_cannot_swap_the_wallet_under_a_signer() -> None:
     with (
         SoftwareDevice(SEED, passphrase_on=True) as device,
-        open_device(device.path, expected_address=ADDRESS, derivation_path=TREASURY_PATH, passphrase="") as opened,
+        open_device(device.path, expected_address=ADDRESS, derivation_path=FIRST_PATH, passphrase="") as opened,
         library.get_default_client("intruder", device.path) as intruder,  # a program that knows no lock
     ):
         intruder.get_session("beta")
@@ -322,7 +322,7 @@ def test_another_client_on_the_device_cannot_swap_the_wallet_under_a_signer() ->
 def test_an_expected_address_without_its_checksum_is_a_clear_mistake(device: SoftwareDevice) -> None:
     with (
         pytest.raises(ValueError, match="expected_address"),
-        open_device(device.path, expected_address=ADDRESS.lower(), derivation_path=TREASURY_PATH),
+        open_device(device.path, expected_address=ADDRESS.lower(), derivation_path=FIRST_PATH),
     ):
         pass
     assert device.traffic == []
@@ -330,7 +330,7 @@ def test_an_expected_address_without_its_checksum_is_a_clear_mistake(device: Sof
 
 def test_one_signer_at_a_time(device: SoftwareDevice) -> None:
     with (
-        open_device(device.path, expected_address=ADDRESS, derivation_path=TREASURY_PATH),
+        open_device(device.path, expected_address=ADDRESS, derivation_path=FIRST_PATH),
         pytest.raises(DeviceBusy, match="Another signer"),
     ):
         sign(device)
@@ -355,7 +355,7 @@ def test_a_path_without_a_device_is_not_found() -> None:
     for wrong in (path, "udp:203.0.113.7:21324", "udp:localhost:21324", "serial:1", ""):
         with (
             pytest.raises(DeviceNotFound),
-            open_device(wrong, expected_address=None, derivation_path=TREASURY_PATH),
+            open_device(wrong, expected_address=None, derivation_path=FIRST_PATH),
         ):
             pass
 
@@ -366,7 +366,7 @@ def test_a_device_that_goes_away_is_told_and_the_callers_own_errors_are_not_rena
     with open_device(
         device.path,
         expected_address=ADDRESS,
-        derivation_path=TREASURY_PATH,
+        derivation_path=FIRST_PATH,
         approval_timeout_seconds=QUICK_SECONDS,
     ) as opened:
         device.stop()
@@ -379,7 +379,7 @@ def test_a_device_that_goes_away_is_told_and_the_callers_own_errors_are_not_rena
     with SoftwareDevice(SEED) as other:
         with (
             open_device(
-                other.path, expected_address=ADDRESS, derivation_path=TREASURY_PATH, button_callback=fail
+                other.path, expected_address=ADDRESS, derivation_path=FIRST_PATH, button_callback=fail
             ) as opened,
             pytest.raises(LookupError, match="the caller's own"),
         ):
@@ -446,7 +446,7 @@ def test_the_process_serves_shows_its_screens_and_stops(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("software device at udp:127.0.0.1:")
         path = str(json.loads(ready_file.read_text())["path"])
-        with open_device(path, expected_address=ADDRESS, derivation_path=TREASURY_PATH) as opened:
+        with open_device(path, expected_address=ADDRESS, derivation_path=FIRST_PATH) as opened:
             assert TRANSFER.recover(opened.sign_transaction(TRANSFER)) == ADDRESS
         process.send_signal(signal.SIGTERM)
         lines = process.stdout.read().splitlines()
@@ -474,7 +474,7 @@ def _ended(process: subprocess.Popen[str]) -> Generator[None]:
 def test_a_real_device_signs_what_was_previewed() -> None:
     transaction = UnsignedTransaction(1, secrets.randbelow(1_000), GWEI, 2 * GWEI, 21_000, USDC, 10**15)
     with open_device(
-        os.environ["TREZOR_TEST_PATH"], expected_address=None, derivation_path=TREASURY_PATH, passphrase=""
+        os.environ["TREZOR_TEST_PATH"], expected_address=None, derivation_path=FIRST_PATH, passphrase=""
     ) as opened:
         account = Bip32Slip10Secp256k1.FromExtendedKey(opened.account_xpub("m/44'/60'/0'"))
         first = account.ChildKey(Bip32KeyIndex(0)).ChildKey(Bip32KeyIndex(0))

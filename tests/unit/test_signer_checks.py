@@ -7,6 +7,7 @@ from eth_account import Account
 
 from custody.settings.chains import Chain, Token
 from custody.trezor import DeviceFacts, UnsignedTransaction, encode_erc20_transfer
+from custody.trezor.accounts import Role
 from workers.signer.checks import (
     CheckedInstruction,
     InstructionRefused,
@@ -15,6 +16,7 @@ from workers.signer.checks import (
     require_readable,
 )
 from workers.signer.client import ApiInstruction
+from workers.signer.desk import SigningDeskSettings
 
 FACTS = DeviceFacts("T1B1", "1.14.2", "id", "5c9e228d", True, False, True, True)
 UNKNOWN_TOKEN = Account.create().address
@@ -57,6 +59,34 @@ def test_a_device_that_is_not_in_order_is_refused_before_its_first_screen(change
     require_device_in_order(chain(1), FACTS)
     with pytest.raises(InstructionRefused, match=words):
         require_device_in_order(chain(1), dataclasses.replace(FACTS, **change))
+
+
+def test_each_role_has_an_account_and_another_roles_is_refused() -> None:
+    """R6: a signature is never worth two things."""
+    desk = SigningDeskSettings("udp:", None, 5.0, 1)
+    assert (desk.path_of("treasury"), desk.path_of("safe_owner")) == ("m/44'/60'/4'/0/0", "m/44'/60'/3'/0/0")
+    own = dataclasses.replace(desk, derivation_path="m/44'/60'/0'/0/7")
+    assert own.path_of("treasury") == "m/44'/60'/0'/0/7"
+    others: tuple[tuple[Role, str], ...] = (
+        ("treasury", "m/44'/60'/1'/0/0"), ("treasury", "m/44h/60h/2h/0/0"), ("treasury", "m/44'/60'/3'/0/5"),
+        ("safe_owner", "m/44'/60'/4'/0/0"), ("safe_owner", "m/44'/60'/2'/0/0"),
+    )  # fmt: skip
+    for role, path in others:
+        with pytest.raises(InstructionRefused, match="must never be worth two things"):
+            dataclasses.replace(desk, derivation_path=path).path_of(role)
+
+
+@pytest.mark.parametrize(("chain_id", "is_readable"), [(1, True), (8453, True), (777, False)])
+def test_a_one_signs_the_coin_of_chains_that_it_knows_alone(chain_id: int, is_readable: bool) -> None:
+    """R2: elsewhere it shows the unit UNKN; a core model names a chain's own coin everywhere."""
+    transaction = UnsignedTransaction(chain_id, 0, 0, 1, 21_000, RECIPIENT, 5, b"")
+    payout = CheckedInstruction(ApiInstruction.model_construct(id="0"), transaction, chain(chain_id), "ETH", 18)
+    assert require_readable(payout, "T3T1", "2.8.10") is None
+    if is_readable:
+        assert require_readable(payout, "T1B1", "1.14.2") is None
+        return
+    with pytest.raises(InstructionRefused, match="does not know chain 777 and shows the unit UNKN"):
+        require_readable(payout, "T1B1", "1.14.2")
 
 
 def test_on_a_development_chain_only_loosened_path_checks_are_refused() -> None:

@@ -44,7 +44,7 @@ def written(path: Path) -> list[bytes]:
     """A journal of three lines, closed."""
     with Journal(path, create=True) as journal:
         journal.record_asked(checked(), PROMISE)
-        journal.record_signed(BASE, SIGNATURE)
+        journal.record_signed(BASE.signing_hash(), SIGNATURE)
         journal.record_handed_in("0x" + BASE.signing_hash().hex())
     return path.read_bytes().splitlines(keepends=True)
 
@@ -189,12 +189,12 @@ def test_a_rejected_payout_promises_nothing_and_an_unanswered_one_does(path: Pat
         asked = journal.asked(31337, CHAIN.genesis_hash, CHAIN.treasury)
         assert [(each, hashes) for each, hashes in open_promises(journal, asked, nonce=6)] == [(asked[0], [])]
         assert open_promises(journal, asked, nonce=5) == []
-        journal.record_rejected(BASE)
+        journal.record_rejected(BASE.signing_hash())
         assert open_promises(journal, asked, nonce=6) == []
         journal.record_asked(checked(), PROMISE)
         again = journal.asked(31337, CHAIN.genesis_hash, CHAIN.treasury)
         assert not journal.is_settled(again[-1])
-        journal.record_signed(BASE, SIGNATURE)
+        journal.record_signed(BASE.signing_hash(), SIGNATURE)
         [(_, hashes)] = open_promises(journal, again, nonce=6)
         assert hashes == [BASE.transaction_hash(SIGNATURE)]
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from custody.destinations.derivation import address_at
 from custody.settings.environment import SettingsError, settings
 from tests import policy_files
-from tests.signer_files import TREASURY, XPUB, chain_said, write_trust
+from tests.signer_files import TREASURY, XPUB, chain_said, safe_said, write_trust
 from workers.cli.signer import EXIT_REFUSED, signer
 from workers.signer import InstructionRefused, load_trust
 from workers.signer.pins import require_trust
@@ -53,8 +53,16 @@ def test_depth_is_never_below_the_chains_floor(tmp_path: Path) -> None:
         ({"deposit_accounts": [{"xpub": "xprv" + XPUB[4:]}]}, "deposit_accounts.0.xpub: expected an extended public"),
         ({"deposit_accounts": [{"xpub": XPUB[:-1] + "1"}]}, "deposit_accounts.0.xpub: not a valid extended public"),
         ({"deposit_accounts": [{"xpub": XPUB}] * 2}, "deposit_accounts: two share an xpub"),
-        ({"approvers": [{"person": "ada", "address": TREASURY}, {"person": "bob", "address": policy_files.key("bob").address}], "k": 1}, "is a treasury too"),
+        ({"approvers": [{"person": "ada", "address": TREASURY}, {"person": "bob", "address": policy_files.key("bob").address}], "k": 1}, "is a treasury or a Safe's owner too"),
         ({"approvers": [{"person": "ada", "address": policy_files.key(each).address} for each in "ab"]}, "a person has two devices"),
+        ({"chains": [chain_said(safe=safe_said(threshold=4))]}, "threshold: expected at most 3"),
+        ({"chains": [chain_said(safe=safe_said(owners=[TREASURY], threshold=1))]}, "is a treasury and a Safe's owner"),
+        ({"chains": [chain_said(safe=safe_said(owners=[policy_files.key("ada").address] * 2))]}, "owners: two share an address"),
+        ({"chains": [chain_said(safe=safe_said(owner=TREASURY))]}, "is not among the owners"),
+        ({"chains": [chain_said(safe=safe_said(singleton_code_hash=None))]}, "chains.0.safe.singleton_code_hash: Field required"),
+        ({"chains": [chain_said(safe=safe_said(fallback_handler=None))]}, "chains.0.safe.fallback_handler: Field required"),
+        ({"chains": [chain_said(safe=safe_said(modules=[TREASURY]))]}, "chains.0.safe.modules: Extra inputs"),
+        ({"chains": [chain_said(safe=safe_said(owners=[policy_files.key("ada").address], threshold=1))]}, "is a treasury or a Safe's owner too"),
         ({"ledger": {"seal_public_keys": ["-----BEGIN PUBLIC KEY-----"]}}, "ledger.seal_public_keys.0: expected an Ed25519"),
         ({"ledger": None}, "ledger: Field required"),
         ({"policy": {"hash": "0x12"}}, "policy.hash: String should match"),
@@ -126,6 +134,20 @@ def test_fleet_signer_trust_show_prints_what_is_compared_and_no_url(
     for word in (TREASURY, "node.example.org", address_at(XPUB, 0), "2 of 3", "cd" * 32, "0a1b2c3d", "ada"):
         assert word in shown.output
     assert "secret-key" not in shown.output
+
+
+def test_fleet_signer_trust_show_prints_what_is_pinned_of_a_safe(tmp_path: Path) -> None:
+    owner = policy_files.key("eli").address
+    path = write_trust(tmp_path, chains=[chain_said(safe=safe_said(owner=owner), native_fee_proxy=policy_files.PROXY)])
+    shown = CliRunner().invoke(signer, ["trust", "show", str(path)])
+    assert shown.exit_code == 0, shown.output
+    for word in (
+        "2 of 3 owners, no modules, guard none",
+        "02" * 32,
+        f"{owner}, signs here",
+        f"coin proxy {policy_files.PROXY}",
+    ):
+        assert word in shown.output
 
 
 def test_fleet_signer_trust_show_names_the_wrong_field(tmp_path: Path) -> None:

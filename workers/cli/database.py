@@ -12,6 +12,7 @@ from rich.text import Text
 from custody.chain import ChainClient, connections
 from custody.chain.nodes import ChainNodes
 from custody.chain.restored_lanes import counts_on_chain, lanes_of, raise_lanes
+from custody.safe.history import nonce_at
 from custody.settings.chains import load_chains
 from custody.settings.environment import settings
 from custody.store.adoption.adopting import AdoptionRefused, Comparison
@@ -120,13 +121,7 @@ def restored(
     Chains stay paused; two persons let each go on (fleet chain go-on). Needs DATABASE_ADMIN_URL and CHAINS_FILE.
     """
     configured = settings()
-    signed: dict[tuple[int, str], int] = {}
-    for path in journal or ():
-        with Journal(path, create=False) as opened:
-            for line in opened.lines:
-                if isinstance(line, Asked):
-                    place = (line.chain_id, line.treasury)
-                    signed[place] = max(signed.get(place, -1), line.transaction.nonce)
+    signed, of_safes = _signed_nonces(journal or ())
     chains = load_chains(configured.path("chains_file"))
     nodes = {chain.id: ChainNodes(chain, [ChainClient(each) for each in connections(chain)]) for chain in chains.chains}
     engine = open_engine(configured.secret("database_admin_url"), application="fleet-db-restored", pool_size=1)
@@ -135,6 +130,11 @@ def restored(
         with transaction(engine) as connection:
             lanes = lanes_of(connection)
         spent = counts_on_chain(nodes, lanes)
+        spent_by_safes = {
+            (chain_id, safe): nonce_at(nodes[chain_id], safe, nodes[chain_id].common_height())
+            for chain_id, safe in of_safes
+            if chain_id in nodes
+        }
         with transaction(engine) as connection:
             raised = raise_lanes(connection, spent, signed)
             is_new = begin_life(connection, by=by)
@@ -147,9 +147,26 @@ def restored(
     for lane in raised:
         gap = f"signed and not spent yet: {', '.join(map(str, lane.gap))}" if lane.gap else ""
         table.add_row(str(lane.chain_id), lane.address, lane.kind, str(lane.before), str(lane.after), gap)
+    for (chain_id, safe), count in spent_by_safes.items():
+        waiting = range(count, of_safes[chain_id, safe] + 1)
+        gap = f"asked of its owners and not spent yet: {', '.join(map(str, waiting))}" if waiting else ""
+        table.add_row(str(chain_id), safe, "safe", str(count), str(count), gap)
     Console().print(table)
     typer.echo("work begins on this database" if is_new else "work had begun on this database before")
     typer.echo("each chain stays paused until two persons let it go on: fleet chain go-on CHAIN --by NAME --reason WHY")
+
+
+def _signed_nonces(paths: Sequence[Path]) -> tuple[dict[tuple[int, str], int], dict[tuple[int, str], int]]:
+    """The highest nonce that any of these journals knows, by chain and treasury: of accounts, and of Safes."""
+    accounts: dict[tuple[int, str], int] = {}
+    safes: dict[tuple[int, str], int] = {}
+    for path in paths:
+        with Journal(path, create=False) as opened:
+            for line in opened.lines:
+                if isinstance(line, Asked):
+                    found, place = safes if line.is_safe else accounts, (line.chain_id, line.treasury)
+                    found[place] = max(found.get(place, -1), line.transaction.nonce)
+    return accounts, safes
 
 
 def register(app: typer.Typer) -> None:

@@ -12,18 +12,20 @@ from typing import Final, Literal
 from sqlalchemy import text
 
 from custody.chain import ChainClient
-from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
+from custody.destinations.derivation import account_xpub_from_seed, seed_from_phrase
 from custody.destinations.issuing import register_deposit_account
 from custody.ledger.house import ensure_house_account
 from custody.ledger.seal_keys import new_seal_key
 from custody.settings.chains import NATIVE, Chain, Chains, SafeOwners, load_chains
 from custody.store.engine import open_engine, transaction
 from custody.store.upgrade import upgrade_database
+from custody.trezor import TREASURY_PATH, open_device
 from workers.demo.contract_packages import CIRCLE_PACKAGE, REQUEST_NETWORK_PACKAGE
 from workers.demo.contracts import DeployedContracts, deploy_contracts
 from workers.demo.development_chain import ETHER, DevelopmentChain, open_client
 from workers.demo.founding import APPROVERS, approver_seed, found, genesis_hash
 from workers.demo.safe_treasury import make_safe
+from workers.demo.software_devices import software_device
 from workers.embedded.npm_packages import fetch
 from workers.embedded.role_passwords import ensure_role_passwords
 from workers.embedded.services import Services
@@ -136,12 +138,12 @@ def provision(
             if contracts is None:
                 progress("deploying Request Network's proxy, USDC and a Tether-like token")
                 contracts = _deploy(services, chain, keys)
-                treasury, owners = _treasury_of(keys.device_seed), None
                 chain.set_balance(gas_payer, GAS_PAYER_WEI)
                 if treasury_kind == "safe":
                     treasury, owners = _make_safe(services, keys, progress)
                     chain.set_balance(release_payer, GAS_PAYER_WEI)
                 else:
+                    treasury, owners = _treasury_of(folder.root, keys.device_seed), None
                     chain.set_balance(treasury, TREASURY_WEI)
                 _write_chains(chains_file, client, contracts, services.chain_rpc_url, treasury, owners)
             chains = load_chains(chains_file)
@@ -243,9 +245,13 @@ def _account_xpub(seed_file: Path) -> str:
     return account_xpub_from_seed(seed_from_phrase(seed_file.read_text(encoding="utf-8")))
 
 
-def _treasury_of(device_seed: Path) -> str:
-    """The software device's first address, m/44'/60'/0'/0/0."""
-    return address_at(_account_xpub(device_seed), 0)
+def _treasury_of(state_dir: Path, device_seed: Path) -> str:
+    """The address that the software device gives for the account of a treasury's key (R6)."""
+    with (
+        software_device(state_dir, device_seed, "treasury") as path,
+        open_device(path, expected_address=None, derivation_path=TREASURY_PATH, passphrase="") as device,
+    ):
+        return device.address
 
 
 def _known_contracts(chains_file: Path, client: ChainClient) -> DeployedContracts | None:

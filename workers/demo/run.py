@@ -24,7 +24,6 @@ from custody.settings.chains import Chain
 from custody.settings.thresholds import newest_threshold, set_threshold
 from custody.store.engine import open_engine, transaction
 from custody.store.mongo import open_mongo
-from custody.trezor.derivation import SAFE_OWNER_PATH
 from workers.demo.buyers import DELIVERIES_PER_PAYMENT, Paid, pay, send_webhooks
 from workers.demo.fleet import DevelopmentFleet
 from workers.demo.founding import APPROVERS, ENVIRONMENT, K, approver_seed
@@ -227,30 +226,26 @@ class Demo:
                 for person in OWNERS[:THRESHOLD]:
                     seed = owner_seed(secrets_dir, person)
                     path = running.enter_context(software_device(state_dir, seed, person, Model.SAFE_5))
-                    running.enter_context(
-                        self._signer(person, path, "sign", "--all", more={"TREZOR_DERIVATION_PATH": SAFE_OWNER_PATH})
-                    )
+                    running.enter_context(self._signer(person, path, "sign", "--all", trust=True))
             else:
                 treasury = running.enter_context(software_device(state_dir, self.fleet.secrets.device_seed, "treasury"))
-                trust = {"SIGNER_TRUST_FILE": str(self._trust_file())}
-                running.enter_context(self._signer("treasury", treasury, "sign", "--all", more=trust))
+                running.enter_context(self._signer("treasury", treasury, "sign", "--all", trust=True))
             for person in APPROVERS[:K]:
                 path = running.enter_context(software_device(state_dir, approver_seed(secrets_dir, person), person))
                 running.enter_context(self._signer(person, path, "approve", "--all", "--as", person))
             yield
 
-    def _trust_file(self) -> Path:
-        home = self.fleet.services.state_dir / "people" / "treasury"
-        home.mkdir(parents=True, exist_ok=True)
+    def _trust_file(self, home: Path) -> Path:
         seed = seed_from_phrase(self.fleet.secrets.deposit_seed.read_text(encoding="utf-8"))
         write_trust_file(home / "trust.toml", self.fleet, account_xpub_from_seed(seed))
         return home / "trust.toml"
 
     @contextmanager
-    def _signer(
-        self, name: str, device_path: str, *command: str, more: Mapping[str, str] | None = None
-    ) -> Generator[None]:
-        """``fleet signer``, as on a person's own machine: its own copy of the signed files, no database."""
+    def _signer(self, name: str, device_path: str, *command: str, trust: bool = False) -> Generator[None]:
+        """``fleet signer``, as on a person's own machine: its own copy of the signed files, no database.
+
+        With ``trust`` also a trust file of its own.
+        """
         home = self.fleet.services.state_dir / "people" / name
         shutil.copytree(self.fleet.policy_dir, home / "policy", dirs_exist_ok=True)
         environment = {
@@ -263,7 +258,8 @@ class Demo:
             "POLICY_DIR": str(home / "policy"),
             "GENESIS_HASH": self.fleet.genesis_hash,
             "TREZOR_PATH": device_path,
-            **(more or {}),
+            "SIGNER_NAME": name,
+            **({"SIGNER_TRUST_FILE": str(self._trust_file(home))} if trust else {}),
         }
         arguments = (
             sys.executable,

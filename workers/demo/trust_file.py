@@ -1,12 +1,15 @@
-"""``trust.toml`` of a demo's treasury signer: what that machine believes beside the device (R4)."""
+"""``trust.toml`` of a demo's treasury signer, or of each of a Safe's owners: what that machine believes by itself (R4)."""
 
 from pathlib import Path
+from typing import Any, Final
 
 from custody.policy.documents import document_hash, read_toml
 from custody.policy.toml_text import toml_text
 from custody.policy.verified import GENESIS_FILE, POLICY_FILE
 from workers.demo.provision import Provisioned
 from workers.embedded.state_folder import write_private
+
+_SAFE: Final = ("singleton_code_hash", "proxy_code_hash", "owners", "threshold", "fallback_handler", "guard")
 
 
 def write_trust_file(path: Path, made: Provisioned, deposit_xpub: str) -> None:
@@ -20,8 +23,7 @@ def write_trust_file(path: Path, made: Provisioned, deposit_xpub: str) -> None:
                 "id": chain["id"],
                 "name": chain["name"],
                 "genesis_hash": chain["genesis_hash"],
-                "treasury": chain["treasury"]["address"],
-                "device_fingerprint": chain["treasury"]["device_fingerprint"],
+                **_treasury(chain["treasury"]),
                 "confirmations": 1,  # the development chain's floor
                 "verify_rpc": [made.services.chain_rpc_url],
                 "tokens": [
@@ -37,3 +39,10 @@ def write_trust_file(path: Path, made: Provisioned, deposit_xpub: str) -> None:
         "ledger": {"seal_public_keys": [made.secrets.ledger_seal_public_key.read_text(encoding="utf-8")]},
     }
     write_private(path, toml_text(said))
+
+
+def _treasury(pinned: dict[str, Any]) -> dict[str, Any]:
+    """What the genesis pins of it: its device, or all of a Safe (R16)."""
+    if pinned["kind"] == "eoa":
+        return {"treasury": pinned["address"], "device_fingerprint": pinned["device_fingerprint"]}
+    return {"treasury": pinned["address"], "safe": {name: pinned[name] for name in _SAFE if name in pinned}}

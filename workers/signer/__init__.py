@@ -2,9 +2,10 @@
 
 from workers.signer.checks import CheckedInstruction, InstructionRefused, check_instruction
 from workers.signer.client import ApiInstruction, SignerApiAway, SignerApiError, SignerClient
+from workers.signer.desk import Event, SigningDeskSettings
 from workers.signer.journal import Journal
 from workers.signer.queue import SigningOutcome, sign_open_instructions
-from workers.signer.session import Event, SigningDeskSettings, sign_instruction
+from workers.signer.session import sign_instruction
 from workers.signer.trust import Trust, load_trust
 
 __all__ = [

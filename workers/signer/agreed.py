@@ -16,17 +16,17 @@ from custody.releases.approval_text import Names, approval_text
 from custody.releases.intent import Intent
 from custody.trezor.text_rows import TextNotShowable
 from custody.trezor.transaction import SignatureError
-from workers.signer.checks import CheckedInstruction
 from workers.signer.client import ApiApproval, ApiInstruction
 from workers.signer.evidence import Evidence
 from workers.signer.recipients import persons_who_signed
+from workers.signer.safe_checks import Checked
 from workers.signer.trust import Trust, TrustedChain
 
 NOBODY: Final = "nobody approves: development only"
 
 
 def require_agreed(
-    checked: CheckedInstruction,
+    checked: Checked,
     evidence: Evidence,
     trust: Trust,
     pinned: TrustedChain,
@@ -40,10 +40,9 @@ def require_agreed(
     if asked is None:
         raise checked.refusal(f"nobody was asked to approve it, and {trust.approvals} persons must have")
     _require_policy(checked, asked, trust)
-    if checked.transaction.max_total_fee_wei > int(asked.fee_ceiling_wei):
-        raise checked.refusal(
-            f"its fee may reach {checked.transaction.max_total_fee_wei} wei, its approvers agreed to {asked.fee_ceiling_wei}"
-        )
+    fee = int(checked.claimed.max_total_fee_wei or 0)  # which was compared with the bytes
+    if fee > int(asked.fee_ceiling_wei):
+        raise checked.refusal(f"its fee may reach {fee} wei, its approvers agreed to {asked.fee_ceiling_wei}")
     if asked.expires_at <= now:
         raise checked.refusal(f"its approval expired {asked.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
     text = _text(checked, asked, pinned, label)
@@ -63,7 +62,7 @@ def require_agreed(
     return f"{', '.join(sorted(persons))}, policy version {asked.policy_version}"
 
 
-def _require_policy(checked: CheckedInstruction, asked: ApiApproval, trust: Trust) -> None:
+def _require_policy(checked: Checked, asked: ApiApproval, trust: Trust) -> None:
     if asked.environment != trust.environment:
         raise checked.refusal(f"it is of environment {asked.environment}, this machine's is {trust.environment}")
     if trust.policy.hash is not None and asked.policy_hash != trust.policy.hash:
@@ -77,7 +76,7 @@ def _require_policy(checked: CheckedInstruction, asked: ApiApproval, trust: Trus
         )
 
 
-def _text(checked: CheckedInstruction, asked: ApiApproval, pinned: TrustedChain, label: str) -> str:
+def _text(checked: Checked, asked: ApiApproval, pinned: TrustedChain, label: str) -> str:
     claimed, native = checked.claimed, pinned.token(NATIVE)
     assert native is not None
     try:

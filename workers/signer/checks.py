@@ -33,9 +33,19 @@ class CheckedInstruction:
     symbol: str
     decimals: int
 
+    @property
+    def asked_bytes(self) -> bytes:
+        """What the device is asked to sign, for the journal."""
+        return self.transaction.signing_bytes()
+
+    @property
+    def digest(self) -> bytes:
+        """The 32 bytes that are signed."""
+        return self.transaction.signing_hash()
+
     def refusal(self, why: str) -> InstructionRefused:
         """The error to raise: the instruction is refused, and why."""
-        return _refused(self.claimed, why)
+        return refused(self.claimed, why)
 
 
 def check_instruction(claimed: ApiInstruction, chains: Chains, *, fee_cap_wei: int) -> CheckedInstruction:
@@ -45,11 +55,11 @@ def check_instruction(claimed: ApiInstruction, chains: Chains, *, fee_cap_wei: i
     """
     chain, token = check_claims(claimed, chains)
     if chain.safe is not None or claimed.unsigned_kind != "transaction":
-        raise _refused(claimed, "it is a Safe's for one of us, and an account's for the other")
+        raise refused(claimed, "it is a Safe's for one of us, and an account's for the other")
     transaction = _decode(claimed)
     _check_bytes(claimed, transaction)
     if transaction.max_total_fee_wei > fee_cap_wei:
-        raise _refused(
+        raise refused(
             claimed,
             f"its fee may reach {transaction.max_total_fee_wei} wei, this machine allows {fee_cap_wei}",
         )
@@ -64,7 +74,7 @@ def check_claims(claimed: ApiInstruction, chains: Chains) -> tuple[Chain, Token]
         raise InstructionRefused(f"Instruction {claimed.id}: {error}.") from None
     token = chain.token(claimed.token)
     if token is None:
-        raise _refused(claimed, f"token {claimed.token} is not in this machine's chains file")
+        raise refused(claimed, f"token {claimed.token} is not in this machine's chains file")
     _require(claimed, "treasury", claimed.treasury, chain.treasury)
     _require(claimed, "symbol", claimed.symbol, token.symbol)
     _require(claimed, "decimals", claimed.decimals, token.decimals)
@@ -75,7 +85,9 @@ def check_claims(claimed: ApiInstruction, chains: Chains) -> tuple[Chain, Token]
 
 def refused(claimed: ApiInstruction, why: str) -> InstructionRefused:
     """The error to raise: the instruction is refused, and why."""
-    return _refused(claimed, why)
+    return InstructionRefused(
+        f"Instruction {claimed.id} is refused: {why}. Nothing was shown or signed; tell the custody team."
+    )
 
 
 def require_device_path(chain: Chain, path: str) -> None:
@@ -113,28 +125,28 @@ def _check_recipient(claimed: ApiInstruction, chain: Chain) -> None:
     try:
         recipient = parse_address(claimed.recipient, field="recipient", require_checksum=True)
     except InvalidAddress as error:
-        raise _refused(claimed, str(error)) from None
+        raise refused(claimed, str(error)) from None
     ours = {chain.treasury, chain.fee_proxy, chain.native_fee_proxy, *(token.address for token in chain.tokens)}
     if recipient.lower() in {address.lower() for address in ours if address is not None}:
-        raise _refused(claimed, f"recipient {recipient} is our treasury, the payment proxy or a token")
+        raise refused(claimed, f"recipient {recipient} is our treasury, the payment proxy or a token")
 
 
 def _check_amount(claimed: ApiInstruction) -> None:
     try:
         amount = to_amount(int(claimed.amount_units), claimed.decimals)
     except InvalidAmount as error:
-        raise _refused(claimed, str(error)) from None
+        raise refused(claimed, str(error)) from None
     if amount <= 0 or f"{amount.normalize():f}" != claimed.amount:
-        raise _refused(claimed, f"amount {claimed.amount} is not {claimed.amount_units} smallest units")
+        raise refused(claimed, f"amount {claimed.amount} is not {claimed.amount_units} smallest units")
 
 
 def _decode(claimed: ApiInstruction) -> UnsignedTransaction:
     if claimed.unsigned_bytes is None:
-        raise _refused(claimed, f"it is {claimed.state} and has no bytes to sign yet")
+        raise refused(claimed, f"it is {claimed.state} and has no bytes to sign yet")
     try:
         return UnsignedTransaction.from_signing_bytes(bytes.fromhex(claimed.unsigned_bytes[2:]))
     except TransactionError as error:
-        raise _refused(claimed, f"its bytes are no release transaction: {error}") from None
+        raise refused(claimed, f"its bytes are no release transaction: {error}") from None
 
 
 def _check_bytes(claimed: ApiInstruction, transaction: UnsignedTransaction) -> None:
@@ -149,9 +161,9 @@ def _check_bytes(claimed: ApiInstruction, transaction: UnsignedTransaction) -> N
         try:
             recipient, units = decode_erc20_transfer(transaction.data)
         except TransactionError as error:
-            raise _refused(claimed, f"its bytes are no token transfer: {error}") from None
+            raise refused(claimed, f"its bytes are no token transfer: {error}") from None
     if not data_ok:
-        raise _refused(claimed, "its bytes carry call data beside a transfer of coins")
+        raise refused(claimed, "its bytes carry call data beside a transfer of coins")
     for field, found, expected in (
         ("chain id", transaction.chain_id, claimed.chain_id),
         ("nonce", transaction.nonce, claimed.nonce),
@@ -163,7 +175,7 @@ def _check_bytes(claimed: ApiInstruction, transaction: UnsignedTransaction) -> N
         ("signing hash", "0x" + transaction.signing_hash().hex(), claimed.signing_hash),
     ):
         if found != expected:
-            raise _refused(claimed, f"its bytes say {field} {found}, the API says {expected}")
+            raise refused(claimed, f"its bytes say {field} {found}, the API says {expected}")
 
 
 def _check_cancel(claimed: ApiInstruction, transaction: UnsignedTransaction) -> None:
@@ -178,15 +190,9 @@ def _check_cancel(claimed: ApiInstruction, transaction: UnsignedTransaction) -> 
         ("signing hash", "0x" + transaction.signing_hash().hex(), claimed.signing_hash),
     ):
         if found != expected:
-            raise _refused(claimed, f"its cancel says {field} {found!r}, expected {expected!r}")
+            raise refused(claimed, f"its cancel says {field} {found!r}, expected {expected!r}")
 
 
 def _require(claimed: ApiInstruction, field: str, found: object, expected: object) -> None:
     if found != expected:
-        raise _refused(claimed, f"the API says {field} {found}, this machine's chains file says {expected}")
-
-
-def _refused(claimed: ApiInstruction, why: str) -> InstructionRefused:
-    return InstructionRefused(
-        f"Instruction {claimed.id} is refused: {why}. Nothing was shown or signed; tell the custody team."
-    )
+        raise refused(claimed, f"the API says {field} {found}, this machine's chains file says {expected}")

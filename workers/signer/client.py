@@ -108,6 +108,8 @@ class Leased(BaseModel):
 
     signer: str
     until: str
+    owner: str | None = None
+    """Of a Safe's owners the one who signs."""
 
 
 class ApiInstruction(BaseModel):
@@ -147,6 +149,8 @@ class ApiInstruction(BaseModel):
     last_submission: LastSubmission | None
     approval: ApiApproval | None = None
     lease: Leased | None = None
+    """The newest; of a Safe's owners each may have one."""
+    leases: tuple[Leased, ...] = ()
     evidence: dict[str, list[dict[str, Any]]] | None = None
 
     @property
@@ -250,9 +254,14 @@ class SignerClient:
         """Hand in a person's approval: ``person``, ``approver``, ``digest`` and ``signature``. Twice is harmless."""
         self._call("POST", f"/v1/{subject}/{subject_id}/approval", body)
 
-    def take_lease(self, instruction_id: str, signer: str, seconds: int) -> None:
-        """Say who is signing it, for so many seconds at most; 0 gives it back. Refused while another one is."""
-        body = {"signer": signer, "seconds": seconds}
+    def take_lease(self, instruction_id: str, signer: str, seconds: int, *, owner: str | None = None) -> None:
+        """Say who is signing it, for so many seconds at most; 0 gives it back. Refused while another one is.
+
+        ``owner``: for which of a Safe's owners; each has a lease of its own.
+        """
+        body: dict[str, Any] = {"signer": signer, "seconds": seconds}
+        if owner is not None:
+            body["owner"] = owner
         self._call("POST", f"/v1/instructions/{instruction_id}/lease", body, attempts=ATTEMPTS)
 
     def submit_rejection(self, instruction_id: str, reason: str) -> None:

@@ -41,7 +41,10 @@ class Deposit(_Claim):
 
     block_number: Block
     block_hash: Hash32
-    transaction_hash: Hash32
+    transaction_hash: Annotated[
+        str, Field(pattern=r"^(0x[0-9a-f]{64}|native:[0-9]{1,19}:0x[0-9a-fA-F]{40}:0x[0-9a-f]{64})$")
+    ]
+    """Where only a balance told of native coin: ``native:chain:address:block hash`` (L8)."""
     log_index: int
     token: Token
     sender: str

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from custody.safe import SafeTransaction, SafeTransactionError
 from custody.trezor.preview import device_screens
 from custody.trezor.transaction import TransactionError, UnsignedTransaction
 from workers.signer.checks import InstructionRefused
 from workers.signer.client import ApiInstruction
 from workers.signer.journal import Journal
 from workers.signer.journal_records import Asked
+from workers.signer.safe_checks import safe_screens
 
 _COUNTED_ON: Final = ("T1B1", "1.14.2")  # the model whose screens are known; others show about as many
 _BEFORE_HAND_OUT: Final = frozenset({"drafted", "awaiting_approval", "ready"})
@@ -84,6 +86,8 @@ def who_acts(each: ApiInstruction, every: Sequence[ApiInstruction]) -> str:  # n
         return each.held_reason or "the releases worker"
     if not each.waits_for_signature:
         return each.held_reason or "the releases worker"
+    if each.unsigned_kind == "safe_transaction":
+        return _who_signs(each)
     if each.lease is not None:
         return f"{each.lease.signer} is signing it"
     if each.rejected_reason is not None:
@@ -91,6 +95,16 @@ def who_acts(each: ApiInstruction, every: Sequence[ApiInstruction]) -> str:  # n
     if not each.waits_for_signer:
         return "the releases worker judges the answer"
     return "you"
+
+
+def _who_signs(each: ApiInstruction) -> str:
+    """Of a Safe: which owners have signed, who is at it, and that another one must."""
+    said = [f"{lease.signer} is signing it" for lease in each.leases]
+    said += [f"signed by {', '.join(each.signed_by)}"] if each.signed_by else []
+    said += [f"refused: {each.rejected_reason}"] if each.rejected_reason is not None else []
+    if not each.waits_for_signer and each.rejected_reason is None:
+        return "; ".join(["the releases worker judges the answer", *said])
+    return "; ".join([f"{'another' if each.signed_by else 'an'} owner of the Safe", *said])
 
 
 def _same_lane(one: ApiInstruction, other: ApiInstruction) -> bool:
@@ -121,7 +135,10 @@ def _presses(each: ApiInstruction) -> int | None:
     if each.unsigned_bytes is None:
         return None
     try:
+        if each.unsigned_kind == "safe_transaction":
+            payout = SafeTransaction.from_stored_bytes(bytes.fromhex(each.unsigned_bytes[2:]))
+            return len(safe_screens(payout.rejection() if each.signs == "cancel" else payout))
         transaction = UnsignedTransaction.from_signing_bytes(bytes.fromhex(each.unsigned_bytes[2:]))
-    except TransactionError:
+    except (TransactionError, SafeTransactionError):
         return None
     return len(device_screens(transaction, *_COUNTED_ON))

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from custody.ledger.seals import Seal, seal_as_json, seal_from_json
+from custody.safe import SafeTransaction
 from custody.trezor.transaction import Signature, UnsignedTransaction
-from workers.signer.checks import CheckedInstruction, InstructionRefused
+from workers.signer.checks import InstructionRefused
 from workers.signer.coverage import Promise
 from workers.signer.journal_records import (
     NO_LINE,
@@ -27,6 +28,7 @@ from workers.signer.journal_records import (
     read_line,
     write_line,
 )
+from workers.signer.safe_checks import Checked, CheckedSafe
 
 FILE_MAXIMUM_BYTES: Final = 268_435_456  # about a hundred thousand signatures; it is read whole at each start
 _OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -83,9 +85,16 @@ class Journal:
             if isinstance(each, Asked) and (each.chain_id, each.genesis_hash, each.treasury) == key
         ]
 
-    def signature_of(self, signing_hash: str) -> Signature | None:
-        """The signature that the device gave for these bytes, if this machine still knows it."""
-        found = [each for each in self._lines if isinstance(each, Signed) and each.signing_hash == signing_hash]
+    def signature_of(self, signing_hash: str, owner: str | None = None) -> Signature | None:
+        """The signature that the device gave for these bytes, if this machine still knows it.
+
+        ``owner``: of a Safe's owners the one whose it must be.
+        """
+        found = [
+            each
+            for each in self._lines
+            if isinstance(each, Signed) and each.signing_hash == signing_hash and owner in (None, each.owner)
+        ]
         return found[-1].signature if found else None
 
     def is_settled(self, asked: Asked) -> bool:
@@ -97,9 +106,12 @@ class Journal:
                 answers += isinstance(each, Signed | Rejected)
         return answers >= questions or self.signature_of(asked.signing_hash) is not None
 
-    def was_handed_in(self, signing_hash: str) -> bool:
-        """Whether the API took the signature of these bytes."""
-        return any(isinstance(each, HandedIn) and each.signing_hash == signing_hash for each in self._lines)
+    def was_handed_in(self, signing_hash: str, owner: str | None = None) -> bool:
+        """Whether the API took the signature of these bytes (of a Safe's: any owner's, unless one is named)."""
+        return any(
+            isinstance(each, HandedIn) and each.signing_hash == signing_hash and owner in (None, each.owner)
+            for each in self._lines
+        )
 
     def last_seal(self, environment: str) -> Seal | None:
         """The newest seal that was checked for a fleet, or None."""
@@ -108,15 +120,24 @@ class Journal:
                 return seal_from_json(each.seal)
         return None
 
-    def record_asked(self, checked: CheckedInstruction, promise: Promise) -> None:
-        """Write what the device is about to be asked; it is on the disk when this returns."""
+    def record_asked(
+        self, checked: Checked, promise: Promise, *, owner: str | None = None, safe: tuple[int, int] | None = None
+    ) -> None:
+        """Write what the device is about to be asked; it is on the disk when this returns.
+
+        Of a Safe: ``owner`` whose device it is, ``safe`` a block and the Safe's nonce after it.
+        """
+        of_safe: dict[str, Any] = {}
+        if isinstance(checked, CheckedSafe):
+            block, nonce = safe or (None, None)
+            of_safe = {"unsigned_kind": "safe_transaction", "owner": owner, "safe_block": block, "safe_nonce": nonce}
         self._append(
             "asked",
             chain_id=checked.chain.id,
             genesis_hash=checked.chain.genesis_hash,
             treasury=checked.chain.treasury,
-            unsigned_bytes="0x" + checked.transaction.signing_bytes().hex(),
-            signing_hash="0x" + checked.transaction.signing_hash().hex(),
+            unsigned_bytes="0x" + checked.asked_bytes.hex(),
+            signing_hash="0x" + checked.digest.hex(),
             instruction=checked.claimed.id,
             payment=checked.claimed.payment_id,
             purpose=checked.claimed.purpose,
@@ -127,25 +148,27 @@ class Journal:
                 {"transaction_hash": transaction_hash, "log_index": log_index, "units": str(units)}
                 for (transaction_hash, log_index), units in sorted(promise.swept.items())
             ],
+            **of_safe,
         )
 
-    def record_signed(self, transaction: UnsignedTransaction, signature: Signature) -> None:
-        """Write the device's answer."""
+    def record_signed(self, digest: bytes, signature: Signature, *, owner: str | None = None) -> None:
+        """Write the device's answer over a digest of 32 bytes; of a Safe also whose it is."""
         self._append(
             "signed",
-            signing_hash="0x" + transaction.signing_hash().hex(),
+            signing_hash="0x" + digest.hex(),
             y_parity=signature.y_parity,
             r=str(signature.r),
             s=str(signature.s),
+            **_named(owner),
         )
 
-    def record_rejected(self, transaction: UnsignedTransaction) -> None:
+    def record_rejected(self, digest: bytes) -> None:
         """Write that the person said no."""
-        self._append("rejected", signing_hash="0x" + transaction.signing_hash().hex())
+        self._append("rejected", signing_hash="0x" + digest.hex())
 
-    def record_handed_in(self, signing_hash: str) -> None:
+    def record_handed_in(self, signing_hash: str, *, owner: str | None = None) -> None:
         """Write that the API took the signature."""
-        self._append("handed_in", signing_hash=signing_hash)
+        self._append("handed_in", signing_hash=signing_hash, **_named(owner))
 
     def record_seal(self, environment: str, seal: Seal) -> None:
         """Write the newest seal, if it is a new one."""
@@ -228,7 +251,8 @@ class Journal:
 def open_promises(journal: Journal, asked: Iterable[Asked], *, nonce: int) -> list[tuple[Asked, list[str]]]:
     """Payouts of other nonces that have paid or still can, one a nonce, each with its known transaction hashes.
 
-    A payout whose device said no every time is left out; one whose answer is unknown stays in.
+    A payout whose device said no every time is left out, one whose answer is unknown stays in. A Safe's always stays in:
+    its other owners were handed the same (R1).
     """
     found: dict[int, tuple[Asked, list[str]]] = {}
     for each in asked:
@@ -236,17 +260,25 @@ def open_promises(journal: Journal, asked: Iterable[Asked], *, nonce: int) -> li
         if transaction.nonce == nonce or is_cancel(transaction, each.treasury):
             continue
         signature = journal.signature_of(each.signing_hash)
-        if signature is None and journal.is_settled(each):
+        if signature is None and journal.is_settled(each) and not each.is_safe:
             continue
         hashes = found[transaction.nonce][1] if transaction.nonce in found else []
-        known = [] if signature is None else [transaction.transaction_hash(signature)]
+        known = (
+            []
+            if signature is None or isinstance(transaction, SafeTransaction)
+            else [transaction.transaction_hash(signature)]
+        )
         found[transaction.nonce] = (each, list(dict.fromkeys([*hashes, *known])))
     return list(found.values())
 
 
-def is_cancel(transaction: UnsignedTransaction, treasury: str) -> bool:
-    """A 0-value transfer of the treasury to itself: what ends a nonce without paying anyone (R1)."""
+def is_cancel(transaction: UnsignedTransaction | SafeTransaction, treasury: str) -> bool:
+    """A 0-value transfer of the treasury to itself: what ends a nonce without paying anyone (R1). A Safe's rejection too."""
     return (transaction.to, transaction.value, transaction.data) == (treasury, 0, b"")
+
+
+def _named(owner: str | None) -> dict[str, str]:
+    return {} if owner is None else {"owner": owner}
 
 
 def _flush_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from custody.safe import SafeTransaction
 from custody.settings.chains import Address, Hash32
 from custody.trezor.transaction import Signature, UnsignedTransaction
 from workers.signer.coverage import Promise
@@ -43,6 +44,7 @@ class Asked(_Record):
     chain_id: int
     genesis_hash: Hash32
     treasury: Address
+    unsigned_kind: Literal["transaction", "safe_transaction"] = "transaction"
     unsigned_bytes: _Hex
     signing_hash: Hash32
     instruction: str
@@ -52,11 +54,27 @@ class Asked(_Record):
     units: _Digits
     destinations: tuple[str, ...]
     swept: tuple[SweptUnits, ...]
+    owner: Address | None = None
+    """Whose device was asked, of a Safe's owners."""
+    safe_block: int | None = None
+    safe_nonce: int | None = None
+    """The Safe's own nonce after ``safe_block``, as this machine's nodes showed it then."""
 
     @property
-    def transaction(self) -> UnsignedTransaction:
-        """The exact transaction. Raises TransactionError for bytes that are none."""
-        return UnsignedTransaction.from_signing_bytes(bytes.fromhex(self.unsigned_bytes[2:]))
+    def is_safe(self) -> bool:
+        """Whether it is a Safe's: others may hold signatures of it that this machine never saw."""
+        return self.unsigned_kind == "safe_transaction"
+
+    @property
+    def transaction(self) -> UnsignedTransaction | SafeTransaction:
+        """The exact transaction. Raises TransactionError or SafeTransactionError for bytes that are none."""
+        raw = bytes.fromhex(self.unsigned_bytes[2:])
+        return SafeTransaction.from_stored_bytes(raw) if self.is_safe else UnsignedTransaction.from_signing_bytes(raw)
+
+    @property
+    def digest(self) -> bytes:
+        """The 32 bytes that were to be signed."""
+        return bytes.fromhex(self.signing_hash[2:])
 
     @property
     def promise(self) -> Promise:
@@ -73,6 +91,7 @@ class Signed(_Record):
     y_parity: Annotated[int, Field(ge=0, le=1)]
     r: _Digits
     s: _Digits
+    owner: Address | None = None
 
     @property
     def signature(self) -> Signature:
@@ -92,6 +111,7 @@ class HandedIn(_Record):
 
     kind: Literal["handed_in"] = "handed_in"
     signing_hash: Hash32
+    owner: Address | None = None
 
 
 class SealSeen(_Record):

@@ -1,7 +1,8 @@
 """All that this machine wants to be true before its device is asked (R1, R4), in one place.
 
 In this order: the trust file, the seals, derivation and chain, the recipient's signatures, the approvals, what was
-promised before, and the nonce. The first that fails is the sentence that a person reads; there is no way around any of them.
+promised before, gas, and the nonce. The first that fails is the sentence that a person reads; there is no way around any of
+them. A cancel pays nobody, so it is held against the trust file, the seals and the nonce alone.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +13,17 @@ from typing import Final
 from custody.ledger.seals import Seal
 from custody.trezor.preview import format_units
 from workers.signer.agreed import require_agreed
-from workers.signer.checks import CheckedInstruction, InstructionRefused
+from workers.signer.case import Case, Seen, as_claimed
+from workers.signer.checks import InstructionRefused
 from workers.signer.coverage import Promise, coverage
 from workers.signer.evidence import Evidence, read_evidence
 from workers.signer.journal import Journal, is_cancel, open_promises
 from workers.signer.journal_records import Asked
 from workers.signer.nonce_rule import require_one_intent
-from workers.signer.own_eyes import Case, Seen, as_claimed, can_pay_no_more, look
+from workers.signer.own_eyes import can_pay_no_more, look
 from workers.signer.pins import require_pinned, require_trust
 from workers.signer.recipients import require_known_recipient
+from workers.signer.safe_checks import Checked
 from workers.signer.seals import require_extends
 from workers.signer.trust import Trust, TrustedChain
 
@@ -36,10 +39,12 @@ SealsAfter = Callable[[Seal | None], Iterable[Seal]]
 class Judged:
     """An instruction that may be signed: what it promises, for the journal, and what was checked, for a person."""
 
-    checked: CheckedInstruction
+    checked: Checked
     promise: Promise
     newest_seal: Seal | None
     lines: tuple[str, ...]
+    safe: tuple[int, int] | None = None
+    """Of a Safe: the block that it was read at, and its own nonce then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Judge:
     urls: Sequence[str] = ()
     offline: bool = False
 
-    def judge(self, checked: CheckedInstruction, seals_after: SealsAfter) -> Judged:
+    def judge(self, checked: Checked, seals_after: SealsAfter) -> Judged:
         """Judge one instruction. Raises InstructionRefused with the sentence why it must not be signed."""
         require_trust(checked.chain, self.trust)
         claimed = checked.claimed
@@ -63,6 +68,11 @@ class Judge:
         pinned = require_pinned(checked, self.trust)
         seen_before = None if self.journal is None else self.journal.last_seal(self.trust.environment)
         newest = require_extends(seen_before, seals_after(seen_before), self.trust.ledger.keys)
+        goes_on = f"Ledger     seal {newest.seal_no} goes on from what this machine has seen"
+        if claimed.signs == "cancel":
+            require_one_intent(checked.transaction, claimed.id, checked.chain.treasury, asked)
+            nothing = Promise(claimed.token, claimed.payment_id, 0, frozenset())
+            return Judged(checked, nothing, newest, ("Pays       nobody: it spends the nonce on nothing", goes_on))
         evidence = read_evidence(claimed)
         case = Case(checked, evidence, self.trust, pinned)
         urls = self.urls or pinned.verify_rpc
@@ -80,11 +90,13 @@ class Judge:
                 f"Swept      {_shown(checked, sum(seen.swept.values()))}, confirmed at depth by {by}",
                 f"Recipient  {recipient.said}",
                 f"Approved   by {agreed}",
-                f"Ledger     seal {newest.seal_no} goes on from what this machine has seen",
+                *_safe_lines(seen, pinned),
+                goes_on,
             ),
+            seen.safe,
         )
 
-    def _asked(self, checked: CheckedInstruction) -> list[Asked]:
+    def _asked(self, checked: Checked) -> list[Asked]:
         if self.journal is None:
             return []
         return self.journal.asked(checked.chain.id, checked.chain.genesis_hash, checked.chain.treasury)
@@ -109,13 +121,17 @@ class Judge:
                 f"{_shown(checked, of_payment + unknown + promise.units)} would be paid out of "
                 f"{_shown(checked, seen.deposited)} that buyers deposited for payment {claimed.payment_id}"
             )
+        if case.is_native and not self.offline:
+            _require_gas(case, seen, found.swept - (found.promised - promise.units))
         return promise
 
     def _is_over(self, asked: Asked, hashes: Sequence[str], pinned: TrustedChain, urls: Sequence[str]) -> bool:
         """Whether an earlier payout can never be mined any more, by each of this machine's own nodes."""
-        if self.offline or self.journal is None or not self.journal.is_settled(asked):
+        if self.offline or self.journal is None:
             return False
-        return can_pay_no_more(pinned, urls, asked.transaction.nonce, hashes)
+        if not asked.is_safe and not self.journal.is_settled(asked):
+            return False  # a signature that is not known has a transaction hash that is not known
+        return can_pay_no_more(pinned, urls, asked, hashes)
 
 
 def _unknown_units(evidence: Evidence, token: str, instruction: str, asked: list[Asked]) -> int:
@@ -128,7 +144,29 @@ def _unknown_units(evidence: Evidence, token: str, instruction: str, asked: list
     )
 
 
-def _shown(checked: CheckedInstruction, units: int) -> str:
+def _require_gas(case: Case, seen: Seen, owed: int) -> None:
+    """R11: beside the buyers' coins that are known here, ``owed`` wei, the treasury holds what gas may cost.
+
+    A Safe pays no gas, whoever executes for it does.
+    """
+    fee = 0 if case.pinned.safe is not None else int(case.checked.claimed.max_total_fee_wei or 0)
+    if seen.treasury_wei < owed + fee:
+        raise case.refused(
+            f"the treasury holds {_shown(case.checked, seen.treasury_wei)}, buyers' {_shown(case.checked, owed)} and up to "
+            f"{_shown(case.checked, fee)} for gas are needed (R11)"
+        )
+
+
+def _safe_lines(seen: Seen, pinned: TrustedChain) -> list[str]:
+    if pinned.safe is None:
+        return []
+    where = (
+        "as pinned, says the machine that exported it" if seen.safe is None else f"as pinned at block {seen.safe[0]}"
+    )
+    return [f"Safe       {where}: {pinned.safe.threshold} of {len(pinned.safe.owners)} owners, no modules"]
+
+
+def _shown(checked: Checked, units: int) -> str:
     return f"{format_units(units, checked.decimals)} {checked.symbol}"
 
 

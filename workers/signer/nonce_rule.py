@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from custody.safe import SafeTransaction
 from custody.trezor.transaction import UnsignedTransaction
 from workers.signer.journal import JournalRefused, is_cancel
 from workers.signer.journal_records import Asked
@@ -12,12 +13,13 @@ _STEP: Final = (9, 8)
 
 
 def require_one_intent(
-    transaction: UnsignedTransaction, instruction: str, treasury: str, earlier: Sequence[Asked]
+    transaction: UnsignedTransaction | SafeTransaction, instruction: str, treasury: str, earlier: Sequence[Asked]
 ) -> None:
     """Raise JournalRefused when the transaction is another intent than the one its nonce was signed for.
 
     ``earlier``: everything this machine asked of the treasury on that chain. Legal are the very same bytes, a fee
-    replacement (same to, value and data, both fees at least 1.125 times the highest signed ones), and the cancel.
+    replacement (same to, value and data, both fees at least 1.125 times the highest signed ones), and the cancel. A Safe's
+    owners sign no fees: the same SafeTx, or the rejection of its nonce.
     """
     for each in earlier:
         if (
@@ -33,6 +35,12 @@ def require_one_intent(
     payouts = [each for each in same_nonce if not is_cancel(each.transaction, treasury)]
     if any(each.transaction == transaction for each in same_nonce) or is_cancel(transaction, treasury):
         return
+    for each in same_nonce:
+        if each.instruction != instruction:
+            raise JournalRefused(
+                f"Nonce {transaction.nonce} was asked for here for instruction {each.instruction} on {each.at[:16]}. One "
+                "nonce has one intent (R1). Nothing was signed; tell the custody team."
+            )
     for each in payouts:
         signed = each.transaction
         if (signed.to, signed.value, signed.data) != (transaction.to, transaction.value, transaction.data):
@@ -41,11 +49,16 @@ def require_one_intent(
                 "another recipient, amount or data. One nonce has one intent (R1). Nothing was signed; tell the custody "
                 "team."
             )
-    highest_fee = max((each.transaction.max_fee_per_gas for each in payouts), default=0)
-    highest_tip = max((each.transaction.max_priority_fee_per_gas for each in payouts), default=0)
-    if payouts and not (
-        _is_step(highest_fee, transaction.max_fee_per_gas)
-        and _is_step(highest_tip, transaction.max_priority_fee_per_gas)
+    bids = [each.transaction for each in payouts if isinstance(each.transaction, UnsignedTransaction)]
+    highest_fee = max((bid.max_fee_per_gas for bid in bids), default=0)
+    highest_tip = max((bid.max_priority_fee_per_gas for bid in bids), default=0)
+    if (
+        bids
+        and isinstance(transaction, UnsignedTransaction)
+        and not (
+            _is_step(highest_fee, transaction.max_fee_per_gas)
+            and _is_step(highest_tip, transaction.max_priority_fee_per_gas)
+        )
     ):
         raise JournalRefused(
             f"Nonce {transaction.nonce} was signed here before; a replacement raises both fees to at least 1.125 times "

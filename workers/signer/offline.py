@@ -7,11 +7,15 @@ from pathlib import Path
 from custody.chain import ChainConnection
 from custody.settings.chains import Chains
 from custody.trezor import DeviceRejected, Signature
+from custody.trezor.transaction import recover_signer
 from workers.signer.bundle import Answer, Bundle, answer_path, bundle_seals, read_file, write_file
-from workers.signer.checks import CheckedInstruction, InstructionRefused, check_instruction, require_device_path
+from workers.signer.checks import InstructionRefused, require_device_path
 from workers.signer.client import SignerClient
+from workers.signer.desk import Confirm, Event, Progress, SigningDeskSettings
 from workers.signer.judgement import Judge, Judged
-from workers.signer.session import Confirm, Event, Progress, SigningDeskSettings, sign_on_device
+from workers.signer.safe_checks import Checked, CheckedSafe, check
+from workers.signer.safe_desk import sign_on_owners_device
+from workers.signer.session import sign_on_device
 from workers.signer.trust import Trust
 
 
@@ -35,7 +39,7 @@ def export(
     claimed = client.instruction(instruction_id)
     if not claimed.waits_for_signature:
         raise InstructionRefused(f"Instruction {claimed.id} is {claimed.state}; only a handed-out one can be signed.")
-    checked = check_instruction(claimed, chains, fee_cap_wei=fee_cap_wei)
+    checked = check(claimed, chains, fee_cap_wei=fee_cap_wei)
     judged = Judge(trust, None, verify_rpc).judge(checked, client.seals_after)
     pinned = None if trust is None else trust.chain(checked.chain.id)
     urls = [*verify_rpc] or ([] if pinned is None else [*pinned.verify_rpc])
@@ -64,7 +68,7 @@ def sign_bundle(
     target = answer_path(path)
     if target.exists():
         raise InstructionRefused(f"{target} exists already: take it to the machine with the network, or move it away.")
-    checked = check_instruction(bundle.instruction, chains, fee_cap_wei=desk.fee_cap_wei)
+    checked = check(bundle.instruction, chains, fee_cap_wei=desk.fee_cap_wei)
     require_device_path(checked.chain, desk.device_path)
     judged = Judge(desk.trust, desk.journal, offline=True).judge(checked, bundle.seals_after)
     progress(
@@ -75,21 +79,10 @@ def sign_bundle(
             checked.claimed.id,
         )
     )
-    signing_hash = "0x" + checked.transaction.signing_hash().hex()
-    signature = None if desk.journal is None else desk.journal.signature_of(signing_hash)
-    if signature is not None:
-        progress(Event("resumed", "The device signed it before; that signature is written again.", checked.claimed.id))
-    else:
-        signature = sign_on_device(
-            desk,
-            judged,
-            progress=progress,
-            confirm=confirm,
-            on_rejection=lambda error: _write_rejection(target, checked, signing_hash, error),
-        )
+    signature = _sign(desk, judged, target, progress=progress, confirm=confirm)
     if signature is None:
         return None
-    write_file(target, _answer(checked, signing_hash, signature))
+    write_file(target, _answer(checked, signature))
     return target
 
 
@@ -105,33 +98,51 @@ def submit_answer(client: SignerClient, chains: Chains, path: Path, *, fee_cap_w
         client.submit_rejection(answer.instruction, answer.rejected or "rejected")
         return f"Instruction {answer.instruction} stays open: {answer.rejected}"
     claimed = client.instruction(answer.instruction)
-    checked = check_instruction(claimed, chains, fee_cap_wei=fee_cap_wei)
+    checked = check(claimed, chains, fee_cap_wei=fee_cap_wei)
     if claimed.signing_hash != answer.signing_hash:
         raise InstructionRefused(f"Instruction {claimed.id} has other bytes now than were signed; export it again.")
     try:
-        signer = checked.transaction.recover(signature)
+        signer = recover_signer(checked.digest, signature)
     except ValueError as error:
         raise InstructionRefused(f"The answer's signature is malformed: {error}.") from None
-    if signer != checked.chain.treasury:
+    if isinstance(checked, CheckedSafe):
+        if signer not in checked.owners.owners:
+            raise InstructionRefused(f"The answer is signed by {signer}, who is no owner of {checked.chain.treasury}.")
+    elif signer != checked.chain.treasury:
         raise InstructionRefused(f"The answer is signed by {signer}, the treasury is {checked.chain.treasury}.")
     client.submit_signature(claimed.id, signature)
     return f"Instruction {claimed.id} was signed and handed in."
 
 
-def _answer(checked: CheckedInstruction, signing_hash: str, signature: Signature) -> Answer:
+def _sign(
+    desk: SigningDeskSettings, judged: Judged, target: Path, *, progress: Progress, confirm: Confirm
+) -> Signature | None:
+    checked = judged.checked
+
+    def on_rejection(error: DeviceRejected) -> None:
+        _write_rejection(target, checked, error)
+
+    if isinstance(checked, CheckedSafe):
+        given = sign_on_owners_device(desk, judged, progress=progress, confirm=confirm, on_rejection=on_rejection)
+        return None if given is None else given.signature
+    kept = None if desk.journal is None else desk.journal.signature_of("0x" + checked.digest.hex())
+    if kept is not None:
+        progress(Event("resumed", "The device signed it before; that signature is written again.", checked.claimed.id))
+        return kept
+    return sign_on_device(desk, judged, progress=progress, confirm=confirm, on_rejection=on_rejection)
+
+
+def _answer(checked: Checked, signature: Signature) -> Answer:
     return Answer(
         instruction=checked.claimed.id,
-        signing_hash=signing_hash,
+        signing_hash="0x" + checked.digest.hex(),
         y_parity=signature.y_parity,
         r=f"0x{signature.r:064x}",
         s=f"0x{signature.s:064x}",
     )
 
 
-def _write_rejection(target: Path, checked: CheckedInstruction, signing_hash: str, error: DeviceRejected) -> None:
-    write_file(
-        target,
-        Answer(
-            instruction=checked.claimed.id, signing_hash=signing_hash, rejected=f"{error.reason}: {error.what}"[:500]
-        ),
-    )
+def _write_rejection(target: Path, checked: Checked, error: DeviceRejected) -> None:
+    said = f"{error.reason}: {error.what}"[:500]
+    signing_hash = "0x" + checked.digest.hex()
+    write_file(target, Answer(instruction=checked.claimed.id, signing_hash=signing_hash, rejected=said))

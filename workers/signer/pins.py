@@ -1,7 +1,8 @@
 """The trust file against everything else: the chains file and the instruction may say nothing that differs (R4)."""
 
 from custody.settings.chains import Chain
-from workers.signer.checks import CheckedInstruction, InstructionRefused
+from workers.signer.checks import InstructionRefused
+from workers.signer.safe_checks import Checked, CheckedSafe
 from workers.signer.trust import Trust, TrustedChain
 
 
@@ -14,13 +15,19 @@ def require_trust(chain: Chain, trust: Trust | None) -> None:
         )
 
 
-def require_pinned(checked: CheckedInstruction, trust: Trust) -> TrustedChain:
+def require_pinned(checked: Checked, trust: Trust) -> TrustedChain:
     """The pinned chain of an instruction. Raises InstructionRefused naming the field that differs."""
     pinned = trust.chain(checked.chain.id)
     if pinned is None:
         raise checked.refusal(f"chain {checked.chain.id} is not in the trust file")
     _require(checked, "genesis_hash", checked.chain.genesis_hash, pinned.genesis_hash)
     _require(checked, "treasury", checked.chain.treasury, pinned.treasury)
+    if isinstance(checked, CheckedSafe) != (pinned.safe is not None):
+        said = "is an account" if pinned.safe is None else "is a Safe"
+        raise checked.refusal(f"the trust file says that {pinned.treasury} {said}, its bytes are for the other kind")
+    if isinstance(checked, CheckedSafe) and pinned.safe is not None:
+        _require(checked, "safe.owners", sorted(checked.owners.owners), sorted(pinned.safe.owners))
+        _require(checked, "safe.threshold", checked.owners.threshold, pinned.safe.threshold)
     token = pinned.token(checked.claimed.token)
     if token is None:
         raise checked.refusal(f"token {checked.claimed.token} is not in the trust file")
@@ -29,6 +36,6 @@ def require_pinned(checked: CheckedInstruction, trust: Trust) -> TrustedChain:
     return pinned
 
 
-def _require(checked: CheckedInstruction, field: str, found: object, expected: object) -> None:
+def _require(checked: Checked, field: str, found: object, expected: object) -> None:
     if found != expected:
         raise checked.refusal(f"the chains file says {field} {found}, the trust file says {expected}")

@@ -8,14 +8,8 @@ from custody.settings.chains import Chains
 from custody.trezor import DeviceError, DeviceRejected
 from workers.signer.checks import InstructionRefused
 from workers.signer.client import ApiInstruction, SignerApiAway, SignerClient
-from workers.signer.session import (
-    Confirm,
-    Event,
-    EventKind,
-    Progress,
-    SigningDeskSettings,
-    sign_instruction,
-)
+from workers.signer.desk import Confirm, Event, EventKind, Progress, SigningDeskSettings
+from workers.signer.session import sign_instruction
 
 POLL_SECONDS: Final = 0.25  # between looks for the next handed-out instruction; below the API's rate limit
 QUEUE_SECONDS: Final = 30.0  # how long open instructions that are not handed out yet are waited for at least

@@ -17,8 +17,8 @@ from custody.policy.signed_entries import entry_hash
 from custody.policy.texts import entry_text
 from custody.releases.refund_proof import BUYER_SIGNED
 from custody.trezor.transaction import SignatureError
-from workers.signer.checks import CheckedInstruction
 from workers.signer.evidence import Evidence
+from workers.signer.safe_checks import Checked
 from workers.signer.trust import Trust
 
 _BOOK: Final = "address book"
@@ -32,7 +32,7 @@ class KnownRecipient:
     said: str
 
 
-def require_known_recipient(checked: CheckedInstruction, evidence: Evidence, trust: Trust) -> KnownRecipient:
+def require_known_recipient(checked: Checked, evidence: Evidence, trust: Trust) -> KnownRecipient:
     """How the recipient is known: a signed entry or, for a refund that has none, the buyer's own proof (R21).
 
     Raises InstructionRefused.
@@ -46,7 +46,7 @@ def require_known_recipient(checked: CheckedInstruction, evidence: Evidence, tru
     return KnownRecipient(entry.label, f"address book entry {entry.number} ({entry.label}), signed by your approvers")
 
 
-def _has_entry(checked: CheckedInstruction, evidence: Evidence, trust: Trust) -> bool:
+def _has_entry(checked: Checked, evidence: Evidence, trust: Trust) -> bool:
     try:
         lines = [_line(each) for each in (*evidence.address_book, *_own_copy(trust))]
     except PolicyRefused as error:
@@ -54,7 +54,7 @@ def _has_entry(checked: CheckedInstruction, evidence: Evidence, trust: Trust) ->
     return any(_is_of(entry, checked.chain.id, checked.claimed.recipient) for entry, _ in lines)
 
 
-def require_signed_recipient(checked: CheckedInstruction, evidence: Evidence, trust: Trust) -> AddressBookEntry:
+def require_signed_recipient(checked: Checked, evidence: Evidence, trust: Trust) -> AddressBookEntry:
     """The entry that stands for the recipient. Raises InstructionRefused when there is none, or too few signed it.
 
     Of several entries the one with the highest number stands, whichever side it came from: a removal that either side

@@ -6,82 +6,24 @@ anything, and the answer before it is handed in. A crash anywhere in between los
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from custody.settings.chains import NATIVE, Chains
-from custody.trezor import DeviceRejected, Prompt, Signature, SigningDevice, device_screens, open_device
+from custody.trezor import DeviceRejected, Signature, SigningDevice, device_screens, open_device
 from custody.trezor.definitions import DefinitionRefused, Definitions, read_definitions
 from custody.trezor.preview import human_lines
 from custody.trezor.readability import Unit
 from workers.signer.checks import (
     CheckedInstruction,
     InstructionRefused,
-    check_instruction,
     require_device_in_order,
     require_device_path,
     require_readable,
 )
 from workers.signer.client import ApiInstruction, SignerApiError, SignerClient
-from workers.signer.journal import Journal
-from workers.signer.judgement import Judge, Judged
-from workers.signer.trust import Trust
-
-if TYPE_CHECKING:
-    from workers.signer.safe_desk import CheckedSafe
-
-EventKind = Literal["checked", "prompt", "signed", "rejected", "refused", "device_error", "waiting", "resumed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What happens at the desk, for whoever shows it. ``text`` is a sentence; ``screens`` what the device shows."""
-
-    kind: EventKind
-    text: str
-    instruction_id: str | None = None
-    lines: tuple[str, ...] = ()
-    screens: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SigningDeskSettings:
-    """This machine's own facts: where the device is, its wallet's path, and what is allowed without asking anyone.
-
-    ``fee_cap_wei`` bounds one transaction's whole fee; ``approval_timeout_seconds`` is the person's time.
-    ``verify_rpc`` are own nodes named for this run, in place of the trust file's. ``fingerprint`` is that of the
-    wallet's root key where the trust file names none.
-    """
-
-    device_path: str
-    derivation_path: str
-    approval_timeout_seconds: float
-    fee_cap_wei: int
-    pin_callback: Callable[[], str] | None = None
-    passphrase: str | Callable[[], str] | None = None
-    lock_folder: Path | None = None
-    trust: Trust | None = None
-    journal: Journal | None = None
-    verify_rpc: tuple[str, ...] = ()
-    fingerprint: str | None = None
-    definitions: Path | None = None
-    """Folder of the maker's definitions of chains and tokens (R2)."""
-    signer: str = "signer"
-
-    @property
-    def lease_seconds(self) -> int:
-        """How long others are asked to wait: a person's time at the device, and a minute around it."""
-        return int(self.approval_timeout_seconds) + 60
-
-    @property
-    def judge(self) -> Judge:
-        """What an instruction is judged by on this machine."""
-        return Judge(self.trust, self.journal, self.verify_rpc)
-
-
-Progress = Callable[[Event], None]
-Confirm = Callable[["CheckedInstruction | CheckedSafe", tuple[str, ...]], bool]
+from workers.signer.desk import Confirm, Event, Progress, SigningDeskSettings, prompted
+from workers.signer.judgement import Judged
+from workers.signer.safe_checks import CheckedSafe, check
+from workers.signer.safe_desk import sign_on_owners_device
 
 
 def sign_instruction(
@@ -101,17 +43,26 @@ def sign_instruction(
     claimed = client.instruction(instruction_id)
     if not claimed.waits_for_signature:
         raise InstructionRefused(f"Instruction {claimed.id} is {claimed.state}; only a handed-out one can be signed.")
-    if claimed.unsigned_kind == "safe_transaction":
-        from workers.signer.safe_desk import sign_as_owner  # which tells of what it does by this module's events
-
-        return sign_as_owner(client, chains, desk, claimed, progress=progress, confirm=confirm)
-    checked = check_instruction(claimed, chains, fee_cap_wei=desk.fee_cap_wei)
+    checked = check(claimed, chains, fee_cap_wei=desk.fee_cap_wei)
     require_device_path(checked.chain, desk.device_path)
     judged = desk.judge.judge(checked, client.seals_after)
+    if isinstance(checked, CheckedSafe):
+        given = sign_on_owners_device(
+            desk,
+            judged,
+            progress=progress,
+            confirm=confirm,
+            on_rejection=_told(client, claimed),
+            leased=lambda owner: _leased(client, desk, claimed, owner),
+        )
+        if given is None:
+            return False
+        _hand_in(client, desk, claimed, given.signature, progress, owner=given.owner)
+        return True
     kept = None if desk.journal is None else desk.journal.signature_of(claimed.signing_hash or "")
     if kept is not None:
         progress(Event("resumed", f"The device signed {claimed.id} before; that signature is handed in.", claimed.id))
-        _hand_in(client, desk, checked, kept, progress)
+        _hand_in(client, desk, claimed, kept, progress)
         return True
     with _leased(client, desk, claimed):
         signature = sign_on_device(
@@ -119,7 +70,7 @@ def sign_instruction(
         )
         if signature is None:
             return False
-        _hand_in(client, desk, checked, signature, progress)
+        _hand_in(client, desk, claimed, signature, progress)
     return True
 
 
@@ -137,12 +88,13 @@ def sign_on_device(
     ``on_rejection`` is told of a person's no before it is raised.
     """
     checked, claimed = judged.checked, judged.checked.claimed
+    assert isinstance(checked, CheckedInstruction)
     pinned = None if desk.trust is None else desk.trust.chain(checked.chain.id)
     with open_device(
         desk.device_path,
         expected_address=checked.chain.treasury,
         expected_fingerprint=(pinned and pinned.device_fingerprint) or desk.fingerprint,
-        derivation_path=desk.derivation_path,
+        derivation_path=desk.path_of("treasury"),
         pin_callback=desk.pin_callback,
         passphrase=desk.passphrase,
         button_callback=lambda prompt: progress(prompted(claimed, prompt)),
@@ -150,7 +102,7 @@ def sign_on_device(
         lock_folder=desk.lock_folder,
     ) as device:
         definitions = _definitions(desk, checked)
-        screens = _show(device, judged, definitions, progress)
+        screens = _show(device, checked, judged, definitions, progress)
         if not confirm(checked, screens):
             return None
         if desk.journal is not None:
@@ -161,12 +113,12 @@ def sign_on_device(
             signature = device.sign_transaction(checked.transaction, definitions)
         except DeviceRejected as error:
             if desk.journal is not None:
-                desk.journal.record_rejected(checked.transaction)
+                desk.journal.record_rejected(checked.digest)
             progress(Event("rejected", str(error), claimed.id))
             on_rejection(error)
             raise
         if desk.journal is not None:
-            desk.journal.record_signed(checked.transaction, signature)
+            desk.journal.record_signed(checked.digest, signature)
     return signature
 
 
@@ -202,10 +154,13 @@ def _definitions(desk: SigningDeskSettings, checked: CheckedInstruction) -> Defi
 
 
 def _show(
-    device: SigningDevice, judged: Judged, definitions: Definitions | None, progress: Progress
+    device: SigningDevice,
+    checked: CheckedInstruction,
+    judged: Judged,
+    definitions: Definitions | None,
+    progress: Progress,
 ) -> tuple[str, ...]:
     """Compare the device with what is needed, say what was checked, and return the screens that it will show."""
-    checked = judged.checked
     require_device_in_order(checked.chain, device.facts)
     warning = require_readable(checked, device.model, device.firmware, has_definition=definitions is not None)
     defined = (
@@ -229,27 +184,32 @@ def _show(
 def _hand_in(
     client: SignerClient,
     desk: SigningDeskSettings,
-    checked: CheckedInstruction,
+    claimed: ApiInstruction,
     signature: Signature,
     progress: Progress,
+    *,
+    owner: str | None = None,
 ) -> None:
-    claimed = checked.claimed
     client.submit_signature(claimed.id, signature)
-    if desk.journal is not None and not desk.journal.was_handed_in(claimed.signing_hash or ""):
-        desk.journal.record_handed_in(claimed.signing_hash or "")
-    progress(Event("signed", f"Instruction {claimed.id} was signed and handed in.", claimed.id))
+    signing_hash = claimed.signing_hash or ""
+    if desk.journal is not None and not desk.journal.was_handed_in(signing_hash, owner):
+        desk.journal.record_handed_in(signing_hash, owner=owner)
+    by = "" if owner is None else f" by {owner}"
+    progress(Event("signed", f"Instruction {claimed.id} was signed{by} and handed in.", claimed.id))
 
 
 @contextmanager
-def _leased(client: SignerClient, desk: SigningDeskSettings, claimed: ApiInstruction) -> Generator[None]:
-    """Tell other signers who is at it; refused while another one is (R23)."""
-    client.take_lease(claimed.id, desk.signer, desk.lease_seconds)
+def _leased(
+    client: SignerClient, desk: SigningDeskSettings, claimed: ApiInstruction, owner: str | None = None
+) -> Generator[None]:
+    """Tell other signers who is at it; refused while another one is (R23). Of a Safe each owner has one."""
+    client.take_lease(claimed.id, desk.signer, desk.lease_seconds, owner=owner)
     try:
         yield
     finally:
         # Already signed, most of the time; an API that is away forgets it by itself.
         with suppress(SignerApiError):
-            client.take_lease(claimed.id, desk.signer, 0)
+            client.take_lease(claimed.id, desk.signer, 0, owner=owner)
 
 
 def _told(client: SignerClient, claimed: ApiInstruction) -> Callable[[DeviceRejected], None]:
@@ -257,8 +217,3 @@ def _told(client: SignerClient, claimed: ApiInstruction) -> Callable[[DeviceReje
         client.submit_rejection(claimed.id, f"{error.reason}: {error.what}")
 
     return tell
-
-
-def prompted(claimed: ApiInstruction, prompt: Prompt) -> Event:
-    """What is told when a screen waits for a person."""
-    return Event("prompt", f"Screen {prompt.number} waits on the device.", claimed.id)

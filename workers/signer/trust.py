@@ -19,7 +19,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from custody.chain.depth import FLOORS
 from custody.destinations.derivation import DerivationError, xpub_fingerprint
 from custody.ledger.seal_keys import PublicKeys, key_id
-from custody.settings.chains import DEVELOPMENT_CHAINS, NATIVE, Address, Hash32
+from custody.policy.genesis import Treasury
+from custody.settings.chains import DEVELOPMENT_CHAINS, NATIVE, SAFE_OWNERS_MAXIMUM, Address, Hash32
 from custody.settings.environment import SettingsError
 
 FILE_MAXIMUM_BYTES: Final = 262_144  # some hundred tokens and approvers are a tenth of it
@@ -60,6 +61,33 @@ class TrustedToken(_Strict):
     decimals: Annotated[int, Field(ge=0, le=18, strict=True)]
 
 
+class TrustedSafe(_Strict):
+    """What the genesis pins of a treasury that is a Safe (R16). No modules, whatever else is said."""
+
+    singleton_code_hash: Hash32
+    proxy_code_hash: Hash32 | None = None
+    owners: Annotated[tuple[Address, ...], Field(min_length=1, max_length=SAFE_OWNERS_MAXIMUM)]
+    threshold: Annotated[int, Field(ge=1, strict=True)]
+    fallback_handler: Address
+    guard: Address | None = None
+    owner: Address | None = None
+    """Which of the owners signs on this machine; without it any of them may."""
+
+    def pins(self, address: str) -> Treasury:
+        """The same as a genesis says it."""
+        return Treasury(kind="safe", address=address, **self.model_dump(exclude={"owner"}))
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if len(set(self.owners)) != len(self.owners):
+            raise ValueError("owners: two share an address")
+        if self.threshold > len(self.owners):
+            raise ValueError(f"threshold: expected at most {len(self.owners)}, the number of owners")
+        if self.owner is not None and self.owner not in self.owners:
+            raise ValueError(f"owner: {self.owner} is not among the owners")
+        return self
+
+
 class TrustedChain(_Strict):
     """One chain: id and genesis hash together (R17), its treasury, and where this machine reads it by itself."""
 
@@ -68,8 +96,12 @@ class TrustedChain(_Strict):
     """As the genesis names it: it stands in the text that approvers sign."""
     genesis_hash: Hash32
     treasury: Address
+    safe: TrustedSafe | None = None
+    """Set where the treasury is a Safe; without it the treasury is an account of one device."""
+    native_fee_proxy: Address | None = None
+    """The contract through which buyers may pay the chain's own coin; its events are believed where the balance agrees (L8)."""
     device_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None = None
-    """Of the treasury wallet's root key: the device is chosen by it (R23)."""
+    """Of the root key of the wallet that signs here: the device is chosen by it (R23)."""
     confirmations: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
     """Blocks; never less than the chain's floor, which is also the default."""
     verify_rpc: Annotated[tuple[str, ...], Field(max_length=RPC_MAXIMUM)] = ()
@@ -180,9 +212,17 @@ class Trust(_Strict):
             raise ValueError("policy.approvals: expected at least 1 where money is real")
         if len({each.xpub for each in self.deposit_accounts}) != len(self.deposit_accounts):
             raise ValueError("deposit_accounts: two share an xpub")
-        reused = {each.address for each in self.approvers} & {chain.treasury for chain in self.chains}
+        accounts = {chain.treasury for chain in self.chains}
+        owners = {owner for chain in self.chains if chain.safe is not None for owner in chain.safe.owners}
+        if both := accounts & owners:
+            raise ValueError(
+                f"chains: {min(both)} is a treasury and a Safe's owner; expected accounts of their own (R6)"
+            )
+        reused = {each.address for each in self.approvers} & (accounts | owners)
         if reused:
-            raise ValueError(f"approvers: {min(reused)} is a treasury too; expected accounts of their own (R6)")
+            raise ValueError(
+                f"approvers: {min(reused)} is a treasury or a Safe's owner too; expected accounts of their own (R6)"
+            )
         return self
 
 

@@ -213,8 +213,8 @@ class _Api:
             return seals_from(connection, number)
 
     def _leased(self, found: dict[str, Any]) -> dict[str, Any]:
-        lease = self._leases.of(UUID(found["id"]))
-        return {**found, "lease": None if lease is None else lease.as_json()}
+        leases = [lease.as_json() for lease in self._leases.of(UUID(found["id"]))]
+        return {**found, "lease": leases[0] if leases else None, "leases": leases}
 
     def _state(self, instruction_id: UUID) -> str | None:
         with transaction(self._engine) as connection:

@@ -55,7 +55,8 @@ _COLUMNS: Final = """
         (SELECT kind AS signs, signed_bytes IS NULL AS waits, unsigned_bytes, signing_hash, max_total_fee_wei
         FROM fleet.nonce_digests d WHERE d.instruction_id = i.id ORDER BY d.place DESC LIMIT 1)
         UNION ALL
-        SELECT CASE i.state WHEN 'cancelling' THEN 'cancel' ELSE 'payout' END, i.state IN ('handed_out', 'cancelling'),
+        SELECT CASE i.state WHEN 'cancelling' THEN 'cancel' ELSE 'payout' END,
+            i.state = 'handed_out' OR i.state = 'cancelling' AND i.rejection_signed_at IS NULL,
             i.unsigned_bytes, CASE i.state WHEN 'cancelling' THEN i.rejection_hash ELSE i.signing_hash END,
             i.max_total_fee_wei
         WHERE i.unsigned_kind = 'safe_transaction'

@@ -24,6 +24,8 @@ class LeaseBody(BaseModel):
 
     signer: Annotated[str, Field(strict=True, pattern=r"^[!-~]([ -~]{0,62}[!-~])?$")]
     seconds: Annotated[StrictInt, Field(ge=0, le=SECONDS_MAXIMUM)]
+    owner: Annotated[str, Field(strict=True, pattern=r"^0x[0-9a-fA-F]{40}$")] | None = None
+    """Of a Safe's owners the one who signs: each has a lease of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,35 +34,38 @@ class Lease:
 
     signer: str
     until: datetime
+    owner: str | None = None
 
-    def as_json(self) -> dict[str, str]:
-        return {"signer": self.signer, "until": self.until.isoformat(timespec="seconds")}
+    def as_json(self) -> dict[str, str | None]:
+        return {"signer": self.signer, "until": self.until.isoformat(timespec="seconds"), "owner": self.owner}
 
 
 class Leases:
-    """Leases by instruction; safe between threads."""
+    """Leases by instruction, and by owner where a Safe's sign; safe between threads."""
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._held: dict[UUID, Lease] = {}
+        self._held: dict[tuple[UUID, str | None], Lease] = {}
 
     def take(self, instruction_id: UUID, body: LeaseBody) -> Lease | None:
         """The lease that stands now: the caller's own, or another's who has it; None when it was given back."""
         with self._lock:
             now = self._clock()
             self._held = {each: lease for each, lease in self._held.items() if lease.until > now}
-            standing = self._held.get(instruction_id)
+            key = (instruction_id, None if body.owner is None else body.owner.lower())
+            standing = self._held.get(key)
             if standing is not None and standing.signer != body.signer:
                 return standing
-            self._held.pop(instruction_id, None)
+            self._held.pop(key, None)
             if body.seconds == 0 or len(self._held) >= LEASES_MAXIMUM:
                 return None
-            made = self._held[instruction_id] = Lease(body.signer, now + timedelta(seconds=body.seconds))
+            made = self._held[key] = Lease(body.signer, now + timedelta(seconds=body.seconds), body.owner)
             return made
 
-    def of(self, instruction_id: UUID) -> Lease | None:
-        """Who has it, or None."""
+    def of(self, instruction_id: UUID) -> list[Lease]:
+        """Who has it, the newest first; only a Safe's owners have it together."""
         with self._lock:
-            found = self._held.get(instruction_id)
-            return found if found is not None and found.until > self._clock() else None
+            now = self._clock()
+            found = [lease for (each, _), lease in self._held.items() if each == instruction_id and lease.until > now]
+            return found[::-1]

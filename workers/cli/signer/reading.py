@@ -25,11 +25,11 @@ from workers.cli.signer.desk import (
     signer,
     trust,
 )
-from workers.signer import Journal, check_instruction
+from workers.signer import Journal
 from workers.signer.inbox import Item, items
 from workers.signer.journal import JournalNotFree
 from workers.signer.judgement import Judge
-from workers.signer.safe_desk import check_safe_instruction, describe_safe
+from workers.signer.safe_checks import CheckedSafe, check, describe_safe
 from workers.signer.session import describe
 
 WATCH_SECONDS: Final = 1.0
@@ -63,13 +63,9 @@ def show(
             if claimed.unsigned_bytes is None:
                 return
             known = chains(chains_file)
-            fee_cap = settings().release_max_total_fee_wei
-            if claimed.unsigned_kind == "safe_transaction":
-                lines = describe_safe(check_safe_instruction(claimed, known, fee_cap_wei=fee_cap))
-                Console().print(Panel("\n".join(lines), title="decoded here", title_align="left"))
-                return
-            checked = check_instruction(claimed, known, fee_cap_wei=fee_cap)
-            Console().print(Panel("\n".join(describe(checked)), title="decoded here", title_align="left"))
+            checked = check(claimed, known, fee_cap_wei=settings().release_max_total_fee_wei)
+            lines = describe_safe(checked) if isinstance(checked, CheckedSafe) else describe(checked)
+            Console().print(Panel("\n".join(lines), title="decoded here", title_align="left"))
             with open_journal(known) as journal:
                 judged = Judge(trust(), journal, verify_rpc or ()).judge(checked, api.seals_after)
         Console().print(Panel("\n".join(judged.lines), title="checked here", title_align="left"))

@@ -12,6 +12,7 @@ from custody.settings.environment import SettingsError, settings
 from workers.cli.signer.desk import fail, signer
 from workers.signer import Trust, load_trust
 from workers.signer.pinned_tls import certificate_pin
+from workers.signer.trust import TrustedSafe
 
 trust = typer.Typer(help="What this machine believes, whatever a server says.", no_args_is_help=True)
 signer.add_typer(trust, name="trust")
@@ -41,12 +42,24 @@ def pin(certificate: Annotated[Path, typer.Argument(help="the API's certificate,
         raise fail(SettingsError(f"{certificate} is no certificate in PEM form")) from None
 
 
+def _safe(found: TrustedSafe) -> list[str]:
+    here = {found.owner: ", signs here"}
+    return [
+        f"  safe       {found.threshold} of {len(found.owners)} owners, no modules, guard {found.guard or 'none'}",
+        f"  code       singleton {found.singleton_code_hash}, its own {found.proxy_code_hash or 'not pinned'}",
+        f"  handler    {found.fallback_handler}",
+        *(f"  owner      {each}{here.get(each, '')}" for each in found.owners),
+    ]
+
+
 def _lines(found: Trust) -> list[str]:
     lines = [f"environment  {found.environment}"]
     for chain in found.chains:
         lines += [
             f"chain        {chain.id} {chain.name}, genesis {chain.genesis_hash}",
             f"  treasury   {chain.treasury}, device {chain.device_fingerprint or 'not pinned'}",
+            *([] if chain.safe is None else _safe(chain.safe)),
+            *([] if chain.native_fee_proxy is None else [f"  coin proxy {chain.native_fee_proxy}"]),
             f"  depth      {chain.depth} confirmations",
             f"  nodes      {', '.join(urlsplit(url).hostname or '?' for url in chain.verify_rpc) or 'none: give --verify-rpc'}",
             *(f"  token      {each.symbol}, {each.decimals} decimals, {each.address}" for each in chain.tokens),
