@@ -1,6 +1,7 @@
 """Gas of each way to sweep, on real contracts and one Anvil: keys, and so addresses and calldata, are the same in every run.
 
-Anvil gives the refund of EIP-7702 for authorities that never existed as well: ``true_gas`` takes that back.
+Anvil gives the refund of EIP-7702 for authorities that never existed as well: ``true_gas`` takes that back, and is then equal to
+@ethereumjs/vm's gas of the same transactions.
 """
 
 import json

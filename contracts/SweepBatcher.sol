@@ -76,7 +76,7 @@ contract SweepBatcher {
     /// Sweep `token` (the zero address: native coin) from each destination. One that refuses, burns its gas or has
     /// other code than ours never stops the next. `gasEach`: gas that one destination may take at most.
     /// Returns one byte a destination, its Outcome.
-    function sweepMany(address token, address[] calldata destinations, uint256 gasEach)
+    function sweepMany(address token, address[] calldata destinations, uint64 gasEach)
         external
         returns (bytes memory outcomes)
     {
@@ -97,7 +97,7 @@ contract SweepBatcher {
     }
 
     /// The same for forwarders, named by their salts; those that are not there yet are made first.
-    function deployAndSweepMany(address token, bytes32[] calldata salts, uint256 gasEach)
+    function deployAndSweepMany(address token, bytes32[] calldata salts, uint64 gasEach)
         external
         returns (bytes memory outcomes)
     {
@@ -146,7 +146,7 @@ contract SweepBatcher {
         }
         if (codeHash != DELEGATED_CODE_HASH && codeHash != FORWARDER_CODE_HASH) return Outcome.ForeignCode;
         unchecked {
-            // EIP-150 hands on at most 63/64 of what is left, silently.
+            // EIP-150 hands on at most 63/64 of what is left, silently. The sum is of 64 bits and cannot wrap.
             if (gasleft() < gasEach + gasEach / 63 + CALL_OVERHEAD) revert TooLittleGas();
         }
         assembly ("memory-safe") {

@@ -250,6 +250,10 @@ def test_too_little_gas_reverts_the_whole_batch(world: BatchWorld) -> None:
     call = sweep_many_call(usdt, addresses, GAS_EACH)
     request = CallRequest(to=world.contracts.batcher, data=call, sender=world.operator.address)
     estimate = world.client.estimate_gas(request)
+    for gas_each in (2**64 - 1, 2**40):  # more than any transaction has
+        assert world.refused(
+            world.operator.address, world.contracts.batcher, sweep_many_call(usdt, addresses, gas_each)
+        )
     receipt = world.send(world.operator, world.contracts.batcher, call, gas=estimate - GAS_EACH)
     assert not receipt.succeeded
     assert world.balances(usdt, addresses) == [UNITS] * 10

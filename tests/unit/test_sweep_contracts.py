@@ -53,9 +53,9 @@ def test_the_addresses_follow_from_the_treasury_alone() -> None:
     """The figures are a promise: a chain that is added in a year has its contracts at the same addresses."""
     contracts = sweep_contracts(TREASURY)
     assert (contracts.batcher, contracts.delegate, contracts.forwarder(bytes(32))) == (
-        "0x8EC3fdBCf69Ed7d502B3bCabBb2D293a327bAD6B",
-        "0xE496cA749b38A9D97f6fd0889DB5B978435c5253",
-        "0x205b71dae0CeD03F41f39589060Ea810c0903157",
+        "0x88eDb502869109e0B900eF8C4D71eAa71d54F5dB",
+        "0x1741a5C2661980430Fd3247aA6b3aD5A8A251342",
+        "0xb4a1CB20f7979Cf7C6e852Bec5E1dD1728f93f83",
     )
     assert sweep_contracts(TREASURY.upper().replace("0X", "0x")) == contracts
     other = sweep_contracts("0x" + "12" * 20)
@@ -100,9 +100,9 @@ def test_the_delegate_keeps_nothing_and_lends_itself_to_nobody() -> None:
 
 def test_calldata_says_what_was_asked() -> None:
     call = sweep_many_call("native", ADDRESSES, 90_000)
-    assert decode(["address", "address[]", "uint256"], call[4:]) == ("0x" + "00" * 20, tuple(ADDRESSES), 90_000)
+    assert decode(["address", "address[]", "uint64"], call[4:]) == ("0x" + "00" * 20, tuple(ADDRESSES), 90_000)
     call = deploy_and_sweep_many_call(TREASURY, [b"\1" * 32], 5)
-    assert decode(["address", "bytes32[]", "uint256"], call[4:]) == (TREASURY, (b"\1" * 32,), 5)
+    assert decode(["address", "bytes32[]", "uint64"], call[4:]) == (TREASURY, (b"\1" * 32,), 5)
     [operators] = decode(["address[]"], set_operators_call(ADDRESSES)[4:])
     assert list(operators) == sorted(ADDRESSES)
     with pytest.raises(ValueError, match="named twice"):
@@ -111,6 +111,8 @@ def test_calldata_says_what_was_asked() -> None:
         set_operators_call([f"0x{number:040x}" for number in range(1, OPERATORS_MAXIMUM + 2)])
     with pytest.raises(ValueError, match="calldata"):
         sweep_many_call("USDT", ADDRESSES, 1)
+    with pytest.raises(ValueError, match="calldata"):
+        sweep_many_call("native", ADDRESSES, 2**64)
 
 
 def test_an_answer_that_the_batcher_never_gives_is_refused() -> None:

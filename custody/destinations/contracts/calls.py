@@ -13,8 +13,8 @@ from custody.chain.erc20 import selector
 
 OPERATORS_MAXIMUM: Final = 16  # OPERATORS_MAXIMUM of SweepBatcher.sol
 
-SWEEP_MANY: Final = selector("sweepMany(address,address[],uint256)")
-DEPLOY_AND_SWEEP_MANY: Final = selector("deployAndSweepMany(address,bytes32[],uint256)")
+SWEEP_MANY: Final = selector("sweepMany(address,address[],uint64)")
+DEPLOY_AND_SWEEP_MANY: Final = selector("deployAndSweepMany(address,bytes32[],uint64)")
 SET_OPERATORS: Final = selector("setOperators(address[])")
 OPERATORS: Final = selector("operators()")
 
@@ -38,12 +38,12 @@ def sweep_many_call(token: str, destinations: Sequence[str], gas_each: int) -> b
     ``gas_each``: gas that one address may take at most. The batcher reverts the whole batch rather than give one
     less, so the transaction's gas limit must hold ``gas_each`` for the last one too: estimate it, on the real calldata.
     """
-    return SWEEP_MANY + _encode(["address", "address[]", "uint256"], [_asset(token), list(destinations), gas_each])
+    return SWEEP_MANY + _encode(["address", "address[]", "uint64"], [_asset(token), list(destinations), gas_each])
 
 
 def deploy_and_sweep_many_call(token: str, salts: Sequence[bytes], gas_each: int) -> bytes:
     """``deployAndSweepMany``: the same for forwarders, by their 32-byte salts; makes those that are not there yet."""
-    return DEPLOY_AND_SWEEP_MANY + _encode(["address", "bytes32[]", "uint256"], [_asset(token), list(salts), gas_each])
+    return DEPLOY_AND_SWEEP_MANY + _encode(["address", "bytes32[]", "uint64"], [_asset(token), list(salts), gas_each])
 
 
 def set_operators_call(operators: Sequence[str]) -> bytes:
