@@ -5,9 +5,10 @@ transactions as a node does: by nonce, a replacement at a tenth more, none below
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from types import SimpleNamespace
 from typing import Any, Final
 
 from eth_utils.crypto import keccak
@@ -156,6 +157,15 @@ class NonceChain:
         if block is None:
             return self.counts[address]
         return sum(each.sender == address for one in self.blocks[: block + 1] for each in one.transactions)
+
+    def ask(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        """Blocks with their transactions, as eth_getBlockByNumber shows them."""
+        [(_, [number, _])] = calls
+        shown = [
+            {"from": each.sender, "nonce": hex(each.nonce), "hash": each.hash, "yParity": "0x0", "r": "0x1", "s": "0x1"}
+            for each in self.blocks[int(number, 16)].transactions
+        ]
+        return [SimpleNamespace(error=None, result={"transactions": shown})]
 
     def accounts(self, addresses: Collection[str]) -> dict[str, AccountState]:
         return {each: AccountState(self.balance_wei, self.nonce(each)) for each in addresses}

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from custody.chain import CallRequest, ExecutionReverted, SendOutcomeUnknown, SendRefused
 from custody.chain.lane_leases import hold
@@ -182,7 +182,7 @@ class LaneSending:
         if doing != "sent":
             return doing
         is_first = row.state == "signed"
-        self._apply(lambda connection: mark_broadcast(connection, row.id, head=self.head))
+        self._apply(lambda connection: _taken(connection, row, self.head))
         if is_first:
             self.work.step()
             log.info(
@@ -229,6 +229,18 @@ class LaneSending:
                 attempts=1,
             )
         )
+
+
+def _taken(connection: Connection, row: LaneTransaction, head: int) -> None:
+    """A node has it: what operators were told of it is over."""
+    mark_broadcast(connection, row.id, head=head)
+    connection.execute(
+        text(
+            "UPDATE fleet.dead_work SET resolved_at = clock_timestamp(), resolved_by = :queue WHERE queue = :queue "
+            "AND subject_kind = 'chain_transaction' AND subject_id = :id AND resolved_at IS NULL"
+        ),
+        {"queue": QUEUE, "id": str(row.id)},
+    )
 
 
 class _Signing(Protocol):
