@@ -74,7 +74,7 @@ def _advance(
     return the rows that went forward.
     """
     leased = in_transaction(engine, lambda connection: jobs.lease(connection, limits.jobs))
-    due = in_transaction(engine, lambda connection: lanes_due(connection, IDLE_LOOK_SECONDS))
+    due = in_transaction(engine, lambda connection: lanes_due(connection, IDLE_LOOK_SECONDS, signer.payers_met))
     if not leased and not due:
         return 0
     try:

@@ -206,19 +206,19 @@ def _freeze(
     log.error("lane_frozen", sender=lane.address, chain_id=work.chain.id, nonce=nonce, spent_by=by)
 
 
-def lanes_due(connection: Connection, idle_seconds: int) -> list[int]:
-    """Chains with a payer's lane that has something open, or was not looked at for so long."""
+def lanes_due(connection: Connection, idle_seconds: int, payers: Sequence[str] | None) -> list[int]:
+    """Chains with a lane of these payers (None: of any) that has something open, or was not looked at for so long."""
     rows = connection.execute(
         text(
             """
             SELECT DISTINCT l.chain_id FROM fleet.nonce_lanes l
-            WHERE l.kind = 'gas_payer' AND (
+            WHERE l.kind = 'gas_payer' AND (CAST(:payers AS text[]) IS NULL OR l.address = ANY(:payers)) AND (
                 l.seen_at IS NULL OR l.seen_at < clock_timestamp() - make_interval(secs => :idle)
                 OR EXISTS (SELECT FROM fleet.chain_transactions t WHERE t.chain_id = l.chain_id AND t.sender = l.address
                     AND t.state IN ('intent', 'signed', 'broadcast')))
             ORDER BY l.chain_id
             """
         ),
-        {"idle": idle_seconds},
+        {"idle": idle_seconds, "payers": None if payers is None else list(payers)},
     )
     return [row.chain_id for row in rows]

@@ -36,6 +36,11 @@ class SweepSigner:
         return self._known.gas_payers
 
     @property
+    def payers_met(self) -> tuple[str, ...] | None:
+        """The gas payers at the last meeting, None before the first."""
+        return None if self._identity is None else self._identity.gas_payers
+
+    @property
     def accounts(self) -> tuple[str, ...]:
         """The fingerprints of the deposit accounts whose seeds the agent has, newest first."""
         return self._known.accounts
