@@ -133,10 +133,12 @@ def test_a_top_up_that_became_pointless_is_cancelled_and_costs_its_gas_alone(fle
     assert (row.state, row.transaction_hash) == ("final", cancel.hash)
     assert fleet.world.client.balance(fleet.address(payment)) == 0
     other = paid(fleet)
-    fleet.market.execute("UPDATE public.derived_destinations SET status = 'active' WHERE status = 'quarantined'")
-    settle(fleet)
+    for _ in range(4):
+        fleet.world.chain.mine(1)
+        fleet.run()
     assert fleet.destination(other)[0] == "swept"
-    assert fleet.destination(payment)[0] == "swept"
+    assert fleet.destination(payment)[0] == "quarantined"
+    assert open_transactions(fleet) == 0
     fleet.assert_books_equal_chain()
 
 
