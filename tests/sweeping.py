@@ -91,16 +91,25 @@ class SweepingFleet:
     """A fresh database's sweeping: own gas payer and treasury, deposits booked as watcher and confirmations would."""
 
     def __init__(
-        self, world: World, database: Database, token: str, *, funding_wei: int = FUNDING_WEI, agent: bool = True
+        self,
+        world: World,
+        database: Database,
+        token: str,
+        *,
+        funding_wei: int = FUNDING_WEI,
+        agent: bool = True,
+        payers: int = 1,
     ) -> None:
-        """``agent``: have the keys agent in a thread; without it a test brings its own to ``socket``."""
+        """``agent``: have the keys agent in a thread; without it a test brings its own to ``socket``. ``payers``: how many
+        it has, each funded.
+        """
         self.world = world
         self.database = database
         self.token = token
         self.market = Marketplace(database, chain_id=CHAIN_ID, token=token, decimals=DECIMALS)
         other = next(address for address in world.contracts.tokens if address != token)
         self.market.execute("INSERT INTO fleet.tokens VALUES (:c, :t, 'OTHER', 6)", c=CHAIN_ID, t=other)
-        payer = Account.create()
+        keys = [Account.create() for _ in range(payers)]
         self.treasury = Account.create().address
         self.chains = Chains.model_validate(
             {
@@ -117,35 +126,40 @@ class SweepingFleet:
                             {"symbol": "OTHER", "address": other, "decimals": 6},
                             {"symbol": "ETH", "address": "native", "decimals": 18},
                         ],
+                        "gas": {"replace_after_blocks": 2},
                     }
                 ]
             }
         )
         # Another account's addresses for each database: the module's chain is shared.
-        self.phrase, self.payer_key = new_phrase(), bytes(payer.key)
+        self.phrase, self.payer_keys = new_phrase(), [bytes(each.key) for each in keys]
+        self.payer_key = self.payer_keys[0]
         self.xpub = account_xpub_from_seed(seed_from_phrase(self.phrase))
-        self.payer = payer.address
+        self.payers = [each.address for each in keys]
+        self.payer = self.payers[0]
         self.socket = world.agents.enter_context(socket_folder()) / "agent.sock"
         if agent:
-            vault = vault_of(self.phrase, self.payer_key, self.chains, self.socket.with_name("journal"))
+            journal = self.socket.with_name("journal")
+            vault = vault_of(self.phrase, self.payer_key, self.chains, journal, more_payers=self.payer_keys[1:])
             world.agents.enter_context(serving(vault, self.socket))
         self.signer = SweepSigner(KeysAgent(self.socket))
         with transaction(database.engine("fleet_operator")) as connection:
             self.account = register_deposit_account(connection, self.xpub)
-            self.house = ensure_house_account(connection, CHAIN_ID, self.payer, "gas_payer")
-        if funding_wei:
-            self.fund(funding_wei)
+            self.houses = {each: ensure_house_account(connection, CHAIN_ID, each, "gas_payer") for each in self.payers}
+        for each in self.payers if funding_wei else ():
+            self.fund(funding_wei, each)
         self.see_head()
 
-    def fund(self, wei: int) -> None:
-        """Give the gas payer coins, and book them as the watcher does."""
-        self.world.chain.set_balance(self.payer, self.world.client.balance(self.payer) + wei)
+    def fund(self, wei: int, payer: str | None = None) -> None:
+        """Give a gas payer coins, and book them as the watcher does."""
+        at: str = self.payer if payer is None else payer
+        self.world.chain.set_balance(at, self.world.client.balance(at) + wei)
         with transaction(self.database.engine("fleet_watcher")) as connection:
             post(
                 connection,
                 Entry(
                     book_kind="house",
-                    book_id=self.house,
+                    book_id=self.houses[at],
                     chain_id=CHAIN_ID,
                     token="native",
                     entry_type="adjustment",
@@ -154,7 +168,7 @@ class SweepingFleet:
                     credit="gas_funding",
                     amount=to_amount(wei, 18),
                     key=f"funding:{Account.create().address}",
-                    debit_address=self.payer,
+                    debit_address=at,
                 ),
             )
 
@@ -277,6 +291,11 @@ class SweepingFleet:
             if self.round(**settings) == 0:
                 return
         raise AssertionError(f"still going forward after {ROUNDS_MAXIMUM} rounds: {self.jobs()}")
+
+    def expire_leases(self) -> None:
+        """What a killed worker had leased is free again."""
+        self.market.execute("UPDATE fleet.sweep_jobs SET lease_until = now() WHERE lease_token IS NOT NULL")
+        self.market.execute("UPDATE fleet.nonce_lanes SET lease_until = NULL")
 
     def jobs(self) -> list[tuple[str, str | None]]:
         return [

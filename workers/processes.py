@@ -20,7 +20,7 @@ GUARDED_SETTINGS: Final = frozenset(
     {
         "database_url", "database_admin_url", "database_role_passwords_dir", "broker_url", "mongo_url", "chains_file",
         "chain_rpc_url",
-        "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "signer_api_token_file",
+        "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "keys_passphrase_file", "signer_api_token_file",
         "release_payer_key_file",
         "flower_basic_auth_file", "ledger_seal_key_file", "shkeeper_api_keys_file", "request_network_api_key_file",
         "alarm_webhook_url", "alarm_webhook_secret_file",
@@ -126,7 +126,9 @@ PROCESSES: Final = (
         None,
         ("deposit_seed_file", "gas_payer_key_file"),
         "Holds the keys of deposits and gas; signs sweeps to the treasury and nothing else.",
-        may_have=("chains_file",),  # a development chain's treasury; elsewhere it comes from the signed genesis
+        # A development chain's treasury is the chains file's, and its key files may be plain; elsewhere the treasury comes
+        # from the signed genesis and the files are encrypted.
+        may_have=("chains_file", "keys_passphrase_file"),
     ),
     *(
         Process(

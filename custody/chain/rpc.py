@@ -171,6 +171,12 @@ class ChainClient:
         }
         return ReceiptsAndHeaders(head, receipts, headers)
 
+    def known(self, transaction_hashes: Collection[str]) -> frozenset[str]:
+        """Return those of the transactions that the node has, in its pool or in a block, by one batched request."""
+        wanted = list(dict.fromkeys(transaction_hashes))
+        found = self._read_batch([(("eth_getTransactionByHash", [each]), _value_of(each)) for each in wanted])
+        return frozenset(each for each, value in zip(wanted, found, strict=True) if value is not None)
+
     def block_logs(self, block_hash: str, addresses: Sequence[str], events: Sequence[str]) -> list[Log]:
         """Return one block's logs of some contracts and topic0s, in log order, by the block's hash (EIP-234).
 

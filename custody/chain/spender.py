@@ -31,12 +31,13 @@ class Spender:
 def spender_of(nodes: "ChainNodes", address: str, nonce: int) -> Spender | None:
     """The canonical transaction on ``nonce``, as a quorum of nodes says; None where they do not know it, or disagree."""
     try:
-        return nodes.agreed(lambda client: _search(client, address, nonce))
+        return nodes.agreed(lambda client: spender_at(client, address, nonce))
     except ChainUnavailable:
         return None
 
 
-def _search(client: "ChainClient", address: str, nonce: int) -> Spender | None:
+def spender_at(client: "ChainClient", address: str, nonce: int) -> Spender | None:
+    """The canonical transaction on ``nonce``, as one node says; None where it does not know it. Raises ChainUnavailable."""
     high = client.head().number
     if client.nonce(address, high) <= nonce:
         return None

@@ -1,37 +1,25 @@
-"""The fees that replace a transaction of the same nonce, and the two transactions that may (R1). Pure.
+"""The two transactions that may replace a payout on its nonce: itself with higher fees, and the cancel (R1). Pure.
 
-A node takes a replacement only if both fees are above the old ones by its own margin (a tenth, for most). Ours are an
-eighth above every digest of the nonce, since a signature of each may be on its way. Fees in wei per gas.
+Every digest of the nonce is outbid, since a signature of each may be on its way. Fees in wei per gas.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-from custody.releases.payout import BASE_FEE_MULTIPLE, GAS_MARGIN_DENOMINATOR, GAS_MARGIN_NUMERATOR, FeeOverCeiling
+from custody.chain import fee_bids
+from custody.chain.fee_bids import FeeBid
+from custody.releases.payout import GAS_MARGIN_DENOMINATOR, GAS_MARGIN_NUMERATOR, FeeOverCeiling
 from custody.trezor.transaction import UnsignedTransaction
 
-OUTBID_NUMERATOR: Final = 9  # both fees x 1.125 (R1)
-OUTBID_DENOMINATOR: Final = 8
 
-
-@dataclass(frozen=True, slots=True)
-class Fees:
-    """``max_fee`` >= ``priority``, wei per gas (EIP-1559)."""
-
-    max_fee: int
-    priority: int
-
-
-def outbid(known: Iterable[UnsignedTransaction], *, base_fee: int, priority_fee: int) -> Fees:
+def outbid(known: Iterable[UnsignedTransaction], *, base_fee: int, priority_fee: int) -> FeeBid:
     """Fees that replace every one of ``known``, and that the chain takes now."""
-    found = tuple(known)
-    priority = max(priority_fee, _raised(max((each.max_priority_fee_per_gas for each in found), default=0)))
-    highest = _raised(max((each.max_fee_per_gas for each in found), default=0))
-    return Fees(max(BASE_FEE_MULTIPLE * base_fee + priority, highest), priority)
+    bids = [FeeBid(each.max_fee_per_gas, each.max_priority_fee_per_gas) for each in known]
+    return fee_bids.outbid(bids, base_fee=base_fee, priority_fee=priority_fee)
 
 
-def payout_again(newest: UnsignedTransaction, fees: Fees, *, ceiling_wei: int) -> UnsignedTransaction:
+def payout_again(newest: UnsignedTransaction, fees: FeeBid, *, ceiling_wei: int) -> UnsignedTransaction:
     """The same payout (to, value, data, gas limit) at these fees. Raises FeeOverCeiling."""
     return _below(
         replace(newest, max_fee_per_gas=fees.max_fee, max_priority_fee_per_gas=fees.priority), "a new bid", ceiling_wei
@@ -39,7 +27,7 @@ def payout_again(newest: UnsignedTransaction, fees: Fees, *, ceiling_wei: int) -
 
 
 def cancel_of(
-    newest: UnsignedTransaction, treasury: str, fees: Fees, *, gas: int, ceiling_wei: int
+    newest: UnsignedTransaction, treasury: str, fees: FeeBid, *, gas: int, ceiling_wei: int
 ) -> UnsignedTransaction:
     """Nothing from the treasury to itself on the same nonce; ``gas`` as the chain estimates it. Raises FeeOverCeiling."""
     cancel = UnsignedTransaction(
@@ -55,10 +43,6 @@ def cancel_of(
 
 
 _PLAIN_GAS: Final = 21_000  # a plain transfer costs exactly this; chains that charge more for their data ask for more
-
-
-def _raised(fee: int) -> int:
-    return -(-fee * OUTBID_NUMERATOR // OUTBID_DENOMINATOR)
 
 
 def _below(transaction: UnsignedTransaction, what: str, ceiling_wei: int) -> UnsignedTransaction:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from custody.chain.assets import NATIVE
+from custody.chain.fee_bids import BASE_FEE_MULTIPLE
 from custody.releases.rows import Instruction
 from custody.trezor.transaction import TransactionError, UnsignedTransaction, encode_erc20_transfer
 
 GAS_MARGIN_NUMERATOR: Final = 12  # the estimate x 1.2: another payout before this one may cost a fresh storage slot
 GAS_MARGIN_DENOMINATOR: Final = 10
-BASE_FEE_MULTIPLE: Final = 2  # EIP-1559: covers six full blocks in a row of rising base fee
 
 
 class FeeOverCeiling(Exception):

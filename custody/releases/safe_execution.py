@@ -5,18 +5,20 @@ a crash sends the same bytes again or none. A SafeTx is executed once, whoever s
 """
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 
 from custody.chain import CallRequest, ExecutionReverted, to_amount
 from custody.chain.assets import NATIVE
+from custody.chain.fee_bids import FeeBid, outbid
 from custody.chain.lanes import LaneTransaction, open_lane, replace_signed, store_signed, take_nonce, transactions_of
 from custody.chain.nodes import ChainNodes
+from custody.chain.signed_bytes import hash_of, read_signed
 from custody.ledger.house import house_account
 from custody.releases import rows
-from custody.releases.payout import BASE_FEE_MULTIPLE, GAS_MARGIN_DENOMINATOR, GAS_MARGIN_NUMERATOR, BytesDiffer
+from custody.releases.payout import GAS_MARGIN_DENOMINATOR, GAS_MARGIN_NUMERATOR, BytesDiffer
 from custody.releases.rows import Instruction
 from custody.releases.safe_signing import owner_signatures
 from custody.releases.safe_treasury import SafeStopped, SafeTreasury, asked_of_owners, require_pinned
@@ -81,9 +83,8 @@ def _make(
     replaced: LaneTransaction | None,
 ) -> LaneTransaction | None:
     # A payout's limit is enough for its rejection, and a node may estimate on what is still in its pool.
-    estimate = (
-        _estimate(nodes, payer, instruction, calldata) if replaced is None else gas_of(replaced.signed_bytes or b"")
-    )
+    before = None if replaced is None else read_signed(replaced.signed_bytes or b"")
+    estimate = _estimate(nodes, payer, instruction, calldata) if before is None else before.gas_limit
     base_fee, priority_fee = nodes.any(lambda client: client.fees())
     nonce = nodes.nonce(payer.address)
     with transaction(engine) as connection:
@@ -91,10 +92,10 @@ def _make(
         if now is None:
             return None
         _require_coins(connection, now, payer)
-        if replaced is not None:
+        if replaced is not None and before is not None:
             lane = replace(replaced, data=calldata)
-            least = fees_of(replaced.signed_bytes or b"")
-            raw, transaction_hash = _sign(now, payer, lane, estimate, base_fee, priority_fee, least=least)
+            bid = outbid([before.bid], base_fee=base_fee, priority_fee=priority_fee)
+            raw, transaction_hash = _sign(now, payer, lane, estimate, bid)
             replace_signed(connection, lane.id, calldata, raw, transaction_hash)
             return _lane(connection, now, lane)
         open_lane(connection, now.chain_id, payer.address, "release_payer", nonce)
@@ -108,7 +109,8 @@ def _make(
             value_wei=0,
             data=calldata,
         )
-        raw, transaction_hash = _sign(now, payer, taken, estimate, base_fee, priority_fee)
+        bid = outbid([], base_fee=base_fee, priority_fee=priority_fee)
+        raw, transaction_hash = _sign(now, payer, taken, estimate, bid)
         store_signed(connection, taken.id, raw, transaction_hash)
         return _lane(connection, now, taken)
 
@@ -146,19 +148,16 @@ def _sign(
     payer: ReleasePayer,
     taken: LaneTransaction,
     estimate: int,
-    base_fee: int,
-    priority_fee: int,
-    least: tuple[int, int] = (0, 0),
+    bid: FeeBid,
 ) -> tuple[bytes, str]:
-    """The raw transaction and its hash. ``least``: max fee and priority fee, wei per gas, that a replacement must reach."""
-    max_fee, priority_fee = max(BASE_FEE_MULTIPLE * base_fee + priority_fee, least[0]), max(priority_fee, least[1])
+    """The raw transaction and its hash."""
     ceiling_wei = instruction.max_total_fee_wei or 0
     try:
         unsigned = UnsignedTransaction(
             chain_id=taken.chain_id,
             nonce=taken.nonce,
-            max_priority_fee_per_gas=priority_fee,
-            max_fee_per_gas=max_fee,
+            max_priority_fee_per_gas=bid.priority,
+            max_fee_per_gas=bid.max_fee,
             gas_limit=estimate * GAS_MARGIN_NUMERATOR // GAS_MARGIN_DENOMINATOR,
             to=taken.recipient,
             value=0,
@@ -173,30 +172,6 @@ def _sign(
     except (TransactionError, PayerRefused) as error:
         raise SafeStopped(f"not_executable: {error}") from error
     return raw, hash_of(raw)
-
-
-def fees_of(raw: bytes) -> tuple[int, int]:
-    """What a replacement of a signed EIP-1559 transaction must bid at least: both its fees times 1.125, in wei (R1)."""
-    import rlp
-
-    fields: Any = rlp.decode(raw[1:])
-    max_fee, priority_fee = int.from_bytes(fields[3]), int.from_bytes(fields[2])
-    return max_fee * 9 // 8 + 1, priority_fee * 9 // 8 + 1
-
-
-def gas_of(raw: bytes) -> int:
-    """The gas limit of a signed EIP-1559 transaction."""
-    import rlp
-
-    fields: Any = rlp.decode(raw[1:])
-    return int.from_bytes(fields[4])
-
-
-def hash_of(raw: bytes) -> str:
-    """A signed transaction's hash, 0x and 64 hex digits."""
-    from eth_utils.crypto import keccak
-
-    return "0x" + keccak(raw).hex()
 
 
 def _require_coins(connection: Connection, instruction: Instruction, payer: ReleasePayer) -> None:

@@ -133,7 +133,8 @@ def take_signature(
     else:
         newer = any(each.place > digest.place and each.signed_bytes is not None for each in digests)
         is_wanted = (digest.kind == "cancel") == (instruction.state == "cancelling")
-        add_signed(connection, lane, raw, transaction_hash, to_send=is_wanted and not newer)
+        kind = "cancel" if digest.kind == "cancel" else "bump"
+        add_signed(connection, lane, raw, transaction_hash, to_send=is_wanted and not newer, kind=kind)
         rows.due_now(connection, instruction.id)
     log.info(
         "release_signed",

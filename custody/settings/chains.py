@@ -13,6 +13,7 @@ from eth_utils.address import to_checksum_address
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from custody.settings.environment import SettingsError
+from custody.settings.gas import GasSettings
 from custody.settings.rpc_hosts import domain_of
 
 NATIVE: Final = "native"
@@ -108,6 +109,7 @@ class Chain(_Strict):
     finality_tag: Literal["safe", "finalized"] | None = None
     max_head_age_seconds: Annotated[int, Field(ge=5, le=3600, strict=True)] = 120
     rpc_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+    gas: GasSettings = GasSettings()
     recipient_filter: Annotated[bool, Field(strict=True)] = False
     """The chain's providers answer eth_getLogs only by recipient: the question grows with what was issued (L12)."""
     recipient_filter_addresses: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 500

@@ -72,6 +72,7 @@ class FleetSettings(BaseSettings):
     gas_payer_key_file: Path | None = Field(
         None, description="hex private keys of the gas payers, one a line, mode 0600"
     )
+    keys_passphrase_file: Path | None = Field(None, description="passphrase of the encrypted key files, mode 0600")
     keys_agent_socket: Path | None = Field(None, description="Unix socket of the keys agent, at most 107 bytes of path")
     keys_agent_journal: Path | None = Field(None, description="file of what the gas payer spent in the last day")
     gas_payer_day_maximum_wei: Annotated[int, Field(ge=21_000)] = 10**18

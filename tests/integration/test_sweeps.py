@@ -384,9 +384,9 @@ def test_places_that_wait_do_not_hide_those_that_can_go(fleet: SweepingFleet):
     assert fleet.destination(first)[0] == "active"
 
 
-def test_an_intent_that_its_key_refuses_stops_no_sweep_that_needs_no_top_up(fleet: SweepingFleet):
-    """As after the deposit seed was replaced between nonce and signature."""
-    stuck, other = fleet.payment(UNIT), fleet.payment(UNIT)
+def test_an_intent_that_its_key_refuses_is_spent_on_nothing_and_stops_no_sweep(fleet: SweepingFleet):
+    """R1: as after the deposit seed was replaced between nonce and signature."""
+    stuck, other, later = fleet.payment(UNIT), fleet.payment(UNIT), fleet.payment(UNIT)
     fleet.pay(stuck, UNIT)
     fleet.pay(other, UNIT)
     for _ in range(2):  # both have their top-ups
@@ -396,11 +396,18 @@ def test_an_intent_that_its_key_refuses_stops_no_sweep_that_needs_no_top_up(flee
         "SELECT chain_id, address, next_nonce, 'top_up', (SELECT id FROM fleet.sweep_jobs ORDER BY created_at LIMIT 1), "
         "address, 1 FROM fleet.nonce_lanes WHERE kind = 'gas_payer'"
     )
+    fleet.market.execute("UPDATE fleet.nonce_lanes SET next_nonce = next_nonce + 1 WHERE kind = 'gas_payer'")
     fleet.run()
     assert fleet.destination(other)[0] == "swept"
-    [dead] = fleet.market.execute("SELECT * FROM fleet.dead_work")
-    assert (dead.queue, dead.subject_kind) == ("sweeps", "sweep_job")
-    assert "ShapeRefused" in dead.reason
+    [row] = fleet.market.execute("SELECT * FROM fleet.chain_transactions WHERE cancel_reason IS NOT NULL")
+    assert row.state == "final"
+    assert "is not the deposit address" in row.cancel_reason
+    [kept] = fleet.market.execute("SELECT * FROM fleet.nonce_signatures WHERE transaction_id = :id", id=row.id)
+    assert (kept.kind, kept.transaction_hash) == ("cancel", row.transaction_hash)
+    fleet.pay(later, UNIT)
+    fleet.run()
+    assert fleet.destination(later)[0] == "swept"
+    fleet.assert_books_equal_chain()
 
 
 def test_another_chains_node_moves_no_nonce(fleet: SweepingFleet):
@@ -483,7 +490,7 @@ def test_a_crash_anywhere_loses_nothing_and_sweeps_nothing_twice(
             fleet.run()
         except Crash:
             fuse.at = 0
-            fleet.market.execute("UPDATE fleet.sweep_jobs SET lease_until = now() WHERE lease_token IS NOT NULL")
+            fleet.expire_leases()
             fleet.run()
         else:
             assert at in (0, fuse.places + 1), f"place {at} of {fuse.places} was not reached"

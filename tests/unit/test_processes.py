@@ -25,7 +25,7 @@ def test_each_process_gets_its_own_role_and_its_own_secrets() -> None:
 
 
 def test_keys_of_the_money_go_to_the_keys_agent_alone_and_it_reaches_no_server() -> None:
-    for setting in ("deposit_seed_file", "gas_payer_key_file"):
+    for setting in ("deposit_seed_file", "gas_payer_key_file", "keys_passphrase_file"):
         assert [each.name for each in PROCESSES if setting in each.settings()] == ["keys-agent"]
     agent = process("keys-agent")
     assert agent.role is None

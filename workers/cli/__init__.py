@@ -53,6 +53,7 @@ _GROUPS: Final = (
     "contracts",
     "destinations",
     "sanctions",
+    "payers",
     "register",
 )
 

@@ -14,7 +14,7 @@ from custody.destinations.keys.shapes import NATIVE, KnownChain, ShapeRefused
 from custody.destinations.keys.spending import DaySpending
 from custody.policy import Accepted, Genesis, PolicyRefused, verify_genesis
 from custody.policy.verified import GENESIS_FILE, read_genesis_versions
-from custody.settings.chains import Chain, Chains, load_chains
+from custody.settings.chains import DEVELOPMENT_CHAINS, Chain, Chains, load_chains
 from custody.settings.environment import FleetSettings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -28,6 +28,11 @@ class Bindings(Protocol):
     @property
     def source(self) -> str:
         """Where it is from, in words."""
+        ...
+
+    @property
+    def is_development(self) -> bool:
+        """Whether every chain is a development chain, whose coins are worth nothing (R17)."""
         ...
 
     def chain(self, chain_id: int) -> KnownChain:
@@ -53,6 +58,10 @@ class ChainsFileBindings:
     @property
     def source(self) -> str:
         return "the chains file of a development chain"
+
+    @property
+    def is_development(self) -> bool:
+        return True
 
     def chain(self, chain_id: int) -> KnownChain:
         return _known(self._chains, chain_id)
@@ -81,6 +90,10 @@ class GenesisBindings:
     @property
     def source(self) -> str:
         return f"genesis version {self._version} of {self._root[:16]}"
+
+    @property
+    def is_development(self) -> bool:
+        return all(chain_id in DEVELOPMENT_CHAINS for chain_id in self._chains)
 
     def chain(self, chain_id: int) -> KnownChain:
         self._refresh()

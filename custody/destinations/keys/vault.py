@@ -17,9 +17,10 @@ from custody.destinations.derivation import (
     xpub_fingerprint,
 )
 from custody.destinations.keys.binding import Bindings, bindings_of
+from custody.destinations.keys.key_files import read_key_file, require_sealed
 from custody.destinations.keys.shapes import ACCOUNTS_MAXIMUM, PAYERS_MAXIMUM, Asked, ShapeRefused, require_shape
 from custody.destinations.keys.spending import DaySpending
-from custody.settings.environment import FleetSettings, SettingsError, read_secret_file
+from custody.settings.environment import FleetSettings, SettingsError
 from custody.trezor import Signature, UnsignedTransaction
 
 JOURNAL_NAME: Final = "keys-agent.journal"
@@ -59,7 +60,7 @@ class KeyVault:
         spending: DaySpending,
         clock: Callable[[], int] = _seconds,
     ) -> None:
-        self.gas_payers: tuple[str, ...] = tuple(_address_of(key) for key in gas_payer_keys)
+        self.gas_payers: tuple[str, ...] = tuple(payer_address(key) for key in gas_payer_keys)
         self._payer_keys = {name: SecretBytes(key) for name, key in zip(self.gas_payers, gas_payer_keys, strict=True)}
         if not 0 < len(self._payer_keys) <= PAYERS_MAXIMUM or len(self._payer_keys) != len(gas_payer_keys):
             raise SettingsError(
@@ -80,21 +81,22 @@ class KeyVault:
 
     @classmethod
     def from_settings(cls, settings: FleetSettings) -> "KeyVault":
-        """Read both secret files (mode 0600), the journal and what binds.
+        """Read both key files (mode 0600, encrypted where money is real), the journal and what binds.
 
         Raises SettingsError, DerivationError, JournalDamaged or PolicyRefused, never with a key's content.
         """
-        phrases = read_secret_file(settings.path("deposit_seed_file"), what="DEPOSIT_SEED_FILE")
-        keys = read_secret_file(settings.path("gas_payer_key_file"), what="GAS_PAYER_KEY_FILE").split()
-        if not all(_KEY.fullmatch(key) for key in keys):
-            raise SettingsError("GAS_PAYER_KEY_FILE: expected a private key a line, 64 hex digits each")
+        phrases, seed_is_sealed = read_key_file(settings, "deposit_seed_file")
+        keys, keys_are_sealed = read_key_file(settings, "gas_payer_key_file")
         spending = DaySpending(journal_path(settings), settings.gas_payer_day_maximum_wei)
-        return cls(
+        vault = cls(
             seeds=[seed_from_phrase(phrase) for phrase in phrases.splitlines() if phrase.strip()],
-            gas_payer_keys=[bytes.fromhex(key.removeprefix("0x")) for key in keys],
+            gas_payer_keys=read_payer_keys(keys),
             bind=lambda xpubs: bindings_of(settings, xpubs, spending),
             spending=spending,
         )
+        for name, sealed in (("deposit_seed_file", seed_is_sealed), ("gas_payer_key_file", keys_are_sealed)):
+            require_sealed(name, sealed=sealed, development=vault._bindings.is_development)
+        return vault
 
     @property
     def source(self) -> str:
@@ -154,7 +156,16 @@ def _cost(asked: Asked) -> int:
     return asked.transaction.value + asked.transaction.max_total_fee_wei
 
 
-def _address_of(key: bytes) -> str:
+def read_payer_keys(text: str) -> list[bytes]:
+    """The keys in a gas payers' key file, one a line. Raises SettingsError, never with its content."""
+    keys = text.split()
+    if not all(_KEY.fullmatch(key) for key in keys):
+        raise SettingsError("GAS_PAYER_KEY_FILE: expected a private key a line, 64 hex digits each")
+    return [bytes.fromhex(key.removeprefix("0x")) for key in keys]
+
+
+def payer_address(key: bytes) -> str:
+    """A gas payer's checksum address. Raises SettingsError, never with the key."""
     from eth_account import Account
 
     try:

@@ -62,12 +62,14 @@ _PAYMENTS_AT = text(
     UNION SELECT r.payment_id FROM fleet.payment_routes r WHERE r.destination_id = :destination
     """
 )
-_NATIVE_FLOAT = text(
+_NATIVE_FLOATS = text(
     """
-    SELECT coalesce((SELECT sum(amount) FROM public.funds_ledger_entries
-                     WHERE debit = 'gas_float' AND debit_address = :address AND chain_id = :chain AND book_id = :book), 0)
-         - coalesce((SELECT sum(amount) FROM public.funds_ledger_entries
-                     WHERE credit = 'gas_float' AND credit_address = :address AND chain_id = :chain AND book_id = :book), 0)
+    SELECT e.book_id, sum(CASE WHEN e.debit = 'gas_float' AND e.debit_address = :address THEN e.amount ELSE 0 END)
+                    - sum(CASE WHEN e.credit = 'gas_float' AND e.credit_address = :address THEN e.amount ELSE 0 END) AS amount
+    FROM public.funds_ledger_entries e
+    WHERE e.chain_id = :chain AND (e.debit = 'gas_float' AND e.debit_address = :address
+                                   OR e.credit = 'gas_float' AND e.credit_address = :address)
+    GROUP BY e.book_id ORDER BY amount DESC, e.book_id
     """
 )
 
@@ -108,7 +110,7 @@ def split(facts: Iterable[BookedFact], units: int) -> tuple[list[Share], int]:
     return [Share(payment, shares[payment]) for payment in sorted(shares)], units
 
 
-def native_float(connection: Connection, *, book_id: UUID, chain_id: int, address: str) -> int:
-    """What the house book says of its native coin lies at a deposit address, wei."""
-    amount = connection.execute(_NATIVE_FLOAT, {"book": book_id, "chain": chain_id, "address": address}).scalar_one()
-    return to_units(max(amount, Decimal(0)), 18)
+def native_floats(connection: Connection, *, chain_id: int, address: str) -> list[tuple[UUID, int]]:
+    """What each payer's house book says of its native coin lies at a deposit address, wei; the most first."""
+    rows = connection.execute(_NATIVE_FLOATS, {"chain": chain_id, "address": address})
+    return [(row.book_id, to_units(max(row.amount, Decimal(0)), 18)) for row in rows]

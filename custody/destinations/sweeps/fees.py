@@ -1,16 +1,32 @@
 """What a sweep may pay for gas. Prices in wei per gas (EIP-1559); a node's word is capped here."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-GWEI: Final = 10**9
-MAX_FEE_PER_GAS_WEI: Final = 500 * GWEI  # above it a sweep waits: coins at rest are cheaper than this block
-MAX_PRIORITY_FEE_WEI: Final = 50 * GWEI
+from custody.chain.fee_bids import BASE_FEE_MULTIPLE, FeeBid, outbid
+from custody.settings.gas import (
+    GAS_LIMIT_MAXIMUM,
+    GWEI,
+    MAX_FEE_PER_GAS_WEI,
+    TOTAL_FEE_MAXIMUM_WEI,
+    GasSettings,
+)
+
+__all__ = [
+    "GAS_LIMIT_MAXIMUM",
+    "GWEI",
+    "MAX_FEE_PER_GAS_WEI",
+    "TOP_UP_MAXIMUM_WEI",
+    "TOTAL_FEE_MAXIMUM_WEI",
+    "FeeQuote",
+    "FeesTooHigh",
+    "GasTerms",
+    "gas_limit_for",
+]
+
+DEFAULT_GAS: Final = GasSettings()
 GAS_LIMIT_PERCENT: Final = 110  # over the estimate: state may change between estimate and block
-GAS_LIMIT_MAXIMUM: Final = 1_000_000  # dearest known case is 250k (sweeping.md); more is not a token transfer
-TOTAL_FEE_MAXIMUM_WEI: Final = (
-    250_000 * MAX_FEE_PER_GAS_WEI
-)  # that dearest case in the dearest block: an eighth of a coin
 TOP_UP_MAXIMUM_WEI: Final = TOTAL_FEE_MAXIMUM_WEI  # a destination never needs more than one transfer's whole fee
 
 
@@ -38,13 +54,16 @@ class FeeQuote:
 
     base_fee: int
     priority_fee: int
+    caps: GasSettings = DEFAULT_GAS
 
     @classmethod
-    def capped(cls, base_fee: int, priority_fee: int) -> "FeeQuote":
+    def capped(cls, base_fee: int, priority_fee: int, caps: GasSettings = DEFAULT_GAS) -> "FeeQuote":
         """Cap what a node suggests. Raises FeesTooHigh if even the next block costs more than the cap."""
-        quote = cls(base_fee, min(priority_fee, MAX_PRIORITY_FEE_WEI))
-        if quote.least_fee > MAX_FEE_PER_GAS_WEI:
-            raise FeesTooHigh(f"gas at {quote.least_fee} wei is above the cap of {MAX_FEE_PER_GAS_WEI} wei per gas")
+        quote = cls(base_fee, min(priority_fee, caps.max_priority_fee_wei), caps)
+        if quote.least_fee > caps.max_fee_per_gas_wei:
+            raise FeesTooHigh(
+                f"gas at {quote.least_fee} wei is above the cap of {caps.max_fee_per_gas_wei} wei per gas"
+            )
         return quote
 
     @property
@@ -55,16 +74,28 @@ class FeeQuote:
     @property
     def max_fee(self) -> int:
         """The max fee to offer: room for the base fee to double."""
-        return min(2 * self.base_fee + self.priority_fee, MAX_FEE_PER_GAS_WEI)
+        return min(BASE_FEE_MULTIPLE * self.base_fee + self.priority_fee, self.caps.max_fee_per_gas_wei)
 
     def max_fee_for(self, gas_limit: int) -> int:
         """The max fee to offer for so much gas. Raises FeesTooHigh if the whole fee is then above its cap."""
-        max_fee = min(self.max_fee, TOTAL_FEE_MAXIMUM_WEI // gas_limit)
+        total = self.caps.total_fee_maximum_wei
+        max_fee = min(self.max_fee, total // gas_limit)
         if max_fee < self.least_fee:
-            raise FeesTooHigh(
-                f"{gas_limit} gas at {self.least_fee} wei cost more than the cap of {TOTAL_FEE_MAXIMUM_WEI} wei"
-            )
+            raise FeesTooHigh(f"{gas_limit} gas at {self.least_fee} wei cost more than the cap of {total} wei")
         return max_fee
+
+    def outbidding(self, known: Iterable[FeeBid], gas_limit: int) -> GasTerms:
+        """Terms that replace every one of ``known`` on their nonce: 1.125 times both fees, and what the next block takes.
+
+        Raises FeesTooHigh where that is above a cap: what is out then waits for the chain.
+        """
+        bids = tuple(known)
+        wished = outbid(bids, base_fee=self.base_fee, priority_fee=self.priority_fee)
+        least = max(outbid(bids, base_fee=0, priority_fee=self.priority_fee).max_fee, self.least_fee)
+        most = min(self.caps.max_fee_per_gas_wei, self.caps.total_fee_maximum_wei // gas_limit)
+        if least > most:
+            raise FeesTooHigh(f"a replacement needs {least} wei per gas, the cap is {most}")
+        return GasTerms(gas_limit, min(wished.max_fee, most), wished.priority)
 
     def terms(self, gas_limit: int, affordable_wei: int | None = None) -> GasTerms | None:
         """Terms at the wished max fee, or at what ``affordable_wei`` pays if the next block takes that; else None.

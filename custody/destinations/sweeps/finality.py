@@ -3,35 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, text
 
 from custody.chain import Receipt, TransferLog, to_amount
-from custody.chain.lanes import LaneTransaction, mark_final
 from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
 from custody.destinations.balance import show_balance
 from custody.destinations.sweeps import jobs
 from custody.destinations.sweeps.booked import BookedFact, facts_at, split
+from custody.destinations.sweeps.house_costs import Mined, book_costs
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.ledger import Entry, post
-from custody.settings.chains import NATIVE
 from custody.store.outbox import ring
 from custody.store.work import bury
 
 log = structlog.get_logger(__name__)
-
-_NATIVE_DECIMALS: Final = 18
-
-
-@dataclass(frozen=True, slots=True)
-class Mined:
-    """A transaction of a job, and its receipt in a canonical block at depth."""
-
-    transaction: LaneTransaction
-    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +61,6 @@ def book_sweep(
     *,
     held_after_units: int,
     held_at_block: int,
-    house_book: UUID,
-    gas_payer: str,
     evidence: Mapping[str, Any],
 ) -> None:
     """Book an exact sweep and end its job.
@@ -103,7 +90,7 @@ def book_sweep(
     jobs.move(connection, job, "swept")
     jobs.resolve(connection, job)
     ring(connection, "releases")
-    _book_costs(connection, job, mined, house_book, gas_payer)
+    book_costs(connection, job, mined)
     log.info("sweep_booked", job=str(job.id), address=job.address, units=str(job.amount_units))
 
 
@@ -114,8 +101,6 @@ def book_failure(
     transfers: Sequence[Outgoing],
     reason: str,
     *,
-    house_book: UUID,
-    gas_payer: str,
     evidence: Mapping[str, Any],
 ) -> None:
     """Book what a failed sweep did all the same (gas, and coins that did move), fail its job, and quarantine its
@@ -128,7 +113,7 @@ def book_failure(
     _set_destination(connection, job, None)
     jobs.fail(connection, job, reason)
     ring(connection, "releases")
-    _book_costs(connection, job, mined, house_book, gas_payer)
+    book_costs(connection, job, mined)
     log.error("sweep_failed", job=str(job.id), address=job.address, reason=reason)
 
 
@@ -189,86 +174,6 @@ def _book_transfers(
             )
         if to_treasury:
             _append_sweep(connection, job, item)
-
-
-def _book_costs(
-    connection: Connection, job: SweepJob, mined: Sequence[Mined], house_book: UUID, gas_payer: str
-) -> None:
-    """The house's side, last of all locks (L17): one entry for each (transaction, account), exact to the wei (L6)."""
-    for item in sorted(mined, key=lambda item: (item.transaction.purpose != "top_up", item.transaction.nonce)):
-        receipt, transaction = item.receipt, item.transaction
-        is_first = mark_final(
-            connection,
-            transaction.id,
-            block_number=receipt.block_number,
-            block_hash=receipt.block_hash,
-            succeeded=receipt.succeeded,
-            fee_wei=receipt.fee,
-        )
-        if not is_first:
-            continue
-        key = f"transaction:{receipt.transaction_hash}"
-        is_top_up = transaction.purpose == "top_up"
-        if is_top_up and receipt.succeeded:
-            _post_house(
-                connection,
-                job,
-                house_book,
-                reason="topup",
-                debit="gas_float",
-                credit="gas_payer",
-                wei=transaction.value_wei,
-                key=f"{key}:topup",
-                debit_address=job.address,
-                credit_address=gas_payer,
-            )
-        _post_house(
-            connection,
-            job,
-            house_book,
-            reason="gas",
-            debit="gas_spent",
-            credit="gas_payer" if is_top_up else "gas_float",
-            wei=receipt.fee,
-            key=f"{key}:gas",
-            debit_address=None,
-            credit_address=gas_payer if is_top_up else job.address,
-        )
-
-
-def _post_house(
-    connection: Connection,
-    job: SweepJob,
-    house_book: UUID,
-    *,
-    reason: str,
-    debit: str,
-    credit: str,
-    wei: int,
-    key: str,
-    debit_address: str | None,
-    credit_address: str,
-) -> None:
-    if wei == 0:  # a chain without base fee
-        return
-    post(
-        connection,
-        Entry(
-            book_kind="house",
-            book_id=house_book,
-            chain_id=job.chain_id,
-            token=NATIVE,
-            entry_type="adjustment",
-            reason=reason,
-            debit=debit,
-            credit=credit,
-            amount=to_amount(wei, _NATIVE_DECIMALS),
-            key=key,
-            debit_address=debit_address,
-            credit_address=credit_address,
-            evidence={"sweep_job": str(job.id)},
-        ),
-    )
 
 
 def _insert_fact(connection: Connection, job: SweepJob, item: Outgoing) -> UUID:

@@ -1,7 +1,6 @@
-"""From a stored intent to a broadcast transaction (L15): sign, store bytes and hash, then send; never other bytes.
+"""A deposit address's own transfer, from a stored intent to the chain (L15): sign, store bytes and hash, then send.
 
-Fees are not raised here: a transaction that a block does not take is sent again as it is. Replacing it with higher
-fees is a later strategy's work.
+What a block does not take is sent again as it is: an address has what a payer gave it, and cannot bid more.
 """
 
 from collections.abc import Callable
@@ -19,8 +18,8 @@ from custody.chain import (
     SendOutcomeUnknown,
     SendRefused,
 )
-from custody.chain.lanes import LaneTransaction, mark_broadcast, store_signed, transactions_of, unfinished
-from custody.destinations.sweeps.jobs import QUEUE, SweepJob, by_id
+from custody.chain.lanes import LaneTransaction, mark_broadcast, store_signed, transactions_of
+from custody.destinations.sweeps.jobs import QUEUE, SweepJob
 from custody.destinations.sweeps.strategy import SweepRound
 from custody.store.work import bury
 
@@ -48,27 +47,6 @@ def ensure_signed(work: SweepRound, job: SweepJob, transaction: LaneTransaction,
     transaction_hash = "0x" + keccak(raw).hex()
     work.apply(lambda connection: store_signed(connection, transaction.id, raw, transaction_hash))
     return reload(work, transaction)
-
-
-def finish_intents(work: SweepRound, sender: str, sign: Sign) -> bool:
-    """Sign and send what a crash left without bytes on ``sender``'s lane; False while one still has none.
-
-    The lane stands still until this is done, so whoever comes next does it, whose job ever it is.
-    """
-    left = [
-        transaction
-        for transaction in work.apply(lambda connection: unfinished(connection, work.chain.id, sender))
-        if transaction.state == "intent"
-    ]
-    for transaction in left:
-        job = work.apply(lambda connection, row=transaction: by_id(connection, row.subject_id))
-        signed = transaction
-        with work.apart(job):
-            signed = ensure_signed(work, job, transaction, sign)
-        if signed.state == "intent":
-            return False
-        broadcast(work, job, signed)
-    return True
 
 
 def broadcast(work: SweepRound, job: SweepJob, transaction: LaneTransaction) -> None:

@@ -12,7 +12,7 @@ from custody.destinations.sweeps.jobs import LeaseLost, SweepJob
 from custody.destinations.sweeps.strategy import SweepRound
 
 
-def _why_not_final(work: SweepRound, mined: Sequence[Mined], seen: ReceiptsAndHeaders) -> str | None:
+def why_not_final(work: SweepRound, mined: Sequence[Mined], seen: ReceiptsAndHeaders) -> str | None:
     """Why nothing is booked of these receipts yet: one node showed them, depth and block are a quorum's to say (L13)."""
     head = min(seen.head.number, work.agreed_number or 0)
     if any(confirmations(seen.head.number, item.receipt.block_number) < work.depth.threshold for item in mined):
@@ -25,7 +25,8 @@ def _why_not_final(work: SweepRound, mined: Sequence[Mined], seen: ReceiptsAndHe
     return None
 
 
-def _evidence(work: SweepRound, seen: ReceiptsAndHeaders) -> dict[str, Any]:
+def evidence_of(work: SweepRound, seen: ReceiptsAndHeaders) -> dict[str, Any]:
+    """What an entry says of the depth it was judged at."""
     return {
         "threshold": work.depth.threshold,
         "history_id": None if work.depth.history_id is None else str(work.depth.history_id),
@@ -36,7 +37,7 @@ def _evidence(work: SweepRound, seen: ReceiptsAndHeaders) -> dict[str, Any]:
 
 def settle(work: SweepRound, job: SweepJob, mined: Sequence[Mined], seen: ReceiptsAndHeaders) -> None:
     """Book a transfer that is deep: by its logs, never by its status."""
-    waits = _why_not_final(work, mined, seen)
+    waits = why_not_final(work, mined, seen)
     if waits is not None:
         work.wait(job, waits)
         return
@@ -60,9 +61,7 @@ def settle(work: SweepRound, job: SweepJob, mined: Sequence[Mined], seen: Receip
             transfers,
             held_after_units=held_after,
             held_at_block=held_at,
-            house_book=work.house_book,
-            gas_payer=work.signer.gas_payer,
-            evidence=_evidence(work, seen),
+            evidence=evidence_of(work, seen),
         )
     )
     work.step()
@@ -89,7 +88,7 @@ def fail(
     transfers: Sequence[Outgoing] = (),
 ) -> None:
     """Fail a job once everything it sent is deep, so that its gas is booked with it."""
-    if _why_not_final(work, mined, seen) is not None:
+    if why_not_final(work, mined, seen) is not None:
         work.wait(job, f"will_fail: {reason}")
         return
     try:
@@ -100,9 +99,7 @@ def fail(
                 mined,
                 transfers,
                 reason,
-                house_book=work.house_book,
-                gas_payer=work.signer.gas_payer,
-                evidence=_evidence(work, seen),
+                evidence=evidence_of(work, seen),
             )
         )
     except LeaseLost:

@@ -1,7 +1,6 @@
 """From a stored intent to the bytes of a sweep or top-up: the keys agent signs, this process assembles (R19, R20)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from eth_utils.address import to_checksum_address
 
@@ -37,9 +36,9 @@ class SweepSigner:
         return self._known.gas_payers
 
     @property
-    def gas_payer(self) -> str:
-        """The first of them."""
-        return self._known.gas_payers[0]
+    def payers_met(self) -> tuple[str, ...] | None:
+        """The gas payers at the last meeting, None before the first."""
+        return None if self._identity is None else self._identity.gas_payers
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -115,20 +114,6 @@ class SweepSigner:
         if self._identity is None:
             raise KeysAgentAway("the keys agent was not asked who it is yet")
         return self._identity
-
-
-def gas_terms_of(raw: bytes) -> GasTerms:
-    """The gas terms inside a signed EIP-1559 transaction. Raises ValueError for another type."""
-    import rlp
-
-    if raw[:1] != b"\x02":
-        raise ValueError("expected a signed EIP-1559 transaction")
-    fields: Any = rlp.decode(raw[1:])
-    return GasTerms(
-        gas_limit=int.from_bytes(fields[4]),
-        max_fee=int.from_bytes(fields[3]),
-        max_priority_fee=int.from_bytes(fields[2]),
-    )
 
 
 def _unsigned(intent: LaneTransaction, gas: GasTerms) -> UnsignedTransaction:

@@ -1,9 +1,9 @@
 """What a way to sweep must offer, and what one round of it works with."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from custody.chain import ChainClient, ExecutionReverted
+from custody.chain.lane_leases import LaneLost
 from custody.chain.lanes import LaneBlocked
 from custody.destinations.keys.client import KeysAgentAway, SigningPostponed
 from custody.destinations.keys.shapes import ShapeRefused
@@ -20,6 +21,10 @@ from custody.ledger import LedgerRefusal
 from custody.settings.chains import Chain
 from custody.store.engine import BATCH_ATTEMPTS, attempts, is_retryable, transaction
 from custody.store.work import bury
+
+if TYPE_CHECKING:
+    from custody.destinations.sweeps.lane_sending import IntentSigner, LaneSending
+    from custody.destinations.sweeps.payers import Payers
 
 log = structlog.get_logger(__name__)
 
@@ -36,18 +41,23 @@ class Depth:
 
 @dataclass(slots=True, kw_only=True)
 class SweepRound:
-    """One look at one chain's leased jobs. ``house_book`` is the gas payer's (L6)."""
+    """One look at one chain: its gas payers' lanes, and the leased jobs of one strategy.
+
+    ``signers``: who signs an intent of a payer's lane, by its purpose; ``sending`` of each payer that this round has, by its
+    address.
+    """
 
     engine: Engine
     client: ChainClient
     chain: Chain
     signer: SweepSigner
-    house_book: UUID
     depth: Depth
     agreed_number: int | None
-    in_flight_limit: int
-    jobs: Sequence[SweepJob]
+    payers: "Payers"
+    signers: "Mapping[str, IntentSigner]"
     payer_float_maximum_wei: int
+    jobs: Sequence[SweepJob] = ()
+    sending: "dict[str, LaneSending]" = field(default_factory=dict)
     progressed: int = 0
     reasons: dict[UUID, str] = field(default_factory=dict[UUID, str])
 
@@ -62,7 +72,7 @@ class SweepRound:
             yield
         except LeaseLost:
             return
-        except LaneBlocked as error:
+        except (LaneBlocked, LaneLost) as error:
             self.wait(job, f"lane_blocked: {error}")
         except KeysAgentAway as error:
             self.wait(job, f"keys_agent_away: {error}")
@@ -106,6 +116,11 @@ class SweepStrategy(Protocol):
     @property
     def name(self) -> str:
         """What fleet.sweep_jobs.strategy says."""
+        ...
+
+    @property
+    def signers(self) -> "Mapping[str, IntentSigner]":
+        """Who signs the strategy's intents on a payer's lane, by purpose."""
         ...
 
     def advance(self, work: SweepRound) -> None:

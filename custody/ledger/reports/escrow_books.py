@@ -112,7 +112,13 @@ def read_books(connection: Connection, chain: Chain, at_block: int | None, windo
     if at_block is not None and at_block > head.head_number:
         raise NothingJudged(f"chain {chain_id}: block {at_block} is above the last judged one, {head.head_number}")
     block = head.head_number if at_block is None else at_block
-    values = {"chain": chain_id, "block": block, "oldest": block - window, "coins": list(ASSET_ACCOUNTS)}
+    values = {
+        "chain": chain_id,
+        "block": block,
+        "oldest": block - window,
+        "coins": list(ASSET_ACCOUNTS),
+        "legs": list(_TRANSACTION_LEGS),
+    }
     tokens = {
         row.token: Token(row.symbol, row.decimals)
         for row in connection.execute(
@@ -208,6 +214,7 @@ _EXPECTED = text(
     UNION SELECT 'native', h.address, true FROM fleet.house_accounts h WHERE h.chain_id = :chain
     """
 )
+_TRANSACTION_LEGS: Final = (":topup", ":gas", *(f":gas:{book}" for book in range(1, 8)))  # at most eight payers' books
 # A fact has its block; the house's gas and top-ups have their transaction's; funding says the block it was read at.
 _LATER = text(
     """
@@ -220,8 +227,8 @@ _LATER = text(
         FROM fleet.chain_transactions t CROSS JOIN LATERAL unnest(t.hashes) AS sent (hash)
         JOIN fleet.house_accounts h ON h.chain_id = t.chain_id
         JOIN public.funds_ledger_entries e ON e.book_id = h.id AND e.idempotency_key IN (
-            'transaction:' || sent.hash || '\\:topup', 'transaction:' || sent.hash || '\\:gas',
-            'gas:' || t.chain_id || ':' || sent.hash)
+            SELECT 'transaction:' || sent.hash || leg FROM unnest(CAST(:legs AS text[])) AS leg
+            UNION ALL SELECT 'gas:' || t.chain_id || ':' || sent.hash)
         WHERE t.chain_id = :chain AND t.state = 'final' AND t.block_number > :block
         UNION ALL
         SELECT e.*, NULL, CAST(e.metadata ->> 'block_number' AS bigint)
@@ -234,9 +241,21 @@ _LATER = text(
     WHERE leg.account = ANY(:coins) ORDER BY l.block_number, l.tx_id, l.id
     """
 )
+# A nonce's cancel moves nothing but its gas, whatever the nonce was for.
 _OWN = text(
-    "SELECT sender, purpose, recipient, value_wei, hashes FROM fleet.chain_transactions "
-    "WHERE chain_id = :chain AND state IN ('signed', 'broadcast') ORDER BY sender, nonce"
+    """
+    SELECT t.sender, CASE WHEN s.is_cancel THEN 'cancel' ELSE t.purpose END AS purpose,
+        CASE WHEN s.is_cancel THEN t.sender ELSE t.recipient END AS recipient,
+        CASE WHEN s.is_cancel THEN 0 ELSE t.value_wei END AS value_wei, s.hashes
+    FROM fleet.chain_transactions t
+    CROSS JOIN LATERAL (
+        SELECT c.id IS NOT NULL AS is_cancel, array_agg(sent.hash) AS hashes
+        FROM unnest(t.hashes) AS sent (hash)
+        LEFT JOIN LATERAL (SELECT n.transaction_id AS id FROM fleet.nonce_signatures n
+                           WHERE n.transaction_hash = sent.hash AND n.kind = 'cancel') c ON true
+        GROUP BY c.id IS NOT NULL) s
+    WHERE t.chain_id = :chain AND t.state IN ('signed', 'broadcast') ORDER BY t.sender, t.nonce, s.is_cancel
+    """
 )
 _ANNOUNCED = text(
     "SELECT transaction_hash FROM fleet.chain_looks WHERE chain_id = :chain AND state IN ('due', 'missing') "

@@ -63,6 +63,8 @@ GRANT SELECT ON fleet.chain_cursors, fleet.chain_blocks, fleet.tokens, fleet.hou
 GRANT SELECT ON fleet.accepted_documents, fleet.forwarder_treasuries TO fleet_sweeps;
 GRANT SELECT, INSERT, UPDATE ON fleet.sweep_jobs, fleet.nonce_lanes, fleet.chain_transactions, fleet.chain_facts,
     fleet.dead_work TO fleet_sweeps;
+-- Every signature of a nonce is kept as it was made (R1).
+GRANT SELECT, INSERT ON fleet.nonce_signatures TO fleet_sweeps, fleet_releases;
 GRANT SELECT ON public.derived_destinations TO fleet_sweeps;
 -- Totals follow from the sweeps it appends (custody/destinations/sql/sweep_totals.sql).
 GRANT UPDATE (status, balance, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_sweeps;
@@ -177,6 +179,7 @@ GRANT UPDATE (active, next_address_index, updated_at) ON public.trezor_accounts 
 GRANT INSERT ON public.trezor_derived_addresses TO fleet_operator;
 GRANT UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_operator;
 GRANT INSERT ON fleet.house_accounts, fleet.address_book, fleet.nonce_lanes, fleet.outbox, fleet.chain_looks TO fleet_operator;
+GRANT UPDATE (frozen_reason, frozen_at, suspect_since, foreign_below) ON fleet.nonce_lanes TO fleet_operator;
 GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
 GRANT UPDATE (state, reason, attempts, run_after) ON fleet.webhook_deliveries TO fleet_operator;
 -- A draft and no more: what is reserved, handed out and paid is the releases worker's to say.
