@@ -1,6 +1,6 @@
 """Queue sweeps: coins go from derived destinations to the treasury."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from celery import shared_task
 from sqlalchemy import Engine
@@ -14,6 +14,7 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
     from custody.chain import ChainClient, connections
     from custody.destinations.keys.client import KeysAgent
     from custody.destinations.sweeps.advancing import run_once
+    from custody.destinations.sweeps.choosing import Choosing, Economics
     from custody.destinations.sweeps.late_deposits import settle_late_deposits
     from custody.destinations.sweeps.signing import SweepSigner
     from custody.policy import read_genesis, require_genesis_treasuries
@@ -25,6 +26,13 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
     assert settings.keys_agent_socket is not None
     chains = load_chains(settings.path("chains_file"))
     signer = SweepSigner(KeysAgent(settings.keys_agent_socket))
+    choosing = Choosing(
+        Economics(
+            settings.sweep_value_multiple,
+            timedelta(seconds=settings.sweep_max_age_seconds),
+            timedelta(seconds=settings.sweep_gather_seconds),
+        )
+    )
     clients = {chain.id: ChainClient(connections(chain)[0]) for chain in chains.chains}
     signed = signed_folder(settings, chains)
 
@@ -41,6 +49,7 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
             limit=settings.claim_limit,
             in_flight_limit=settings.sweep_in_flight_limit,
             payer_float_maximum_wei=settings.gas_payer_float_maximum_wei,
+            choosing=choosing,
         )
 
     return step

@@ -8,27 +8,30 @@ from typing import Any
 from uuid import UUID
 
 from eth_account import Account
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 
 from custody.chain import ChainClient, Receipt, erc20, to_amount
 from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
+from custody.chain.native import native_transfers
 from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
 from custody.destinations.issuing import register_deposit_account
 from custody.destinations.keys.client import KeysAgent
 from custody.destinations.sweeps.advancing import run_once
+from custody.destinations.sweeps.choosing import Choosing, Economics
 from custody.destinations.sweeps.signing import SweepSigner
 from custody.ledger import Entry, post
 from custody.ledger.house import ensure_house_account
-from custody.settings.chains import Chains
+from custody.settings.chains import NATIVE, Chains
 from custody.store.engine import transaction
 from tests.anvil_node import running_anvil
 from tests.conftest import STATE_DIR, Database
 from tests.fleet_process import wait_for
 from tests.keys_agent import new_phrase, serving, socket_folder, vault_of
 from tests.marketplace import Marketplace
-from workers.demo.contract_packages import CIRCLE_PACKAGE, REQUEST_NETWORK_PACKAGE
+from workers.demo.contract_packages import CIRCLE_PACKAGE, MULTICALL3_PACKAGE, REQUEST_NETWORK_PACKAGE
 from workers.demo.contracts import DeployedContracts, deploy_contracts, mint
 from workers.demo.development_chain import ETHER, DevelopmentChain
+from workers.demo.sweep_contracts import deploy_multicall3, deploy_sweep_contracts, name_operators
 from workers.demo.wallet import Wallet
 from workers.embedded import npm_packages
 
@@ -99,16 +102,26 @@ class SweepingFleet:
         funding_wei: int = FUNDING_WEI,
         agent: bool = True,
         payers: int = 1,
+        strategy: str | None = None,
     ) -> None:
         """``agent``: have the keys agent in a thread; without it a test brings its own to ``socket``. ``payers``: how many
-        it has, each funded.
+        it has, each funded. ``strategy``: the only one, its contracts deployed and the gas payers named their operators.
         """
         self.world = world
         self.database = database
         self.token = token
-        self.market = Marketplace(database, chain_id=CHAIN_ID, token=token, decimals=DECIMALS)
-        other = next(address for address in world.contracts.tokens if address != token)
-        self.market.execute("INSERT INTO fleet.tokens VALUES (:c, :t, 'OTHER', 6)", c=CHAIN_ID, t=other)
+        self.economics = Economics()
+        self.decimals = 18 if token == NATIVE else DECIMALS
+        self.market = Marketplace(database, chain_id=CHAIN_ID, token=token, decimals=self.decimals)
+        usdc = world.contracts.usdc if token == NATIVE else token
+        other = next(address for address in world.contracts.tokens if address != usdc)
+        for address, symbol in ((usdc, "USDC"), (other, "OTHER")):
+            self.market.execute(
+                "INSERT INTO fleet.tokens VALUES (:c, :t, :s, 6) ON CONFLICT DO NOTHING",
+                c=CHAIN_ID,
+                t=address,
+                s=symbol,
+            )
         keys = [Account.create() for _ in range(payers)]
         self.treasury = Account.create().address
         self.chains = Chains.model_validate(
@@ -122,11 +135,12 @@ class SweepingFleet:
                         "treasury": self.treasury,
                         "fee_proxy": world.contracts.fee_proxy,
                         "tokens": [
-                            {"symbol": "USDC", "address": token, "decimals": 6},
+                            {"symbol": "USDC", "address": usdc, "decimals": 6},
                             {"symbol": "OTHER", "address": other, "decimals": 6},
                             {"symbol": "ETH", "address": "native", "decimals": 18},
                         ],
                         "gas": {"replace_after_blocks": 2},
+                        "sweep_strategy": strategy,
                     }
                 ]
             }
@@ -137,6 +151,12 @@ class SweepingFleet:
         self.xpub = account_xpub_from_seed(seed_from_phrase(self.phrase))
         self.payers = [each.address for each in keys]
         self.payer = self.payers[0]
+        if strategy == "eip7702_batch":
+            self.contracts = deploy_sweep_contracts(world.deployer, world.chain, self.treasury)
+            self.name_operators(*self.payers)
+        if strategy == "eip3009_batch":
+            package = npm_packages.fetch(MULTICALL3_PACKAGE, STATE_DIR.resolve())
+            deploy_multicall3(world.deployer, world.chain, package)
         self.socket = world.agents.enter_context(socket_folder()) / "agent.sock"
         if agent:
             journal = self.socket.with_name("journal")
@@ -145,13 +165,17 @@ class SweepingFleet:
         self.signer = SweepSigner(KeysAgent(self.socket))
         with transaction(database.engine("fleet_operator")) as connection:
             self.account = register_deposit_account(connection, self.xpub)
+            self.treasury_house = ensure_house_account(connection, CHAIN_ID, self.treasury, "treasury")
             self.houses = {each: ensure_house_account(connection, CHAIN_ID, each, "gas_payer") for each in self.payers}
         for each in self.payers if funding_wei else ():
             self.fund(funding_wei, each)
         self.see_head()
 
+    def name_operators(self, *operators: str) -> None:
+        name_operators(self.world.chain, self.contracts, operators)
+
     def fund(self, wei: int, payer: str | None = None) -> None:
-        """Give a gas payer coins, and book them as the watcher does."""
+        """Give a gas payer coins, or the treasury's own book, and book them as the watcher does."""
         at: str = self.payer if payer is None else payer
         self.world.chain.set_balance(at, self.world.client.balance(at) + wei)
         with transaction(self.database.engine("fleet_watcher")) as connection:
@@ -159,12 +183,12 @@ class SweepingFleet:
                 connection,
                 Entry(
                     book_kind="house",
-                    book_id=self.houses[at],
+                    book_id=self.treasury_house if at == self.treasury else self.houses[at],
                     chain_id=CHAIN_ID,
                     token="native",
                     entry_type="adjustment",
                     reason="funding",
-                    debit="gas_payer",
+                    debit="treasury_house" if at == self.treasury else "gas_payer",
                     credit="gas_funding",
                     amount=to_amount(wei, 18),
                     key=f"funding:{Account.create().address}",
@@ -191,7 +215,7 @@ class SweepingFleet:
         """A payment with a route to the seed's next address."""
         index = self.market._indices + 1
         address = address_at(self.xpub, index)
-        payment = self.market.payment(to_amount(units, DECIMALS), destination=address)
+        payment = self.market.payment(to_amount(units, self.decimals), destination=address)
         self.market.execute(
             "UPDATE public.derived_destinations SET deposit_account_id = :a WHERE address = :d",
             a=self.account,
@@ -208,21 +232,33 @@ class SweepingFleet:
 
     def pay(self, payment: UUID, units: int, *, judged: bool = True) -> None:
         """Real coins to the payment's address, seen and (unless told otherwise) held."""
+        sent = self._send(payment, units)
+        self.book(payment, self.world.deployer.wait(sent), judged=judged)
+
+    def _send(self, payment: UUID, units: int) -> str:
         wallet = self.world.deployer
-        sent = mint(wallet, self.world.contracts, self.token, self.address(payment), units)
-        self.book(payment, wallet.wait(sent), judged=judged)
+        if self.token == NATIVE:
+            return wallet.send(self.address(payment), value=units)
+        return mint(wallet, self.world.contracts, self.token, self.address(payment), units)
 
     def pay_all(self, payments: list[UUID], units: int) -> None:
         wallet = self.world.deployer
-        sent = [mint(wallet, self.world.contracts, self.token, self.address(p), units) for p in payments]
+        sent = [self._send(p, units) for p in payments]
         for payment, receipt in zip(payments, wallet.wait_all(sent), strict=True):
             self.book(payment, receipt, judged=True)
 
     def book(self, payment: UUID, receipt: Receipt, *, judged: bool) -> None:
         """What the watcher and the confirmations worker write for a deposit."""
-        [(ordinal, log)] = [
-            (n, decode_transfer(entry)) for n, entry in enumerate(receipt.logs) if entry.event == TRANSFER_TOPIC
-        ]
+        if self.token == NATIVE:
+            found = self.world.client.receipts_and_headers([receipt.transaction_hash], values=True)
+            [inbound] = native_transfers(
+                found.receipts[receipt.transaction_hash], watched=[self.address(payment)], fee_proxies=[]
+            )
+            ordinal, log = inbound.tx_ordinal, inbound.transfer
+        else:
+            [(ordinal, log)] = [
+                (n, decode_transfer(entry)) for n, entry in enumerate(receipt.logs) if entry.event == TRANSFER_TOPIC
+            ]
         fact = self.market.execute(
             """
             INSERT INTO fleet.chain_facts (chain_id, block_number, block_hash, transaction_hash, log_index, tx_ordinal,
@@ -267,7 +303,7 @@ class SweepingFleet:
                     reason=reason,
                     debit=debit,
                     credit=credit,
-                    amount=to_amount(units, DECIMALS),
+                    amount=to_amount(units, self.decimals),
                     key=f"fact:{fact}:{reason}",
                     debit_address=self.address(payment) if debit == "destination" else None,
                     fact_id=fact,
@@ -282,6 +318,7 @@ class SweepingFleet:
             {CHAIN_ID: self.world.client},
             self.chains,
             self.signer,
+            choosing=Choosing(self.economics),
             **settings,
         )
 
@@ -340,3 +377,47 @@ class SweepingFleet:
     def count(self, query: str) -> int:
         with self.database.engine().connect() as connection:
             return connection.execute(text(query)).scalar_one()
+
+
+@contextmanager
+def manual_mining(world: World) -> Generator[None]:
+    world.chain.set_automine(enabled=False)
+    try:
+        yield
+    finally:
+        world.chain.set_automine(enabled=True)
+        world.chain.mine(1)
+
+
+class Crash(Exception):
+    """The worker dies here."""
+
+
+class Fuse:
+    """Dies at the ``at``-th of the places where a process can die: before a write, before a commit, around a send."""
+
+    def __init__(self, engine: Engine, client: ChainClient) -> None:
+        self.places = 0
+        self.at = 0
+        self._send = client.send_raw
+        event.listen(engine, "before_cursor_execute", self._statement)
+        event.listen(engine, "commit", self._commit)
+        client.send_raw = self._sending
+
+    def place(self) -> None:
+        self.places += 1
+        if self.places == self.at:
+            raise Crash(f"place {self.at}")
+
+    def _commit(self, _: Any) -> None:
+        self.place()
+
+    def _statement(self, _c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.lstrip().startswith(("INSERT", "UPDATE")) or "post_entry" in statement:
+            self.place()
+
+    def _sending(self, raw: bytes) -> str:
+        self.place()
+        sent = self._send(raw)
+        self.place()
+        return sent

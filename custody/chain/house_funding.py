@@ -1,7 +1,7 @@
 """House funding: native coin that people sent to the fleet's own accounts enters the books (L6).
 
-Only what an account holds beyond its book, and only while nothing of its own is under way: then a difference can be
-nothing but an inflow.
+Only what an account holds beyond the books, and only while nothing of ours from it or to it is under way: then a
+difference can be nothing but an inflow.
 """
 
 from collections.abc import Collection
@@ -34,7 +34,8 @@ class BalanceReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _HouseBook:
-    """A house account at rest: ``booked`` in whole coins, ``seq`` of its book, and its last mined block."""
+    """A house account at rest: ``booked`` in whole coins (at a treasury also what payments have there), ``seq`` of its
+    book, and the last block that a transaction of ours from it or to it was mined in."""
 
     id: UUID
     address: str
@@ -73,14 +74,27 @@ def _at_rest(connection: Connection, chain_id: int) -> list[_HouseBook]:
         text(
             """
             SELECT h.id, h.address, h.kind, coalesce(b.seq, 0) AS seq,
-                coalesce(CASE h.kind WHEN 'treasury' THEN b.treasury_house ELSE b.gas_payer END - b.overdraft, 0) AS booked,
-                coalesce((SELECT max(t.block_number) FROM fleet.chain_transactions t
-                          WHERE t.chain_id = h.chain_id AND t.sender = h.address), 0) AS last_block
+                coalesce(CASE h.kind WHEN 'treasury' THEN b.treasury_house ELSE b.gas_payer END - b.overdraft, 0)
+                + CASE WHEN h.kind = 'treasury' THEN coalesce((
+                    SELECT sum(leg.amount)
+                    FROM fleet.ledger_balances p JOIN public.funds_ledger_entries e
+                        ON e.book_id = p.book_id AND e.chain_id = p.chain_id AND e.token = p.token
+                    CROSS JOIN LATERAL (VALUES (e.debit, e.debit_address, e.amount), (e.credit, e.credit_address, -e.amount))
+                        AS leg (account, address, amount)
+                    WHERE p.chain_id = h.chain_id AND p.token = :native AND p.book_kind = 'payment'
+                        AND (p.treasury > 0 OR p.overdraft > 0)
+                        AND leg.account IN ('treasury', 'overdraft') AND leg.address = h.address), 0) ELSE 0 END AS booked,
+                greatest(0,
+                    (SELECT max(t.block_number) FROM fleet.chain_transactions t
+                     WHERE t.chain_id = h.chain_id AND t.sender = h.address),
+                    (SELECT max(t.block_number) FROM fleet.chain_transactions t
+                     WHERE t.chain_id = h.chain_id AND t.recipient = h.address)) AS last_block
             FROM fleet.house_accounts h LEFT JOIN fleet.ledger_balances b
                 ON b.book_id = h.id AND b.chain_id = h.chain_id AND b.token = :native
             WHERE h.chain_id = :chain_id AND NOT EXISTS (
-                SELECT FROM fleet.chain_transactions t WHERE t.chain_id = h.chain_id AND t.sender = h.address
-                    AND t.state IN ('intent', 'signed', 'broadcast'))
+                SELECT FROM fleet.chain_transactions t
+                WHERE t.chain_id = h.chain_id AND t.state IN ('intent', 'signed', 'broadcast')
+                    AND h.address IN (t.sender, t.recipient))
             ORDER BY h.id
             """
         ),
@@ -91,7 +105,7 @@ def _at_rest(connection: Connection, chain_id: int) -> list[_HouseBook]:
 
 def _book(connection: Connection, chain_id: int, book: _HouseBook, head: BlockHeader, inflow: Decimal) -> int:
     # The book as it was before the balance was read: anything booked since then would be counted twice.
-    if not any(now.id == book.id and now.seq == book.seq for now in _at_rest(connection, chain_id)):
+    if book not in _at_rest(connection, chain_id):
         return 0
     posted = post(
         connection,

@@ -4,7 +4,7 @@ Reads are retried a few times, sends never. Answers are checked by `wire` before
 may run inside a database transaction (L15).
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
@@ -34,16 +34,22 @@ _REVERTED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """A call or a transaction to estimate: `value` and fees in wei, `data` the calldata."""
+    """A call or a transaction to estimate: `value` and fees in wei, `data` the calldata.
+
+    `authorizations`: EIP-7702 tuples as nodes take them, each with chainId, address, nonce, yParity, r and s.
+    """
 
     to: str | None
     data: bytes = b""
     value: int = 0
     sender: str | None = None
+    authorizations: tuple[Mapping[str, str], ...] = ()
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, object]:
         """Return the JSON-RPC transaction object."""
-        fields = {"data": "0x" + self.data.hex(), "value": hex(self.value)}
+        fields: dict[str, object] = {"data": "0x" + self.data.hex(), "value": hex(self.value)}
+        if self.authorizations:
+            fields["authorizationList"] = [dict(each) for each in self.authorizations]
         if self.to is not None:
             fields["to"] = self.to
         if self.sender is not None:
@@ -321,6 +327,14 @@ class ChainClient:
     def code(self, address: str, block: int | None = None) -> bytes:
         """Return an account's code; 0xef0100 and 20 bytes for a delegated one (EIP-7702)."""
         return self._read("eth_getCode", [address, _at(block)], lambda value: wire.data(value, "code"))
+
+    def codes(self, addresses: Collection[str]) -> dict[str, bytes]:
+        """Return the code of each account at the newest block, by one batched request."""
+        wanted = list(dict.fromkeys(addresses))
+        found = self._read_batch(
+            [(("eth_getCode", [address, "latest"]), lambda value: wire.data(value, "code")) for address in wanted]
+        )
+        return {address: cast(bytes, code) for address, code in zip(wanted, found, strict=True)}
 
     def send_raw(self, raw: bytes) -> str:
         """Broadcast a signed transaction once and return its hash, which is computed here, not taken over.

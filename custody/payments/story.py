@@ -183,7 +183,9 @@ def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
         FROM fleet.chain_transactions t
         WHERE t.subject_id IN (
             SELECT id FROM fleet.release_instructions WHERE payment_id = :id
-            UNION ALL SELECT id FROM fleet.sweep_jobs WHERE destination_id = :destination)
+            UNION ALL SELECT id FROM fleet.sweep_jobs WHERE destination_id = :destination
+            UNION ALL SELECT i.batch_id FROM fleet.sweep_batch_items i JOIN fleet.sweep_jobs j ON j.id = i.job_id
+                WHERE j.destination_id = :destination)
         ORDER BY t.created_at LIMIT 200
         """,
         id=payment.id,

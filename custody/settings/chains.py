@@ -62,15 +62,22 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+SweepStrategyName = Literal["eip7702_batch", "eip3009_batch", "top_up_transfer", "native_drain", "create2_forwarder"]
+
+
 class Token(_Strict):
     """A token that the fleet accepts on one chain. ``address`` is ``native`` for the chain's own coin."""
 
     symbol: Annotated[str, Field(min_length=1, max_length=12)]
     address: Annotated[str, Field(pattern=r"^(0x[0-9a-fA-F]{40}|native)$"), AfterValidator(_checksummed)]
     decimals: Annotated[int, Field(ge=0, le=18, strict=True)]
+    sweep_strategy: SweepStrategyName | None = None
+    """Always sweep this token so, where an address may be swept so; without it the cheapest way is taken."""
+    coin_price: Annotated[Decimal, Field(gt=0)] | None = None
+    """Whole coins of the chain that one whole token is worth, as "0.00031": without it no gas is too much for a sweep."""
     treasury_maximum: Decimal = Field(Decimal(10_000), gt=0, description="whole tokens an EOA treasury may hold (R5)")
 
-    @field_validator("treasury_maximum", mode="before")
+    @field_validator("treasury_maximum", "coin_price", mode="before")
     @classmethod
     def _exact(cls, value: Any) -> Any:
         if isinstance(value, float | bool):
@@ -106,6 +113,10 @@ class Chain(_Strict):
     fee_proxy: Address
     native_fee_proxy: Address | None = None
     tokens: Annotated[tuple[Token, ...], Field(min_length=1, max_length=64)]
+    data_fee_margin_wei: Annotated[int, Field(ge=0, le=10**17, strict=True)] = 0
+    """What a drain of native coin leaves for a fee beside gas (an OP-stack chain's L1 fee); 0 where there is none."""
+    sweep_strategy: SweepStrategyName | None = None
+    """The same for all tokens of the chain that name none."""
     finality_tag: Literal["safe", "finalized"] | None = None
     max_head_age_seconds: Annotated[int, Field(ge=5, le=3600, strict=True)] = 120
     rpc_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0

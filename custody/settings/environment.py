@@ -151,6 +151,9 @@ class FleetSettings(BaseSettings):
     claim_limit: Annotated[int, Field(ge=1, le=500)] = 100
     work_attempts_limit: Annotated[int, Field(ge=1, le=1000)] = 20
     sweep_in_flight_limit: Annotated[int, Field(ge=1, le=64)] = 16
+    sweep_value_multiple: Annotated[int, Field(ge=0, le=10_000)] = 20
+    sweep_gather_seconds: Annotated[int, Field(ge=0, le=86_400)] = 30
+    sweep_max_age_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = 604_800
     release_in_flight_limit: Annotated[int, Field(ge=1, le=16)] = 16
     release_max_total_fee_wei: Annotated[int, Field(ge=21_000)] = 10**16
     platform_fee_basis_points: Annotated[int, Field(ge=0, le=4_999)] = 0

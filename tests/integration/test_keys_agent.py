@@ -367,16 +367,17 @@ def test_sweeps_wait_while_the_agent_is_away_and_say_so(world: World, database: 
     payment = fleet.payment(UNIT)
     fleet.pay(payment, UNIT)
     fleet.run()
-    [(state, reason)] = fleet.jobs()
-    assert state == "planned"
-    assert (reason or "").startswith(f"keys_agent_away: the keys agent at {fleet.socket} does not answer")
-    assert (reason or "").endswith("see whether the process keys-agent runs")
+    assert fleet.jobs() == []
+    [dead] = fleet.market.execute("SELECT reason, resolved_at FROM fleet.dead_work WHERE subject_kind = 'keys_agent'")
+    assert dead.reason.startswith(f"keys_agent_away: the keys agent at {fleet.socket} does not answer")
+    assert dead.reason.endswith("see whether the process keys-agent runs")
     agent = agent_of(fleet, folder)
     agent.start()
     fleet.signer = SweepSigner(KeysAgent(agent.socket))
-    fleet.market.execute("UPDATE fleet.sweep_jobs SET run_after = now()")
     fleet.run()
     agent.kill()
+    [dead] = fleet.market.execute("SELECT resolved_at FROM fleet.dead_work WHERE subject_kind = 'keys_agent'")
+    assert dead.resolved_at is not None
     assert fleet.jobs() == [("swept", None)]
 
 

@@ -1,22 +1,19 @@
 """Sweeps on a real chain with real tokens: to the treasury exactly once, whatever breaks in between."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, event
 
-from custody.chain import ChainClient, ChainUnavailable
+from custody.chain import ChainUnavailable
 from custody.destinations.sweeps.advancing import run_once
 from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.counts import Counts, declared
-from tests.sweeping import CHAIN_ID, SweepingFleet, World, call, sweeping_world
+from tests.sweeping import CHAIN_ID, Crash, Fuse, SweepingFleet, World, call, manual_mining, sweeping_world
 from workers.demo.development_chain import ETHER
 
 UNIT = 1_000_000
@@ -32,16 +29,6 @@ def world() -> Iterator[World]:
 @pytest.fixture
 def fleet(world: World, database: Database) -> SweepingFleet:
     return SweepingFleet(world, database, world.contracts.usdt)
-
-
-@contextmanager
-def manual_mining(world: World) -> Generator[None]:
-    world.chain.set_automine(enabled=False)
-    try:
-        yield
-    finally:
-        world.chain.set_automine(enabled=True)
-        world.chain.mine(1)
 
 
 @pytest.mark.parametrize("token_name", ["usdc", "usdt"])
@@ -439,40 +426,6 @@ def test_a_node_that_forgot_old_state_does_not_stop_the_sweep(fleet: SweepingFle
     fleet.pay(payment, UNIT)
     fleet.run()
     assert fleet.destination(payment)[0] == "swept"
-
-
-class Crash(Exception):
-    """The worker dies here."""
-
-
-class Fuse:
-    """Dies at the ``at``-th of the places where a process can die: before a write, before a commit, around a send."""
-
-    def __init__(self, engine: Engine, client: ChainClient) -> None:
-        self.places = 0
-        self.at = 0
-        self._send = client.send_raw
-        event.listen(engine, "before_cursor_execute", self._statement)
-        event.listen(engine, "commit", self._commit)
-        client.send_raw = self._sending
-
-    def place(self) -> None:
-        self.places += 1
-        if self.places == self.at:
-            raise Crash(f"place {self.at}")
-
-    def _commit(self, _: Any) -> None:
-        self.place()
-
-    def _statement(self, _c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.lstrip().startswith(("INSERT", "UPDATE")) or "post_entry" in statement:
-            self.place()
-
-    def _sending(self, raw: bytes) -> str:
-        self.place()
-        sent = self._send(raw)
-        self.place()
-        return sent
 
 
 def test_a_crash_anywhere_loses_nothing_and_sweeps_nothing_twice(

@@ -50,6 +50,7 @@ _GROUPS: Final = (
     "genesis",
     "keys",
     "deposits",
+    "sweeps",
     "contracts",
     "destinations",
     "sanctions",

@@ -14,6 +14,7 @@ from workers.demo.fleet import DevelopmentFleet
 from workers.demo.provision import StateFolderOfAnotherTreasury, TreasuryKind
 from workers.demo.run import PAYMENTS_DEFAULT, PAYMENTS_MAXIMUM, Demo, DemoResult, write_json
 from workers.demo.stages import STAGES, DemoStalled
+from workers.demo.sweep_strategies import STRATEGY_DEFAULT, DemoStrategy
 
 _MEANING = {
     "opened": "payment, offer and derived destination made",
@@ -38,6 +39,10 @@ def demo(
         TreasuryKind | None,
         typer.Option(help="a new folder's treasury: an account of one device (eoa), or a Safe of three owners"),
     ] = None,
+    strategy: Annotated[
+        DemoStrategy,
+        typer.Option(help="how deposits are swept; auto: whatever is cheapest, as the fleet does it in production"),
+    ] = STRATEGY_DEFAULT,
     keep: Annotated[bool, typer.Option("--keep", help="leave services and data running")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON; - is stdout")] = None,
 ) -> None:
@@ -47,7 +52,7 @@ def demo(
     """
     console = Console(stderr=str(json_file) == "-")
     try:
-        fleet = bring_up(console, treasury)
+        fleet = bring_up(console, treasury, strategy)
         result = _run(console, fleet, payments, webhooks=webhooks)
     except (DemoStalled, StateFolderOfAnotherTreasury) as stalled:
         console.print(str(stalled), style="red", soft_wrap=True)

@@ -13,6 +13,7 @@ from custody.settings.environment import settings
 if TYPE_CHECKING:
     from workers.demo.fleet import DevelopmentFleet
     from workers.demo.provision import TreasuryKind
+    from workers.demo.sweep_strategies import DemoStrategy
     from workers.embedded.services import ServiceStatus
 
 
@@ -20,12 +21,16 @@ def state_dir() -> Path:
     return settings().fleet_state_dir
 
 
-def bring_up(console: Console, treasury: "TreasuryKind | None" = None) -> "DevelopmentFleet":
-    """Everything up, with a line for each thing that comes up. ``treasury``: the kind that a new folder is founded with."""
+def bring_up(
+    console: Console, treasury: "TreasuryKind | None" = None, strategy: "DemoStrategy | None" = None
+) -> "DevelopmentFleet":
+    """Everything up, with a line for each thing that comes up. ``treasury``: the kind that a new folder is founded with;
+    ``strategy``: how it sweeps from now on.
+    """
     from workers.demo.fleet import start
 
     with console.status("starting") as status:
-        fleet = start(state_dir(), status.update, treasury)
+        fleet = start(state_dir(), status.update, treasury, strategy)
     console.print(f"the fleet is up; state and logs in {state_dir()}", style="green")
     return fleet
 

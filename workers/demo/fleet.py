@@ -13,6 +13,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from custody.settings.environment import load_settings
 from custody.store.roles import read_role_password
 from workers.demo.provision import Provisioned, TreasuryKind, provision
+from workers.demo.sweep_strategies import DemoStrategy
 from workers.embedded import services
 from workers.embedded.errors import EmbeddedServiceError
 from workers.embedded.services import ServiceStatus
@@ -37,6 +38,9 @@ class DevelopmentFleet:
     flower_url: str
 
 
+_GATHER_SECONDS: Final = "3"  # a demo's buyers pay within seconds of each other
+
+
 def role_url(admin_url: str, passwords: Path, role: str) -> str:
     """The same database for one of the fleet's roles."""
     parts = urlsplit(admin_url)
@@ -46,11 +50,14 @@ def role_url(admin_url: str, passwords: Path, role: str) -> str:
 
 
 def start_services(
-    state_dir: Path, progress: Progress, treasury: TreasuryKind | None = None
+    state_dir: Path,
+    progress: Progress,
+    treasury: TreasuryKind | None = None,
+    strategy: DemoStrategy | None = None,
 ) -> tuple[services.Services, Provisioned]:
     """Start the servers and make a development chain's fleet ready on them; start no process of the fleet."""
     running = services.up(state_dir, _given_servers(), progress)
-    made = provision(running, progress, treasury)
+    made = provision(running, progress, treasury, strategy)
     _write_operator_environment(made, {})
     return running, made
 
@@ -76,13 +83,17 @@ def _given_secrets() -> dict[str, str]:
 
 
 def start(
-    state_dir: Path, progress: Progress = lambda _: None, treasury: TreasuryKind | None = None
+    state_dir: Path,
+    progress: Progress = lambda _: None,
+    treasury: TreasuryKind | None = None,
+    strategy: DemoStrategy | None = None,
 ) -> DevelopmentFleet:
     """Bring everything up and wait until every process is well. Raises EmbeddedServiceError, with what to do.
 
-    ``treasury``: of which kind a new folder's is; a folder that was founded with another is refused.
+    ``treasury``: of which kind a new folder's is; a folder that was founded with another is refused. ``strategy``: how
+    it sweeps from now on.
     """
-    running, made = start_services(state_dir, progress, treasury)
+    running, made = start_services(state_dir, progress, treasury, strategy)
     ports = services.process_ports(state_dir, PORTS)
     fleet = DevelopmentFleet(
         made,
@@ -135,6 +146,7 @@ def common_settings(made: Provisioned) -> dict[str, str]:
         "LEDGER_SEAL_PUBLIC_KEY_FILE": str(made.secrets.ledger_seal_public_key),
         "POLICY_DIR": str(made.policy_dir),
         "GENESIS_HASH": made.genesis_hash,
+        "SWEEP_GATHER_SECONDS": _GATHER_SECONDS,
         "LOG_FORMAT": os.environ.get("LOG_FORMAT", "json"),
         "LOG_LEVEL": os.environ.get("LOG_LEVEL", "info"),
         **{name: os.environ[name] for name in ("SENTRY_DSN", "SENTRY_ENVIRONMENT") if name in os.environ},

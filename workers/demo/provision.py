@@ -26,6 +26,13 @@ from workers.demo.development_chain import ETHER, DevelopmentChain, open_client
 from workers.demo.founding import APPROVERS, approver_seed, found, genesis_hash
 from workers.demo.safe_treasury import make_safe
 from workers.demo.software_devices import software_device
+from workers.demo.sweep_strategies import (
+    STRATEGY_DEFAULT,
+    DemoStrategy,
+    prepare_sweeps,
+    set_strategy,
+    sweep_strategy_line,
+)
 from workers.embedded.npm_packages import fetch
 from workers.embedded.role_passwords import ensure_role_passwords
 from workers.embedded.services import Services
@@ -115,9 +122,13 @@ class Provisioned:
 
 
 def provision(
-    services: Services, progress: Callable[[str], None] = lambda _: None, treasury_kind: TreasuryKind | None = None
+    services: Services,
+    progress: Callable[[str], None] = lambda _: None,
+    treasury_kind: TreasuryKind | None = None,
+    strategy: DemoStrategy | None = None,
 ) -> Provisioned:
-    """Make what is missing and check what is there. A new folder gets an account as treasury unless told otherwise.
+    """Make what is missing and check what is there. A new folder gets an account as treasury unless told otherwise, and
+    sweeps in batches by EIP-7702; ``strategy`` changes how it sweeps from now on (``auto``: the cheapest way).
 
     Raises NotDevelopmentChain, StateFolderOfAnotherChain, or what a server says.
     """
@@ -146,10 +157,14 @@ def provision(
                     treasury, owners = _treasury_of(folder.root, keys.device_seed), None
                     chain.set_balance(treasury, TREASURY_WEI)
                 _write_chains(chains_file, client, contracts, services.chain_rpc_url, treasury, owners)
+            if strategy is not None:
+                set_strategy(chains_file, strategy)
             chains = load_chains(chains_file)
             pinned = chains.chain(contracts.chain_id)
             treasury = pinned.treasury
             _require_kind(pinned, treasury_kind, folder)
+            progress("deploying the sweep contracts")
+            prepare_sweeps(services, chain, keys.deployer_key, treasury, gas_payer, strategy)
             policy_dir = folder.root / _POLICY_DIR
             deposit_xpub = _account_xpub(keys.deposit_seed)
             found(
@@ -322,6 +337,7 @@ def _write_chains(
         f'rpc_urls = ["{rpc_url}"]',
         f'treasury = "{treasury}"',
         *([] if owners is None else [f"safe = {{ owners = {list(owners.owners)}, threshold = {owners.threshold} }}"]),
+        sweep_strategy_line(STRATEGY_DEFAULT),
         f'fee_proxy = "{contracts.fee_proxy}"',
         f'native_fee_proxy = "{contracts.native_fee_proxy}"',
     ]

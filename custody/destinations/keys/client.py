@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from custody.destinations.keys.authorizations import AskedAuthorizations
 from custody.destinations.keys.messages import (
+    AuthorizationsRequest,
+    BatchRequest,
     IdentityRequest,
     MessageMalformed,
     Reply,
@@ -15,6 +18,7 @@ from custody.destinations.keys.messages import (
     read_reply,
     receive,
 )
+from custody.destinations.keys.set_code import PayerTransaction
 from custody.destinations.keys.shapes import Shape, ShapeRefused
 from custody.trezor import Signature, SignatureError, UnsignedTransaction
 
@@ -79,7 +83,55 @@ class KeysAgent:
 
         Raises ShapeRefused or SigningPostponed with the agent's sentence.
         """
-        found = self._ask(_request("sign", shape, transaction, treasury, account, index, payer)).signature
+        request = _request("sign", shape, transaction, treasury, account, index, payer)
+        return self._signature(transaction, request, signer)
+
+    def authorize(self, asked: AskedAuthorizations) -> list[Signature]:
+        """The deposit keys' signatures, one an item, in order; the caller compares each signer with its address.
+
+        Raises ShapeRefused with the agent's sentence.
+        """
+        domain = asked.domain
+        request = AuthorizationsRequest.model_validate(
+            {
+                "ask": "authorize",
+                "method": asked.method,
+                "chain_id": asked.chain_id,
+                "treasury": asked.treasury,
+                "account": asked.account,
+                "items": [
+                    {
+                        "index": item.index,
+                        "nonce": hex(item.nonce),
+                        "value": hex(item.value),
+                        "valid_before": item.valid_before,
+                    }
+                    for item in asked.items
+                ],
+                "delegate": asked.delegate,
+                "token": asked.token,
+                "domain_name": None if domain is None else domain.name,
+                "domain_version": None if domain is None else domain.version,
+            }
+        )
+        found = self._ask(request).signatures
+        if found is None or len(found) != len(asked.items):
+            raise KeysAgentAway(f"the process at {self._path} is no keys agent: it gives no signatures")
+        try:
+            return [Signature(each.y_parity, int(each.r, 16), int(each.s, 16)) for each in found]
+        except SignatureError as error:
+            raise ShapeRefused(f"the agent's signature: {error}") from None
+
+    def check_batch(self, transaction: PayerTransaction, *, payer: str, treasury: str) -> None:
+        """Raise ShapeRefused or SigningPostponed if ``sign_batch`` would, whatever the nonce."""
+        self._ask(_batch_request("check_batch", transaction, payer, treasury))
+
+    def sign_batch(self, transaction: PayerTransaction, *, payer: str, treasury: str) -> Signature:
+        """The named gas payer's signature of a batch. Raises as ``sign``."""
+        return self._signature(transaction, _batch_request("sign_batch", transaction, payer, treasury), payer)
+
+    def _signature(self, transaction: PayerTransaction, request: Request, signer: str) -> Signature:
+        found = self._ask(request).signature
         if found is None:
             raise KeysAgentAway(f"the process at {self._path} is no keys agent: it gives no signature")
         try:
@@ -113,6 +165,12 @@ class KeysAgent:
 
     def _away(self, why: str) -> str:
         return f"the keys agent at {self._path} does not answer ({why}); see whether the process keys-agent runs"
+
+
+def _batch_request(ask: str, transaction: PayerTransaction, payer: str, treasury: str) -> BatchRequest:
+    return BatchRequest.model_validate(
+        {"ask": ask, "payer": payer, "treasury": treasury, "unsigned": "0x" + transaction.signing_bytes().hex()}
+    )
 
 
 def _request(

@@ -11,12 +11,24 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from custody.destinations.derivation import INDEX_LIMIT
+from custody.destinations.keys.authorizations import (
+    DOMAIN_CHARACTERS_MAXIMUM,
+    AskedAuthorizations,
+    Domain,
+    Item,
+    Method,
+)
+from custody.destinations.keys.set_code import AUTHORIZATIONS_MAXIMUM, PayerTransaction, read_payer_transaction
 from custody.destinations.keys.shapes import ACCOUNTS_MAXIMUM, PAYERS_MAXIMUM, Asked, Shape, ShapeRefused
 from custody.trezor import TransactionError, UnsignedTransaction
 
 LENGTH_BYTES: Final = 4
-MESSAGE_MAXIMUM_BYTES: Final = 4_096  # the longest request, a token sweep, has under 600
+MESSAGE_MAXIMUM_BYTES: Final = (
+    300_000  # the longest request, a full batch, is as long as a transaction may be in a pool
+)
 UNSIGNED_MAXIMUM_BYTES: Final = 512  # the longest shape has 68 bytes of data and under 130 of fields
+BATCH_MAXIMUM_BYTES: Final = 131_072  # of a batch's transaction: what pools take
+_HEX_NUMBER: Final = r"^0x[0-9a-f]{1,64}$"
 
 
 class MessageMalformed(Exception):
@@ -57,7 +69,63 @@ class SignatureRequest(_Strict):
         return Asked(self.shape, self.account, self.index, self.treasury, transaction, self.payer)
 
 
-Request = IdentityRequest | SignatureRequest
+class BatchRequest(_Strict):
+    """Asks for a gas payer's signature of a batch (``sign_batch``), or whether it would be given (``check_batch``)."""
+
+    ask: Literal["sign_batch", "check_batch"]
+    payer: _Address
+    treasury: _Address
+    unsigned: Annotated[str, Field(pattern=r"^0x([0-9a-f]{2})+$", max_length=2 + 2 * BATCH_MAXIMUM_BYTES)]
+
+    def transaction(self) -> PayerTransaction:
+        """The transaction. Raises ShapeRefused for bytes that are none of ours."""
+        try:
+            return read_payer_transaction(bytes.fromhex(self.unsigned[2:]))
+        except TransactionError as error:
+            raise ShapeRefused(str(error)) from None
+
+
+class AuthorizationItem(_Strict):
+    """One address of an AuthorizationsRequest; numbers that may be large are hex."""
+
+    index: Annotated[int, Field(ge=0, lt=INDEX_LIMIT)]
+    nonce: Annotated[str, Field(pattern=_HEX_NUMBER)]
+    value: Annotated[str, Field(pattern=_HEX_NUMBER)] = "0x0"
+    valid_before: Annotated[int, Field(ge=0, lt=1 << 40)] = 0
+
+
+class AuthorizationsRequest(_Strict):
+    """Asks deposit keys of one account for authorizations of one method, all or none."""
+
+    ask: Literal["authorize"]
+    method: Method
+    chain_id: Annotated[int, Field(ge=0, lt=1 << 64)]
+    treasury: _Address
+    account: _Fingerprint
+    items: Annotated[list[AuthorizationItem], Field(min_length=1, max_length=AUTHORIZATIONS_MAXIMUM)]
+    delegate: _Address | None = None
+    token: _Address | None = None
+    domain_name: Annotated[str, Field(max_length=DOMAIN_CHARACTERS_MAXIMUM)] | None = None
+    domain_version: Annotated[str, Field(max_length=DOMAIN_CHARACTERS_MAXIMUM)] | None = None
+
+    def asked(self) -> AskedAuthorizations:
+        """The request with its numbers read."""
+        has_domain = self.domain_name is not None and self.domain_version is not None
+        return AskedAuthorizations(
+            method=self.method,
+            chain_id=self.chain_id,
+            treasury=self.treasury,
+            account=self.account,
+            items=[
+                Item(each.index, int(each.nonce, 16), int(each.value, 16), each.valid_before) for each in self.items
+            ],
+            delegate=self.delegate,
+            token=self.token,
+            domain=Domain(self.domain_name or "", self.domain_version or "") if has_domain else None,
+        )
+
+
+Request = IdentityRequest | SignatureRequest | BatchRequest | AuthorizationsRequest
 _REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="ask")])
 
 
@@ -82,6 +150,7 @@ class Reply(_Strict):
 
     identity: IdentityReply | None = None
     signature: SignatureReply | None = None
+    signatures: Annotated[list[SignatureReply], Field(max_length=AUTHORIZATIONS_MAXIMUM)] | None = None
     checked: Literal[True] | None = None
     refused: Annotated[str, Field(max_length=1_000)] | None = None
     later: Annotated[str, Field(max_length=1_000)] | None = None
@@ -127,7 +196,7 @@ def receive(connection: socket.socket) -> bytes | None:
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes | None:
-    raw = b""
+    raw = bytearray()
     while len(raw) < count:
         more = connection.recv(count - len(raw))
         if not more:
@@ -135,7 +204,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes | None:
                 raise MessageMalformed("the message ended early")
             return None
         raw += more
-    return raw
+    return bytes(raw)
 
 
 def _object(raw: bytes) -> Any:

@@ -10,18 +10,23 @@ from typing import Final, NoReturn, final
 from pydantic import SecretBytes
 
 from custody.destinations.derivation import (
+    DerivationError,
     account_xpub_from_seed,
     address_at,
     private_key_at,
+    private_keys_at,
     seed_from_phrase,
     xpub_fingerprint,
 )
+from custody.destinations.keys.authorizations import AskedAuthorizations, digests
 from custody.destinations.keys.binding import Bindings, bindings_of
 from custody.destinations.keys.key_files import read_key_file, require_sealed
+from custody.destinations.keys.payer_calls import require_batch_call
+from custody.destinations.keys.set_code import PayerTransaction, call_of
 from custody.destinations.keys.shapes import ACCOUNTS_MAXIMUM, PAYERS_MAXIMUM, Asked, ShapeRefused, require_shape
 from custody.destinations.keys.spending import DaySpending
 from custody.settings.environment import FleetSettings, SettingsError
-from custody.trezor import Signature, UnsignedTransaction
+from custody.trezor import Signature
 
 JOURNAL_NAME: Final = "keys-agent.journal"
 _KEY: Final = re.compile(r"(0x)?[0-9a-fA-F]{64}")
@@ -124,14 +129,53 @@ class KeyVault:
                 key = self._payer_keys[asked.payer].get_secret_value()
                 nonce = (asked.payer, transaction.nonce)
                 self._spending.take(transaction.chain_id, nonce, _cost(asked), self._clock())
-                return _sign(key, transaction)
+                return _sign(key, transaction.signing_hash())
             assert asked.account is not None
             assert asked.index is not None
-            return _sign(private_key_at(self._seeds[asked.account].get_secret_value(), asked.index), transaction)
+            seed = self._seeds[asked.account].get_secret_value()
+            return _sign(private_key_at(seed, asked.index), transaction.signing_hash())
+
+    def authorize(self, asked: AskedAuthorizations) -> list[Signature]:
+        """The signature of each item by its own deposit key, all or none. Raises ShapeRefused."""
+        with self._lock:
+            try:
+                addresses = [self._deposit_address(asked.account, item.index) for item in asked.items]
+                found = digests(
+                    asked, chain=self._bindings.chain(asked.chain_id), addresses=addresses, now=self._clock()
+                )
+                keys = private_keys_at(
+                    self._seeds[asked.account].get_secret_value(), [item.index for item in asked.items]
+                )
+            except DerivationError as error:
+                raise ShapeRefused(str(error)) from None
+            return [_sign(key, digest) for key, digest in zip(keys, found, strict=True)]
+
+    def check_batch(self, transaction: PayerTransaction, *, payer: str, treasury: str) -> None:
+        """Raise ShapeRefused or DaySpent as ``sign_batch`` would at a nonce not used yet."""
+        with self._lock:
+            self._require_batch(transaction, payer, treasury)
+            call = call_of(transaction)
+            self._spending.require(call.chain_id, None, call.max_total_fee_wei, self._clock())
+
+    def sign_batch(self, transaction: PayerTransaction, *, payer: str, treasury: str) -> Signature:
+        """The named gas payer's signature of a batch. Raises as ``sign``."""
+        with self._lock:
+            self._require_batch(transaction, payer, treasury)
+            call = call_of(transaction)
+            self._spending.take(call.chain_id, (payer, call.nonce), call.max_total_fee_wei, self._clock())
+            return _sign(self._payer_keys[payer].get_secret_value(), transaction.signing_hash())
+
+    def _require_batch(self, transaction: PayerTransaction, payer: str, treasury: str) -> None:
+        self._require_payer(payer)
+        require_batch_call(transaction, chain=self._bindings.chain(call_of(transaction).chain_id), treasury=treasury)
+
+    def _require_payer(self, payer: str) -> None:
+        if payer not in self._payer_keys:
+            raise ShapeRefused(f"payer: {payer} is none of this agent's ({', '.join(self.gas_payers)})")
 
     def _require(self, asked: Asked) -> None:
-        if asked.payer is not None and asked.payer not in self._payer_keys:
-            raise ShapeRefused(f"payer: {asked.payer} is none of this agent's ({', '.join(self.gas_payers)})")
+        if asked.payer is not None:
+            self._require_payer(asked.payer)
         require_shape(asked, chain=self._bindings.chain(asked.transaction.chain_id), address_at=self._deposit_address)
 
     def _deposit_address(self, account: str, index: int) -> str:
@@ -174,11 +218,11 @@ def payer_address(key: bytes) -> str:
         raise SettingsError("GAS_PAYER_KEY_FILE: not a private key of secp256k1") from None
 
 
-def _sign(key: bytes, transaction: UnsignedTransaction) -> Signature:
-    from eth_keys.datatypes import PrivateKey
+def _sign(key: bytes, digest: bytes) -> Signature:
+    from coincurve import PrivateKey  # eth-keys, which calls it, takes 30 ms for each new key
 
     try:
-        made = PrivateKey(key).sign_msg_hash(transaction.signing_hash())
+        made = PrivateKey(key).sign_recoverable(digest, hasher=None)  # low s, and the same each time (RFC 6979)
     except Exception as error:  # the library's message may quote the key
         raise ShapeRefused(f"signing failed: {type(error).__name__}") from None
-    return Signature(made.v, made.r, made.s)
+    return Signature(made[64], int.from_bytes(made[:32]), int.from_bytes(made[32:64]))

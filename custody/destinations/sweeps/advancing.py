@@ -14,23 +14,32 @@ from custody.chain import ChainClient, ChainUnavailable, WrongChain, effective_t
 from custody.chain.lane_leases import LaneLost
 from custody.destinations.keys.client import KeysAgentAway
 from custody.destinations.sweeps import jobs
+from custody.destinations.sweeps.batch_signing import BATCH_METHODS
+from custody.destinations.sweeps.batch_sweeping import BatchSweeping
+from custody.destinations.sweeps.choosing import Choosing
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.destinations.sweeps.lane_sending import IntentSigner
 from custody.destinations.sweeps.lane_tending import lanes_due, tend
+from custody.destinations.sweeps.native_drain import NativeDrain
 from custody.destinations.sweeps.payers import Payers, close_payers, open_payers
-from custody.destinations.sweeps.planner import plan
+from custody.destinations.sweeps.planner import candidates, plan
 from custody.destinations.sweeps.signing import SweepSigner
 from custody.destinations.sweeps.strategy import Depth, SweepRound, SweepStrategy, in_transaction
 from custody.destinations.sweeps.top_up_transfer import TopUpTransfer
 from custody.settings.chains import Chain, Chains
 from custody.settings.thresholds import newest_threshold
+from custody.store.work import bury
 
 log = structlog.get_logger(__name__)
 
-STRATEGIES: Final[Mapping[str, SweepStrategy]] = {strategy.name: strategy for strategy in (TopUpTransfer(),)}
+STRATEGIES: Final[Mapping[str, SweepStrategy]] = {
+    strategy.name: strategy
+    for strategy in (TopUpTransfer(), NativeDrain(), *(BatchSweeping(method) for method in BATCH_METHODS.values()))
+}
 SIGNERS: Final[Mapping[str, IntentSigner]] = {
     purpose: signer for strategy in STRATEGIES.values() for purpose, signer in strategy.signers.items()
 }
+_AGENT: Final = "keys_agent"
 CLAIM_LIMIT: Final = 100
 IN_FLIGHT_LIMIT: Final = 16  # nonces of one lane that no block holds: what geth's pool keeps of any account
 PAYER_FLOAT_MAXIMUM_WEI: Final = 10**19  # ten coins: what a thief of a payer's key could burn at most
@@ -53,18 +62,66 @@ def run_once(
     limit: int = CLAIM_LIMIT,
     in_flight_limit: int = IN_FLIGHT_LIMIT,
     payer_float_maximum_wei: int = PAYER_FLOAT_MAXIMUM_WEI,
+    choosing: Choosing | None = None,
 ) -> int:
     """Plan and advance sweeps once; return how many rows went forward (0: nothing to do before the next block).
 
     ``clients`` by chain id; ``limit`` jobs a round (setting claim_limit); ``in_flight_limit`` nonces of each gas payer that
     no block holds yet (setting sweep_in_flight_limit); above ``payer_float_maximum_wei`` a gas payer's coins are shown to
-    an operator (R20). A chain that does not answer delays its own jobs alone.
+    an operator (R20). ``choosing`` remembers what it surveyed: keep it between rounds. A chain that does not answer
+    delays its own jobs alone.
     """
-    planned = in_transaction(engine, lambda connection: plan(connection, chains, limit=limit))
+    planned = _plan(engine, clients, chains, signer, limit, choosing or Choosing())
+    limits = _Limits(limit, in_flight_limit, payer_float_maximum_wei)
+    return planned + _advance(engine, clients, chains, signer, limits)
+
+
+def _plan(
+    engine: Engine,
+    clients: Mapping[int, ChainClient],
+    chains: Chains,
+    signer: SweepSigner,
+    limit: int,
+    choosing: Choosing,
+) -> int:
+    """Make jobs of what goes; the chain is asked between two transactions, never inside one (L15)."""
+    found = in_transaction(engine, lambda connection: candidates(connection, chains, limit=limit))
+    try:
+        verdicts = choosing.judge(clients, chains, signer, found)
+    except KeysAgentAway as error:
+        reason = f"keys_agent_away: {error}"
+        log.warning("sweeps_not_planned", reason=reason)
+        in_transaction(engine, lambda connection: _show_agent_away(connection, reason))
+        return 0
+    if verdicts:
+        in_transaction(engine, _resolve_agent_away)
+    planned = in_transaction(engine, lambda connection: plan(connection, chains, found, verdicts))
     for waiting in planned.waiting:
         log.debug("sweep_waits", destination=str(waiting.destination_id), reason=waiting.reason)
-    limits = _Limits(limit, in_flight_limit, payer_float_maximum_wei)
-    return len(planned.jobs) + _advance(engine, clients, chains, signer, limits)
+    return len(planned.jobs)
+
+
+def _show_agent_away(connection: Connection, reason: str) -> None:
+    """Coins wait and no job can say so: which way they go is the agent's to help find out."""
+    bury(
+        connection,
+        queue=jobs.QUEUE,
+        subject_kind=_AGENT,
+        subject_id=_AGENT,
+        reason=reason,
+        unblocks="start the process keys-agent; destinations with coins are planned in the next round",
+        attempts=1,
+    )
+
+
+def _resolve_agent_away(connection: Connection) -> None:
+    connection.execute(
+        text(
+            "UPDATE fleet.dead_work SET resolved_at = clock_timestamp(), resolved_by = :queue "
+            "WHERE queue = :queue AND subject_kind = :kind AND subject_id = :kind AND resolved_at IS NULL"
+        ),
+        {"queue": jobs.QUEUE, "kind": _AGENT},
+    )
 
 
 def _advance(

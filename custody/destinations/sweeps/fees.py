@@ -14,6 +14,7 @@ from custody.settings.gas import (
 )
 
 __all__ = [
+    "BATCH_GAS_LIMIT_MAXIMUM",
     "GAS_LIMIT_MAXIMUM",
     "GWEI",
     "MAX_FEE_PER_GAS_WEI",
@@ -22,11 +23,13 @@ __all__ = [
     "FeeQuote",
     "FeesTooHigh",
     "GasTerms",
+    "batch_gas_limit_for",
     "gas_limit_for",
 ]
 
 DEFAULT_GAS: Final = GasSettings()
 GAS_LIMIT_PERCENT: Final = 110  # over the estimate: state may change between estimate and block
+BATCH_GAS_LIMIT_MAXIMUM: Final = 16_000_000  # below 16,777,216, the most of any transaction (EIP-7825)
 TOP_UP_MAXIMUM_WEI: Final = TOTAL_FEE_MAXIMUM_WEI  # a destination never needs more than one transfer's whole fee
 
 
@@ -115,4 +118,12 @@ def gas_limit_for(estimate: int) -> int:
     limit = -(-estimate * GAS_LIMIT_PERCENT // 100)
     if limit > GAS_LIMIT_MAXIMUM:
         raise FeesTooHigh(f"a transfer that needs {estimate} gas is refused; at most {GAS_LIMIT_MAXIMUM}")
+    return limit
+
+
+def batch_gas_limit_for(estimate: int) -> int:
+    """The gas limit of a batch whose real calldata needs ``estimate``. Raises FeesTooHigh above BATCH_GAS_LIMIT_MAXIMUM."""
+    limit = -(-estimate * GAS_LIMIT_PERCENT // 100)
+    if limit > BATCH_GAS_LIMIT_MAXIMUM:
+        raise FeesTooHigh(f"a batch that needs {estimate} gas is refused; at most {BATCH_GAS_LIMIT_MAXIMUM}")
     return limit

@@ -1,5 +1,6 @@
 """Booking what a sweep really did, once its blocks are deep (L2, L6, L11): one transaction, all or nothing."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,7 +15,8 @@ from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
 from custody.destinations.balance import show_balance
 from custody.destinations.sweeps import jobs
 from custody.destinations.sweeps.booked import BookedFact, facts_at, split
-from custody.destinations.sweeps.house_costs import Mined, book_costs
+from custody.destinations.sweeps.gas_shares import equal_weights
+from custody.destinations.sweeps.house_costs import Costs, book_costs
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.ledger import Entry, post
 from custody.store.outbox import ring
@@ -56,8 +58,8 @@ def exact_transfer(transfers: Sequence[Outgoing], job: SweepJob) -> bool:
 def book_sweep(
     connection: Connection,
     job: SweepJob,
-    mined: Sequence[Mined],
     transfers: Sequence[Outgoing],
+    costs: Costs,
     *,
     held_after_units: int,
     held_at_block: int,
@@ -65,14 +67,34 @@ def book_sweep(
 ) -> None:
     """Book an exact sweep and end its job.
 
-    ``held_after_units``: the token's balanceOf(destination) after ``held_at_block``, the sweep's or a later one; the
-    destination is swept when it and the books are both at zero, else active again. Raises LeaseLost; a LedgerRefusal
-    rolls everything back.
+    ``held_after_units``: what the chain says that ``token`` has at the destination after ``held_at_block``, the sweep's
+    or a later one, the house's own coins left out; the destination is swept when it and the books are both at zero,
+    else active again. Raises LeaseLost; a LedgerRefusal rolls everything back.
     """
     jobs.lock(connection, job)
-    _lock_destination(connection, job)
+    lock_destinations(connection, [job])
+    moved = end_swept(
+        connection, job, transfers, held_after_units=held_after_units, held_at_block=held_at_block, evidence=evidence
+    )
+    ring(connection, "releases")
+    book_costs(connection, costs, equal_weights(moved))
+
+
+def end_swept(
+    connection: Connection,
+    job: SweepJob,
+    transfers: Sequence[Outgoing],
+    *,
+    held_after_units: int,
+    held_at_block: int,
+    evidence: Mapping[str, Any],
+) -> dict[UUID, int]:
+    """Book the transfers of a sweep and end its job, whose row is locked; return what of each payment moved.
+
+    All but the costs, which may be those of a whole batch. Arguments as ``book_sweep``.
+    """
     decimals = _decimals(connection, job)
-    _book_transfers(connection, job, transfers, decimals, evidence)
+    moved = _book_transfers(connection, job, transfers, decimals, evidence)
     facts = _facts(connection, job, decimals)
     booked_then = sum(fact.units for fact in facts if fact.block_number <= held_at_block)
     others = _other_tokens_with_coins(connection, job)
@@ -89,17 +111,16 @@ def book_sweep(
     _set_destination(connection, job, "swept" if is_empty else "active")
     jobs.move(connection, job, "swept")
     jobs.resolve(connection, job)
-    ring(connection, "releases")
-    book_costs(connection, job, mined)
     log.info("sweep_booked", job=str(job.id), address=job.address, units=str(job.amount_units))
+    return moved
 
 
 def book_failure(
     connection: Connection,
     job: SweepJob,
-    mined: Sequence[Mined],
     transfers: Sequence[Outgoing],
     reason: str,
+    costs: Costs,
     *,
     evidence: Mapping[str, Any],
 ) -> None:
@@ -107,14 +128,31 @@ def book_failure(
     destination alone. Raises LeaseLost.
     """
     jobs.lock(connection, job)
-    _lock_destination(connection, job)
+    lock_destinations(connection, [job])
+    weights = end_failed(connection, job, transfers, reason, evidence=evidence)
+    ring(connection, "releases")
+    book_costs(connection, costs, equal_weights(weights))
+
+
+def end_failed(
+    connection: Connection,
+    job: SweepJob,
+    transfers: Sequence[Outgoing],
+    reason: str,
+    *,
+    evidence: Mapping[str, Any],
+) -> dict[UUID, int]:
+    """``book_failure`` without the costs; return whose coins they were about, by payment."""
+    decimals = _decimals(connection, job)
+    concerned = {
+        share.payment_id: share.units for share in split(_facts(connection, job, decimals), job.amount_units)[0]
+    }
     if transfers:
-        _book_transfers(connection, job, transfers, _decimals(connection, job), evidence)
+        _book_transfers(connection, job, transfers, decimals, evidence)
     _set_destination(connection, job, None)
     jobs.fail(connection, job, reason)
-    ring(connection, "releases")
-    book_costs(connection, job, mined)
     log.error("sweep_failed", job=str(job.id), address=job.address, reason=reason)
+    return concerned
 
 
 def _book_transfers(
@@ -123,7 +161,8 @@ def _book_transfers(
     transfers: Sequence[Outgoing],
     decimals: int,
     evidence: Mapping[str, Any],
-) -> None:
+) -> dict[UUID, int]:
+    moved: dict[UUID, int] = defaultdict(int)
     for item in transfers:
         fact = _insert_fact(connection, job, item)
         to_treasury = item.log.recipient == job.treasury
@@ -147,6 +186,7 @@ def _book_transfers(
                 attempts=1,
             )
         for share in shares:
+            moved[share.payment_id] += share.units
             post(
                 connection,
                 Entry(
@@ -174,6 +214,7 @@ def _book_transfers(
             )
         if to_treasury:
             _append_sweep(connection, job, item)
+    return moved
 
 
 def _insert_fact(connection: Connection, job: SweepJob, item: Outgoing) -> UUID:
@@ -226,11 +267,12 @@ def _append_sweep(connection: Connection, job: SweepJob, item: Outgoing) -> None
     )
 
 
-def _lock_destination(connection: Connection, job: SweepJob) -> None:
+def lock_destinations(connection: Connection, members: Sequence[SweepJob]) -> None:
+    """Lock the jobs' destinations, by id, after the jobs (L17)."""
     connection.execute(
-        text("SELECT 1 FROM public.derived_destinations WHERE id = :id FOR UPDATE"),
-        {"id": job.destination_id},
-    ).one()
+        text("SELECT 1 FROM public.derived_destinations WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"),
+        {"ids": [job.destination_id for job in members]},
+    )
 
 
 def _set_destination(connection: Connection, job: SweepJob, status: str | None) -> None:

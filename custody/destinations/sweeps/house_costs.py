@@ -6,6 +6,7 @@ fee comes from the books of those payers, the one with most there first.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from sqlalchemy import Connection
 from custody.chain import Receipt, to_amount
 from custody.chain.lanes import LaneTransaction, mark_final
 from custody.destinations.sweeps.booked import native_floats
-from custody.destinations.sweeps.jobs import SweepJob
+from custody.destinations.sweeps.gas_shares import record_shares
 from custody.ledger import Entry, post
 from custody.ledger.house import house_account
 from custody.settings.chains import NATIVE
@@ -30,18 +31,45 @@ class Mined:
     receipt: Receipt
 
 
-def book_costs(connection: Connection, job: SweepJob, mined: Sequence[Mined]) -> None:
-    """End a job's transactions and book what they cost and what was topped up; last of all locks (L17)."""
-    evidence = {"sweep_job": str(job.id)}
-    for item in sorted(mined, key=lambda item: (item.transaction.purpose != "top_up", item.transaction.nonce)):
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Mined transactions of a job or a batch. ``treasury_book``: set for a drain, whose fee the treasury's own coins give
+    back (L8)."""
+
+    mined: Sequence[Mined]
+    evidence: Mapping[str, Any]
+    treasury_book: UUID | None = None
+
+
+def book_costs(connection: Connection, costs: Costs, weights: Mapping[UUID, Fraction]) -> None:
+    """End transactions and book what they cost and what was topped up; last of all locks (L17).
+
+    ``weights`` of the payments that caused it: each entry of gas is split over them, exact to the wei.
+    """
+    evidence = costs.evidence
+    for item in sorted(costs.mined, key=lambda item: (item.transaction.purpose != "top_up", item.transaction.nonce)):
         receipt, transaction = item.receipt, item.transaction
         if not _end(connection, transaction, receipt):
             continue
-        if transaction.purpose != "top_up":
-            _book_from_floats(connection, transaction, receipt, evidence)
+        book = house_account(connection, transaction.chain_id, transaction.sender, "gas_payer")
+        if book is None and transaction.purpose == "top_up":
+            raise LookupError(f"house_account_missing: register the gas payer {transaction.sender} as a house account")
+        if book is None and costs.treasury_book is not None:
+            _book_gas(
+                connection,
+                receipt,
+                costs.treasury_book,
+                "treasury_house",
+                receipt.fee,
+                evidence,
+                weights,
+                address=transaction.recipient,
+            )
             continue
-        book = _book_of(connection, transaction)
-        if receipt.succeeded:
+        if book is None:
+            _book_from_floats(connection, transaction, receipt, evidence, weights)
+            continue
+        if transaction.purpose == "top_up" and receipt.succeeded:
             _post_house(
                 connection,
                 receipt,
@@ -54,7 +82,7 @@ def book_costs(connection: Connection, job: SweepJob, mined: Sequence[Mined]) ->
                 credit_address=transaction.sender,
                 evidence=evidence,
             )
-        _book_gas(connection, receipt, book, "gas_payer", receipt.fee, evidence)
+        _book_gas(connection, receipt, book, "gas_payer", receipt.fee, evidence, weights)
 
 
 def book_cancel(
@@ -64,7 +92,7 @@ def book_cancel(
     if not _end(connection, transaction, receipt):
         return False
     told = {**evidence, "nonce": transaction.nonce, "cancelled": transaction.cancel_reason}
-    _book_gas(connection, receipt, book, "gas_payer", receipt.fee, told)
+    _book_gas(connection, receipt, book, "gas_payer", receipt.fee, told, {})
     return True
 
 
@@ -80,15 +108,12 @@ def _end(connection: Connection, transaction: LaneTransaction, receipt: Receipt)
     )
 
 
-def _book_of(connection: Connection, transaction: LaneTransaction) -> UUID:
-    book = house_account(connection, transaction.chain_id, transaction.sender, "gas_payer")
-    if book is None:
-        raise LookupError(f"house_account_missing: register the gas payer {transaction.sender} as a house account")
-    return book
-
-
 def _book_from_floats(
-    connection: Connection, transaction: LaneTransaction, receipt: Receipt, evidence: Mapping[str, Any]
+    connection: Connection,
+    transaction: LaneTransaction,
+    receipt: Receipt,
+    evidence: Mapping[str, Any],
+    weights: Mapping[UUID, Fraction],
 ) -> None:
     left = receipt.fee
     floats = native_floats(connection, chain_id=transaction.chain_id, address=transaction.sender)
@@ -97,7 +122,7 @@ def _book_from_floats(
     for place, (book, wei) in enumerate(floats):
         # The last one bears what no book covers: the ledger refuses it, and people look.
         part = left if place == len(floats) - 1 else min(left, wei)
-        _book_gas(connection, receipt, book, "gas_float", part, evidence, suffix=f":{place}" if place else "")
+        _book_gas(connection, receipt, book, "gas_float", part, evidence, weights, suffix=f":{place}" if place else "")
         left -= part
 
 
@@ -108,9 +133,12 @@ def _book_gas(
     credit: str,
     wei: int,
     evidence: Mapping[str, Any],
+    weights: Mapping[UUID, Fraction],
+    *,
+    address: str | None = None,
     suffix: str = "",
 ) -> None:
-    _post_house(
+    entry = _post_house(
         connection,
         receipt,
         book,
@@ -119,10 +147,12 @@ def _book_gas(
         credit=credit,
         wei=wei,
         debit_address=None,
-        credit_address=receipt.sender,
+        credit_address=receipt.sender if address is None else address,
         evidence=evidence,
         suffix=suffix,
     )
+    if entry is not None:
+        record_shares(connection, entry, wei, weights)
 
 
 def _post_house(
@@ -138,10 +168,10 @@ def _post_house(
     credit_address: str,
     evidence: Mapping[str, Any],
     suffix: str = "",
-) -> None:
+) -> UUID | None:
     if wei == 0:  # a chain without base fee
-        return
-    post(
+        return None
+    return post(
         connection,
         Entry(
             book_kind="house",
@@ -158,4 +188,4 @@ def _post_house(
             credit_address=credit_address,
             evidence=evidence,
         ),
-    )
+    ).entry_id

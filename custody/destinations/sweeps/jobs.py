@@ -38,11 +38,14 @@ class SweepJob:
     derivation_index: int
     account_fingerprint: str | None
     lease_token: UUID | None
+    batch_id: UUID | None = None
+    batch_tries: int = 0
+    """How many batches with this job reverted as a whole: each next one is half as large."""
 
 
 _SELECT: Final = """
     SELECT j.id, j.destination_id, j.chain_id, j.token, j.strategy, j.amount_units, j.treasury, j.state, j.attempts,
-           d.address, d.derivation_index, a.xpub_fingerprint, j.lease_token
+           d.address, d.derivation_index, a.xpub_fingerprint, j.lease_token, j.batch_id, j.batch_tries
     FROM fleet.sweep_jobs j JOIN public.derived_destinations d ON d.id = j.destination_id
     LEFT JOIN fleet.deposit_accounts a ON a.id = d.deposit_account_id
 """
@@ -63,12 +66,16 @@ def _read(row: Any) -> SweepJob:
         derivation_index=row.derivation_index,
         account_fingerprint=row.xpub_fingerprint,
         lease_token=row.lease_token,
+        batch_id=row.batch_id,
+        batch_tries=row.batch_tries,
     )
 
 
 def lease(connection: Connection, limit: int) -> list[SweepJob]:
-    """Take up to ``limit`` due jobs for LEASE_SECONDS, those that waited longest first."""
+    """Take up to ``limit`` due jobs for LEASE_SECONDS, those that waited longest first; of a batch all jobs or none."""
     token = uuid4()
+    # One worker at a time chooses, or two would each take half of a batch.
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('fleet.sweep_jobs.lease', 0))"))
     connection.execute(
         text(
             """
@@ -83,18 +90,36 @@ def lease(connection: Connection, limit: int) -> list[SweepJob]:
         ),
         {"token": token, "seconds": LEASE_SECONDS, "limit": limit},
     )
+    connection.execute(
+        text(
+            """
+            UPDATE fleet.sweep_jobs j
+            SET lease_token = :token, lease_until = clock_timestamp() + make_interval(secs => :seconds)
+            WHERE j.batch_id IN (SELECT batch_id FROM fleet.sweep_jobs WHERE lease_token = :token)
+              AND j.state IN ('planned', 'funding', 'transferring')
+              AND (j.lease_until IS NULL OR j.lease_until <= clock_timestamp())
+            """
+        ),
+        {"token": token, "seconds": LEASE_SECONDS},
+    )
     rows = connection.execute(
         text(f"{_SELECT} WHERE j.lease_token = :token ORDER BY j.created_at, j.id"), {"token": token}
     )
     return [_read(row) for row in rows]
 
 
+def by_ids(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, SweepJob]:
+    """These jobs, by id."""
+    rows = connection.execute(text(f"{_SELECT} WHERE j.id = ANY(:ids)"), {"ids": list(job_ids)})
+    return {row.id: _read(row) for row in rows}
+
+
 def by_id(connection: Connection, job_id: UUID) -> SweepJob:
     """One job. Raises LookupError."""
-    row = connection.execute(text(f"{_SELECT} WHERE j.id = :id"), {"id": job_id}).one_or_none()
-    if row is None:
+    found = by_ids(connection, [job_id])
+    if job_id not in found:
         raise LookupError(f"there is no sweep job {job_id}")
-    return _read(row)
+    return found[job_id]
 
 
 def lock(connection: Connection, job: SweepJob) -> None:

@@ -18,8 +18,7 @@ from custody.chain.lane_leases import SUBJECT_KIND, LaneView, fill_gaps, freeze,
 from custody.chain.lanes import LaneTransaction, mark_taken, note_block, unfinished
 from custody.chain.spender import Spender, spender_at
 from custody.destinations.keys.client import KeysAgentAway
-from custody.destinations.sweeps.finality import Mined
-from custody.destinations.sweeps.house_costs import book_cancel
+from custody.destinations.sweeps.house_costs import Mined, book_cancel
 from custody.destinations.sweeps.jobs import QUEUE
 from custody.destinations.sweeps.lane_sending import LaneSending
 from custody.destinations.sweeps.payer_float import watch_float

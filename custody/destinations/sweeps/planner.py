@@ -1,7 +1,9 @@
 """Which destinations are swept now: those whose ledger says that judged coins lie there (L11, L13)."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -11,12 +13,42 @@ from custody.chain.assets import to_amount
 from custody.destinations.issuing import COLLECTION
 from custody.destinations.sweeps.booked import facts_at
 from custody.destinations.sweeps.treasury_room import TreasuryRoom
-from custody.settings.chains import NATIVE, Chains
+from custody.settings.chains import Chains
 from custody.store.outbox import mirror
 
 log = structlog.get_logger(__name__)
 
-TOP_UP_TRANSFER: Final = "top_up_transfer"
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A destination with coins of one token. ``units`` (smallest unit) were judged; ``reason``: why it waits whatever it costs.
+
+    ``method``: what the address has for life (fleet.destination_methods); ``since``: when the oldest coins were judged;
+    ``is_wanted``: a payout waits for them.
+    """
+
+    destination_id: UUID
+    chain_id: int
+    token: str
+    address: str
+    decimals: int
+    units: int
+    derivation_index: int
+    account_fingerprint: str | None
+    method: str | None
+    since: datetime | None
+    is_wanted: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a candidate is swept, and what it costs each: gas, and wei at the newest block's price. ``reason``: why it waits."""
+
+    strategy: str
+    gas: int
+    cost_wei: int
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +73,23 @@ class Plan:
 _CANDIDATES = text(
     """
     WITH places AS (
-        SELECT e.chain_id, e.token, e.debit_address AS address, bool_or(f.live AND f.judged_at IS NOT NULL) AS is_judged
+        SELECT e.chain_id, e.token, e.debit_address AS address, bool_or(f.live AND f.judged_at IS NOT NULL) AS is_judged,
+            min(f.judged_at) AS since, bool_or(p.escrow_state IN ('releasable', 'releasing')) AS is_wanted
         FROM fleet.ledger_balances b
+        JOIN public.payments p ON p.id = b.book_id
         JOIN public.funds_ledger_entries e ON e.payment_id = b.book_id AND e.chain_id = b.chain_id AND e.token = b.token
              AND e.debit = 'destination' AND e.reason = 'seen'
         JOIN fleet.chain_facts f ON f.id = e.fact_id
         WHERE b.book_kind = 'payment' AND b.destination > 0
         GROUP BY e.chain_id, e.token, e.debit_address)
-    SELECT p.chain_id, p.token, p.address, t.decimals, d.id, d.status::text AS status, c.paused_reason
+    SELECT p.chain_id, p.token, p.address, p.since, coalesce(p.is_wanted, false) AS is_wanted, t.decimals, d.id,
+        d.status::text AS status, d.derivation_index, a.xpub_fingerprint, m.method, c.paused_reason
     FROM places p
     JOIN fleet.tokens t ON t.chain_id = p.chain_id AND t.token = p.token
     JOIN public.derived_destinations d ON d.chain_id = p.chain_id AND d.address = p.address
     LEFT JOIN fleet.chain_cursors c ON c.chain_id = p.chain_id
     LEFT JOIN fleet.deposit_accounts a ON a.id = d.deposit_account_id
+    LEFT JOIN fleet.destination_methods m ON m.destination_id = d.id
     WHERE NOT EXISTS (
         SELECT FROM fleet.sweep_jobs j
         WHERE j.destination_id = d.id AND j.state IN ('planned', 'funding', 'transferring'))
@@ -81,20 +117,17 @@ _INSERT = text(
 )
 
 
-def plan(connection: Connection, chains: Chains, *, limit: int) -> Plan:
-    """Make a job for each destination with judged coins, at most one a destination, and mark it sweeping.
+def candidates(connection: Connection, chains: Chains, *, limit: int) -> list[Candidate]:
+    """The destinations with coins and no open job, those that nothing known keeps back first.
 
-    A job moves what was judged when it was made. Coins not yet deep do not hold the deep ones back, or dust in
-    each block would block every sweep (R12, R13); they are swept by the next job. Looks at ``limit`` places, first at
-    those that nothing known keeps back: a hundred that wait hide none that can go.
+    Looks at ``limit`` places: a hundred that wait hide none that can go.
     """
-    made: list[UUID] = []
-    waiting: list[Waiting] = []
     known = {chain.id: chain for chain in chains.chains}
-    sweepable = [f"{chain.id}:{t.address}" for chain in chains.chains for t in chain.tokens if t.address != NATIVE]
-    room = TreasuryRoom(connection, chains)
+    sweepable = [f"{chain.id}:{token.address}" for chain in chains.chains for token in chain.tokens]
+    found: list[Candidate] = []
     for place in connection.execute(_CANDIDATES, {"limit": limit, "sweepable": sweepable}).all():
         chain = known.get(place.chain_id)
+        candidate = _candidate(place, _judged_units(connection, place))
         reason = None
         if place.status == "quarantined":
             reason = "quarantined"
@@ -102,38 +135,53 @@ def plan(connection: Connection, chains: Chains, *, limit: int) -> Plan:
             reason = f"chain_paused: {place.paused_reason}"
         elif chain is None or chain.token(place.token) is None:
             reason = "asset_not_in_chains_file"
-        elif place.token == NATIVE:
-            reason = "no_strategy_for_native"
-        if reason is not None or chain is None:
-            waiting.append(Waiting(place.id, place.token, reason or ""))
+        elif candidate.units == 0:
+            reason = "deposit_not_deep"
+        found.append(candidate if reason is None else replace(candidate, reason=reason))
+    return found
+
+
+def plan(
+    connection: Connection,
+    chains: Chains,
+    found: Sequence[Candidate],
+    verdicts: Mapping[tuple[UUID, str], Verdict],
+) -> Plan:
+    """Make a job for each candidate that goes, at most one a destination, and mark it sweeping.
+
+    A job moves what was judged when it was made. Coins not yet deep do not hold the deep ones back, or dust in
+    each block would block every sweep (R12, R13); they are swept by the next job.
+    """
+    made: list[UUID] = []
+    waiting: list[Waiting] = []
+    room = TreasuryRoom(connection, chains)
+    for candidate in found:
+        place = (candidate.destination_id, candidate.token)
+        verdict = verdicts.get(place)
+        reason = candidate.reason or ("not_surveyed" if verdict is None else verdict.reason)
+        if reason is not None or verdict is None:
+            waiting.append(Waiting(*place, reason or ""))
             continue
-        destination = connection.execute(_LOCK, {"id": place.id}).one_or_none()
+        destination = connection.execute(_LOCK, {"id": candidate.destination_id}).one_or_none()
         if destination is None or destination.is_open or destination.status == "quarantined":
             continue
-        facts = facts_at(
-            connection,
-            destination_id=place.id,
-            chain_id=place.chain_id,
-            token=place.token,
-            address=place.address,
-            decimals=place.decimals,
-        )
-        units = sum(fact.units for fact in facts if fact.is_judged)
+        units = _judged_units(connection, candidate)
         if units == 0:
-            waiting.append(Waiting(place.id, place.token, "deposit_not_deep"))
+            waiting.append(Waiting(*place, "deposit_not_deep"))
             continue
-        if (full := room.why_full(place.chain_id, place.token, to_amount(units, place.decimals))) is not None:
-            waiting.append(Waiting(place.id, place.token, full))
+        amount = to_amount(units, candidate.decimals)
+        if (full := room.why_full(candidate.chain_id, candidate.token, amount)) is not None:
+            waiting.append(Waiting(*place, full))
             continue
         job = connection.execute(
             _INSERT,
             {
-                "destination": place.id,
-                "chain": place.chain_id,
-                "token": place.token,
-                "strategy": TOP_UP_TRANSFER,
+                "destination": candidate.destination_id,
+                "chain": candidate.chain_id,
+                "token": candidate.token,
+                "strategy": verdict.strategy,
                 "units": units,
-                "treasury": chain.treasury,
+                "treasury": chains.chain(candidate.chain_id).treasury,
             },
         ).scalar_one_or_none()
         if job is None:
@@ -143,9 +191,44 @@ def plan(connection: Connection, chains: Chains, *, limit: int) -> Plan:
                 "UPDATE public.derived_destinations SET status = 'sweeping', updated_at = clock_timestamp() "
                 "WHERE id = :id"
             ),
-            {"id": place.id},
+            {"id": candidate.destination_id},
         )
-        mirror(connection, COLLECTION, place.id)
+        mirror(connection, COLLECTION, candidate.destination_id)
         made.append(job)
-        log.info("sweep_planned", job=str(job), address=place.address, token=place.token, units=str(units))
+        log.info(
+            "sweep_planned",
+            job=str(job),
+            address=candidate.address,
+            token=candidate.token,
+            units=str(units),
+            strategy=verdict.strategy,
+        )
     return Plan(tuple(made), tuple(waiting))
+
+
+def _candidate(place: Any, units: int) -> Candidate:
+    return Candidate(
+        destination_id=place.id,
+        chain_id=place.chain_id,
+        token=place.token,
+        address=place.address,
+        decimals=place.decimals,
+        units=units,
+        derivation_index=place.derivation_index,
+        account_fingerprint=place.xpub_fingerprint,
+        method=place.method,
+        since=place.since,
+        is_wanted=place.is_wanted,
+    )
+
+
+def _judged_units(connection: Connection, place: Any) -> int:
+    facts = facts_at(
+        connection,
+        destination_id=place.destination_id if isinstance(place, Candidate) else place.id,
+        chain_id=place.chain_id,
+        token=place.token,
+        address=place.address,
+        decimals=place.decimals,
+    )
+    return sum(fact.units for fact in facts if fact.is_judged)

@@ -3,23 +3,29 @@
 from collections.abc import Sequence
 from typing import Any
 
-from custody.chain import ChainUnavailable, MalformedLog, ReceiptsAndHeaders
+from custody.chain import ChainUnavailable, MalformedLog, Receipt, ReceiptsAndHeaders
 from custody.chain.depth import confirmations
 from custody.chain.scanned_blocks import not_agreed
 from custody.destinations.sweeps import finality
-from custody.destinations.sweeps.finality import Mined, Outgoing
+from custody.destinations.sweeps.finality import Outgoing
+from custody.destinations.sweeps.house_costs import Costs, Mined
 from custody.destinations.sweeps.jobs import LeaseLost, SweepJob
 from custody.destinations.sweeps.strategy import SweepRound
 
 
 def why_not_final(work: SweepRound, mined: Sequence[Mined], seen: ReceiptsAndHeaders) -> str | None:
     """Why nothing is booked of these receipts yet: one node showed them, depth and block are a quorum's to say (L13)."""
+    return why_not_deep(work, [item.receipt for item in mined], seen)
+
+
+def why_not_deep(work: SweepRound, receipts: Sequence[Receipt], seen: ReceiptsAndHeaders) -> str | None:
+    """The same of any receipts."""
     head = min(seen.head.number, work.agreed_number or 0)
-    if any(confirmations(seen.head.number, item.receipt.block_number) < work.depth.threshold for item in mined):
+    if any(confirmations(seen.head.number, each.block_number) < work.depth.threshold for each in receipts):
         return "sweep_not_deep"
-    if any(confirmations(head, item.receipt.block_number) < work.depth.threshold for item in mined):
+    if any(confirmations(head, each.block_number) < work.depth.threshold for each in receipts):
         return "watcher_is_behind: a quorum of nodes has not shown it that depth yet"
-    blocks = {item.receipt.block_number: item.receipt.block_hash for item in mined}
+    blocks = {each.block_number: each.block_hash for each in receipts}
     if work.apply(lambda connection: not_agreed(connection, work.chain.id, blocks)):
         return "quorum: the node's block is not the one that the watcher's nodes agree on"
     return None
@@ -57,8 +63,8 @@ def settle(work: SweepRound, job: SweepJob, mined: Sequence[Mined], seen: Receip
         lambda connection: finality.book_sweep(
             connection,
             job,
-            mined,
             transfers,
+            Costs(mined, {"sweep_job": str(job.id)}),
             held_after_units=held_after,
             held_at_block=held_at,
             evidence=evidence_of(work, seen),
@@ -96,9 +102,9 @@ def fail(
             lambda connection: finality.book_failure(
                 connection,
                 job,
-                mined,
                 transfers,
                 reason,
+                Costs(mined, {"sweep_job": str(job.id)}),
                 evidence=evidence_of(work, seen),
             )
         )

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 from eth_utils.address import to_checksum_address
 
+from custody.chain import CallRequest
 from custody.chain.lanes import LaneTransaction
+from custody.destinations.keys.authorizations import AskedAuthorizations
 from custody.destinations.keys.client import AgentIdentity, KeysAgent, KeysAgentAway
+from custody.destinations.keys.set_code import PayerTransaction, SetCodeTransaction, SignedAuthorization
 from custody.destinations.keys.shapes import ShapeRefused
 from custody.destinations.sweeps.fees import GasTerms
-from custody.trezor import TransactionError, UnsignedTransaction
+from custody.destinations.sweeps.jobs import SweepJob
+from custody.trezor import Signature, TransactionError, UnsignedTransaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,24 @@ class DepositKey:
 
     account: str
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCall:
+    """What the gas payer calls for a batch, and the EIP-7702 tuples that go with it (none: a type-2 transaction)."""
+
+    to: str
+    data: bytes
+    authorizations: tuple[SignedAuthorization, ...] = ()
+
+    def request(self, sender: str) -> CallRequest:
+        """The call as nodes simulate it."""
+        return CallRequest(
+            to=self.to,
+            data=self.data,
+            sender=sender,
+            authorizations=tuple(each.as_json() for each in self.authorizations),
+        )
 
 
 class SweepSigner:
@@ -64,6 +86,15 @@ class SweepSigner:
             )
         )
 
+    def sign_drain(self, intent: LaneTransaction, *, of: DepositKey, treasury: str, gas: GasTerms) -> bytes:
+        """The raw transaction of native coin from the deposit address ``of`` to ``treasury``. Raises as ``sign_sweep``."""
+        transaction = _unsigned(intent, gas)
+        return transaction.signed_raw(
+            self._agent.sign(
+                "native_sweep", transaction, account=of.account, index=of.index, treasury=treasury, signer=intent.sender
+            )
+        )
+
     def sign_top_up(self, intent: LaneTransaction, *, of: DepositKey, treasury: str, gas: GasTerms) -> bytes:
         """The raw transaction of a plain transfer from a gas payer to the deposit address ``of``.
 
@@ -83,6 +114,22 @@ class SweepSigner:
                 signer=intent.sender,
             )
         )
+
+    def authorize(self, asked: AskedAuthorizations) -> list[Signature]:
+        """What deposit keys of one account sign for a batch, in order. Raises as ``sign_sweep``."""
+        return self._agent.authorize(asked)
+
+    def check_batch(self, chain_id: int, call: BatchCall, *, payer: str, treasury: str, gas: GasTerms) -> None:
+        """Raise what ``sign_batch`` would, before a nonce is taken: one that is not signed must be cancelled."""
+        transaction = _built(chain_id=chain_id, nonce=0, to=call.to, value=0, data=call.data, gas=gas)
+        self._agent.check_batch(_with_authorizations(transaction, call), payer=payer, treasury=treasury)
+
+    def sign_batch(self, intent: LaneTransaction, call: BatchCall, *, treasury: str, gas: GasTerms) -> bytes:
+        """The raw transaction of a batch, which is the intent's call with the tuples of ``call``. Raises as ``sign_sweep``."""
+        if (intent.purpose, intent.recipient, intent.data) != ("sweep", call.to, call.data):
+            raise ShapeRefused("batch: its call is not the one that its nonce was taken for")
+        transaction = _with_authorizations(_unsigned(intent, gas), call)
+        return transaction.signed_raw(self._agent.sign_batch(transaction, payer=intent.sender, treasury=treasury))
 
     def check_top_up(
         self,
@@ -114,6 +161,20 @@ class SweepSigner:
         if self._identity is None:
             raise KeysAgentAway("the keys agent was not asked who it is yet")
         return self._identity
+
+
+def key_of(job: SweepJob) -> DepositKey:
+    """Whose key signs for the job's destination."""
+    return DepositKey(job.account_fingerprint or "", job.derivation_index)
+
+
+def _with_authorizations(transaction: UnsignedTransaction, call: BatchCall) -> PayerTransaction:
+    if not call.authorizations:
+        return transaction
+    try:
+        return SetCodeTransaction(transaction, call.authorizations)
+    except TransactionError as error:
+        raise ShapeRefused(str(error)) from None
 
 
 def _unsigned(intent: LaneTransaction, gas: GasTerms) -> UnsignedTransaction:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
@@ -30,6 +30,11 @@ log = structlog.get_logger(__name__)
 
 _Result = TypeVar("_Result")
 
+TOP_UP_TRANSFER: Final = "top_up_transfer"
+NATIVE_DRAIN: Final = "native_drain"
+EIP3009_BATCH: Final = "eip3009_batch"
+EIP7702_BATCH: Final = "eip7702_batch"
+
 
 @dataclass(frozen=True, slots=True)
 class Depth:
@@ -37,6 +42,17 @@ class Depth:
 
     threshold: int
     history_id: UUID | None
+
+
+class Reach(Protocol):
+    """What a method needs to look at a chain and to have keys sign: a SweepRound, or a survey before there are jobs."""
+
+    @property
+    def client(self) -> ChainClient: ...
+    @property
+    def chain(self) -> Chain: ...
+    @property
+    def signer(self) -> SweepSigner: ...
 
 
 @dataclass(slots=True, kw_only=True)

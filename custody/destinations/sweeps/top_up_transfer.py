@@ -6,13 +6,13 @@ waiting for each other, and so are the transfers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from custody.chain import CallRequest, ExecutionReverted, Receipt, ReceiptsAndHeaders
+from custody.chain import CallRequest, ExecutionReverted, ReceiptsAndHeaders
 from custody.chain.erc20 import encode_transfer
 from custody.chain.lanes import LaneTransaction, open_lane, take_nonce, transactions_of
 from custody.destinations.sweeps import jobs, sending, settling
@@ -21,12 +21,17 @@ from custody.destinations.sweeps.fees import FeeQuote, FeesTooHigh, GasTerms, ga
 from custody.destinations.sweeps.house_costs import Mined
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.destinations.sweeps.payers import PayerLane
-from custody.destinations.sweeps.planner import TOP_UP_TRANSFER
-from custody.destinations.sweeps.signing import DepositKey
-from custody.destinations.sweeps.strategy import SweepRound
+from custody.destinations.sweeps.sightings import (
+    OPEN_TRANSACTIONS,
+    came_to_nothing,
+    is_quarantined,
+    receipt_of,
+    stale_before_of,
+)
+from custody.destinations.sweeps.signing import key_of
+from custody.destinations.sweeps.strategy import TOP_UP_TRANSFER, SweepRound
 
 TOP_UPS_MAXIMUM: Final = 3  # a job whose gas price outran three top-ups waits until it fits
-_OPEN: Final = frozenset({"intent", "signed", "broadcast"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +59,11 @@ class TopUpTransfer:
         """Do one round for the jobs of one chain."""
         signing = _Signing(work)
         owned = work.apply(lambda connection: {job.id: transactions_of(connection, job.id) for job in work.jobs})
-        hashes = [each for rows in owned.values() for row in rows if row.state in _OPEN for each in row.hashes]
+        hashes = [
+            each for rows in owned.values() for row in rows if row.state in OPEN_TRANSACTIONS for each in row.hashes
+        ]
         seen = work.client.receipts_and_headers(hashes)
-        stale_before = _stale_before(work, seen)
+        stale_before = stale_before_of(work, seen)
         ready: list[_Funding] = []
         for job in work.jobs:
             with work.apart(job):
@@ -76,8 +83,8 @@ class TopUpTransfer:
         stale_before: datetime | None,
     ) -> _Funding | None:
         """Bring what is sent further; return the job if it needs its next transaction."""
-        open_rows = [row for row in rows if row.state in _OPEN]
-        waiting = [row for row in open_rows if _receipt(row, seen) is None]
+        open_rows = [row for row in rows if row.state in OPEN_TRANSACTIONS]
+        waiting = [row for row in open_rows if receipt_of(row, seen) is None]
         for row in waiting:
             if row.purpose == "top_up":  # its payer's lane looks after it
                 work.reasons.setdefault(job.id, "top_up_waits_for_block")
@@ -85,12 +92,12 @@ class TopUpTransfer:
                 sending.push(work, job, row, signing.sign, stale_before)
         if waiting:
             return None
-        mined = tuple(Mined(row, receipt) for row in open_rows if (receipt := _receipt(row, seen)))
+        mined = tuple(Mined(row, receipt) for row in open_rows if (receipt := receipt_of(row, seen)))
         if job.state != "transferring":
             if any(not item.receipt.succeeded for item in mined):
                 settling.fail(work, job, mined, seen, "top_up_reverted: the address does not take plain coins")
                 return None
-            return _Funding(job, mined, sum(row.purpose == "top_up" and not _came_to_nothing(row) for row in rows))
+            return _Funding(job, mined, sum(row.purpose == "top_up" and not came_to_nothing(row) for row in rows))
         settling.settle(work, job, mined, seen)
         return None
 
@@ -158,7 +165,7 @@ class TopUpTransfer:
         def take(connection: Connection) -> LaneTransaction | None:
             jobs.lock(connection, job)
             open_lane(connection, job.chain_id, job.address, "destination", chain_nonce)
-            if _is_quarantined(connection, job):
+            if is_quarantined(connection, job):
                 work.wait(job, "quarantined")
                 return None
             intent = take_nonce(
@@ -203,7 +210,7 @@ class TopUpTransfer:
                 connection: Connection, job: SweepJob = job, wei: int = wei, lane: PayerLane = lane
             ) -> LaneTransaction | None:
                 jobs.lock(connection, job)
-                if _is_quarantined(connection, job):
+                if is_quarantined(connection, job):
                     work.wait(job, "quarantined")
                     return None
                 intent = lane.take(
@@ -215,7 +222,7 @@ class TopUpTransfer:
             with work.apart(job):
                 # Before the nonce is taken: one that this key will not sign for is spent on nothing.
                 work.signer.check_top_up(
-                    job.chain_id, job.address, wei, of=_key(job), payer=lane.address, treasury=job.treasury, gas=terms
+                    job.chain_id, job.address, wei, of=key_of(job), payer=lane.address, treasury=job.treasury, gas=terms
                 )
                 intent = work.apply(take)
                 if intent is not None:
@@ -233,7 +240,7 @@ class TopUpSigner:
 
     def sign(self, work: SweepRound, intent: LaneTransaction, terms: GasTerms) -> bytes:
         job = work.apply(lambda connection: jobs.by_id(connection, intent.subject_id))
-        return work.signer.sign_top_up(intent, of=_key(job), treasury=job.treasury, gas=terms)
+        return work.signer.sign_top_up(intent, of=key_of(job), treasury=job.treasury, gas=terms)
 
     def why_pointless(self, connection: Connection, intent: LaneTransaction) -> str | None:
         job = jobs.by_id(connection, intent.subject_id)
@@ -257,7 +264,7 @@ class _Signing:
         terms = self.terms.get(intent.id) or self._terms_now(job, intent)
         if terms is None:
             return None
-        return work.signer.sign_sweep(intent, of=_key(job), treasury=job.treasury, gas=terms)
+        return work.signer.sign_sweep(intent, of=key_of(job), treasury=job.treasury, gas=terms)
 
     def _terms_now(self, job: SweepJob, intent: LaneTransaction) -> GasTerms | None:
         work = self._work
@@ -274,33 +281,5 @@ class _Signing:
         return terms
 
 
-def _key(job: SweepJob) -> DepositKey:
-    return DepositKey(job.account_fingerprint or "", job.derivation_index)
-
-
 def _transfer_call(job: SweepJob) -> CallRequest:
     return CallRequest(to=job.token, data=encode_transfer(job.treasury, job.amount_units), sender=job.address)
-
-
-def _receipt(row: LaneTransaction, seen: ReceiptsAndHeaders) -> Receipt | None:
-    """The receipt of the intent itself, at whichever fees; a cancel of its nonce is its lane's to settle."""
-    return next((found for each in row.hashes if each not in row.cancels and (found := seen.canonical(each))), None)
-
-
-def _came_to_nothing(row: LaneTransaction) -> bool:
-    """Cancelled, or its nonce was taken: it brought nothing."""
-    return row.state == "failed" or row.transaction_hash in row.cancels
-
-
-def _stale_before(work: SweepRound, seen: ReceiptsAndHeaders) -> datetime | None:
-    number = seen.head.number - sending.REBROADCAST_AFTER_BLOCKS
-    header = work.client.header(number) if number > 0 else None
-    return None if header is None else datetime.fromtimestamp(header.timestamp, UTC)
-
-
-def _is_quarantined(connection: Connection, job: SweepJob) -> bool:
-    status = connection.execute(
-        text("SELECT status::text FROM public.derived_destinations WHERE id = :id FOR UPDATE"),
-        {"id": job.destination_id},
-    ).scalar_one()
-    return status == "quarantined"

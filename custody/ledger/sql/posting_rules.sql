@@ -85,6 +85,8 @@ VALUES
     ('house', 'adjustment', 'gas', 'gas_spent', 'gas_payer', 'fleet_sweeps', false, false, false),
     ('house', 'adjustment', 'gas', 'gas_spent', 'gas_float', 'fleet_sweeps', false, false, false),
     ('house', 'adjustment', 'gas', 'gas_spent', 'treasury_house', 'fleet_releases', false, false, false),
+    -- a drain of native coin: the treasury's own coins give its fee back (L8)
+    ('house', 'adjustment', 'gas', 'gas_spent', 'treasury_house', 'fleet_sweeps', false, false, false),
     ('house', 'adjustment', 'gas', 'gas_spent', 'gas_payer', 'fleet_releases', false, false, false),
     -- what left the treasury without us (L5, R5), taken back when its transaction leaves the chain
     ('house', 'adjustment', 'unauthorised', 'loss', 'overdraft', 'fleet_watcher', true, false, false),

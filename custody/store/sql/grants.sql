@@ -71,6 +71,11 @@ GRANT UPDATE (status, balance, quarantine_reason, updated_at) ON public.derived_
 GRANT SELECT, INSERT ON public.derived_destination_sweeps TO fleet_sweeps;
 -- What came late with a sweep is the watcher's to look at (L20).
 GRANT SELECT, INSERT, UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_sweeps;
+-- What payouts under way may take of the treasury's own coins, which give a drain's fee back (L8).
+GRANT SELECT (chain_id, treasury, state, max_total_fee_wei) ON fleet.release_instructions TO fleet_sweeps;
+GRANT SELECT, INSERT ON fleet.gas_shares, fleet.sweep_batch_items, fleet.destination_methods TO fleet_sweeps;
+GRANT SELECT, INSERT ON fleet.sweep_batches TO fleet_sweeps;
+GRANT UPDATE (state, reason, ended_at) ON fleet.sweep_batches TO fleet_sweeps;
 GRANT INSERT ON fleet.outbox TO fleet_sweeps;
 
 -- Releases promise, hand out, broadcast and book.
