@@ -5,7 +5,7 @@ from alembic import op
 from custody.store.sql_files import run_sql
 
 revision = "0024"
-down_revision = "0025"
+down_revision = "0018"
 
 
 def upgrade() -> None:
