@@ -71,6 +71,8 @@ def test_each_process_is_given_its_own_secrets_and_no_other(process: processes.P
     assert len(mounted) == len(by_file | by_path)
     if process.role is not None:
         assert mounted["database_url"] == f"database_url_{process.role.removeprefix('fleet_')}"
+    if "broker_url" in process.needs:
+        assert mounted["broker_url"] == f"broker_url_{process.name.replace('-', '_')}"
 
 
 def test_every_secret_is_a_file_and_every_one_is_used() -> None:

@@ -119,6 +119,7 @@ def sign_as_owner(
         approval_timeout_seconds=desk.approval_timeout_seconds,
         lock_folder=desk.lock_folder,
     ) as device:
+        client.hold_session(desk.lease_seconds, address=device.address, device=device)
         return _sign_on(device, client, checked, progress, confirm)
 
 

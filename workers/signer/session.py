@@ -113,6 +113,7 @@ def sign_instruction(
         progress(Event("resumed", f"The device signed {claimed.id} before; that signature is handed in.", claimed.id))
         _hand_in(client, desk, checked, kept, progress)
         return True
+    client.hold_session(desk.lease_seconds, address=checked.chain.treasury)
     with _leased(client, desk, claimed):
         signature = sign_on_device(
             desk, judged, progress=progress, confirm=confirm, on_rejection=_told(client, claimed)
@@ -183,7 +184,14 @@ def describe(checked: CheckedInstruction) -> tuple[str, ...]:
     label = checked.claimed.label or "no label in the address book"
     if checked.claimed.signs == "cancel":
         return (f"CANCEL of {checked.claimed.purpose} {checked.claimed.id}: nothing is paid", *lines)
-    return (f"{checked.claimed.purpose} {checked.claimed.id}", *lines, f"Label      {label}")
+    raw = (
+        (
+            f"RAW UNITS  the device shows {checked.claimed.amount_units}, the token's smallest units: compare every digit",
+        )
+        if checked.claimed.raw_units
+        else ()
+    )
+    return (f"{checked.claimed.purpose} {checked.claimed.id}", *lines, *raw, f"Label      {label}")
 
 
 def _definitions(desk: SigningDeskSettings, checked: CheckedInstruction) -> Definitions | None:
