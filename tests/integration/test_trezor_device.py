@@ -45,6 +45,7 @@ from custody.trezor import (
 from custody.trezor.sentences import (
     DeviceClosed,
     DeviceDisconnected,
+    DeviceNotReady,
     DevicePassphrase,
     DeviceRefused,
     DeviceSessionLost,
@@ -183,6 +184,8 @@ def test_the_device_tells_its_facts_and_the_fingerprint_names_the_wallet(device:
         (Fault.PIN_LOCKED, DeviceLocked, "PIN", False),
         (Fault.PASSPHRASE, DevicePassphrase, "passphrase", False),
         (Fault.OTHER_WALLET, WrongWallet, "derivation path", False),
+        (Fault.BOOTLOADER, DeviceNotReady, "Restart it without holding its buttons", False),
+        (Fault.WIPED, DeviceNotReady, "has no seed", False),
         (Fault.GARBAGE, DeviceGarbled, "cable", False),
         (Fault.WRONG_SIGNATURE, WrongSigner, "thrown away", True),
     ],

@@ -17,6 +17,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 SETTINGS = set(FleetSettings.model_fields)
 SERVERS = {"postgres", "valkey", "mongo"}
 NOT_SETTINGS = {"FLEET_SECRETS_DIR", "FLEET_ENV_FILE"}
+EXAMPLES = {"SIGNER_API_PUBLIC_HOST": "signers.example:443"}
 OURS = sorted(set(SERVICES) - SERVERS)
 
 
@@ -53,7 +54,7 @@ def test_each_variable_is_a_known_setting(name: str) -> None:
         assert not variable.endswith(("_URL", "_KEY", "_DSN")), f"{variable} is a secret: by file"
         assert "PASSWORD" not in str(value).upper()
         # Compose refuses to start without a variable that is required so.
-        given = "0" * 64 if str(value).startswith(f"${{{variable}:?") else value
+        given = EXAMPLES.get(variable, "0" * 64) if str(value).startswith(f"${{{variable}:?") else value
         FleetSettings.model_validate({variable.lower(): given})
 
 
