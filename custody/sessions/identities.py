@@ -79,13 +79,15 @@ class SignedIdentities:
         self._now = now
         self._clock = clock
         self._lock = threading.Lock()
-        self._read: tuple[object, float, Mapping[str, Identity]] | None = None
+        self._read: tuple[object, Mapping[str, Identity]] | None = None
+        self._read_at = 0.0
 
     def __call__(self) -> Mapping[str, Identity]:
         with self._lock:
             files = self._files()
-            if self._read is not None and self._read[0] == files and self._clock() - self._read[1] < IDENTITIES_SECONDS:
-                return self._read[2]
+            is_fresh = self._clock() - self._read_at < IDENTITIES_SECONDS
+            if is_fresh and self._read is not None and self._read[0] == files:
+                return self._read[1]
             self._read = None
             now = self._now()
             try:
@@ -94,7 +96,7 @@ class SignedIdentities:
             except PolicyRefused as error:
                 raise NoIdentities(str(error)) from None
             found = of_genesis(genesis, now)
-            self._read = (files, self._clock(), found)
+            self._read, self._read_at = (files, found), self._clock()
             return found
 
     def _files(self) -> object:

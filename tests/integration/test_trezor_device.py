@@ -508,8 +508,11 @@ def test_a_device_is_tried_out_with_its_presses_by_the_debug_link(
 def test_a_real_device_signs_one_of_each_kind(pytestconfig: pytest.Config) -> None:
     """Presses come through TREZOR_TEST_DEBUG_PATH, else from a person; ``--device-json FILE`` says what was signed."""
     debug = os.environ.get("TREZOR_TEST_DEBUG_PATH")
-    press = DebugPresses(debug) if debug else lambda prompt: sys.stderr.write(f"screen {prompt.number}: confirm\n")
-    report = try_device(os.environ["TREZOR_TEST_PATH"], press=press)
+
+    def tell(prompt: Prompt) -> None:
+        sys.stderr.write(f"screen {prompt.number}: confirm it on the device\n")
+
+    report = try_device(os.environ["TREZOR_TEST_PATH"], press=DebugPresses(debug) if debug else tell)
     assert (report.signatures + (report.model in BLIND), report.skipped) == (len(report.checks), 0)
     file: Path | None = pytestconfig.getoption("device_json")
     if file is not None:
