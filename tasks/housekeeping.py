@@ -14,6 +14,7 @@ from custody.alarms import ALARMS_SCHEDULE, Alarm
 from custody.destinations.audit import AUDIT_SCHEDULE, audit_destinations
 from custody.ledger.seal_lag import seal_lag
 from custody.providers.request_network import PAYMENTS_SCHEDULE
+from custody.sessions import purge_challenges
 from custody.settings.environment import FleetSettings
 from custody.store.engine import transaction
 from custody.store.schedule_runs import purge
@@ -22,6 +23,7 @@ from tasks.doors import Door, Step
 log = structlog.get_logger(__name__)
 
 SCHEDULE_RUNS_KEPT: Final = timedelta(hours=1)
+CHALLENGES_KEPT: Final = timedelta(days=1)  # of logins: what anybody may ask for does not fill the database
 PURGE_LIMIT: Final = 5_000  # an hour of every schedule is about 12,000 rows
 OUTBOX_PATIENCE: Final = timedelta(seconds=60)  # the relay takes 0.2 s; older means that it does not run
 
@@ -39,6 +41,7 @@ def tidy(engine: Engine, now: datetime) -> int:
     """Purge old claims of schedules, and alarm when the relay rings no more. Returns the rows deleted."""
     with transaction(engine) as connection:
         purged = purge(connection, now=now, older_than=SCHEDULE_RUNS_KEPT, limit=PURGE_LIMIT)
+        purged += purge_challenges(connection, now - CHALLENGES_KEPT)
         oldest: datetime | None = connection.execute(_OLDEST_UNRUNG).scalar()
         unsealed = seal_lag(connection, now)
     if oldest is not None and now - oldest > OUTBOX_PATIENCE:

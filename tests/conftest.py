@@ -44,6 +44,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
     return FileByFile(config, log)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device-json", type=Path, default=None, help="with TREZOR_TEST_PATH: what the device signed, as JSON"
+    )
+
+
 @pytest.fixture
 def counts(record_property: Callable[[str, object], None]) -> Counts:
     """For tests that try something often: ``counts("kills", 9)`` (L23)."""

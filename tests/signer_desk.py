@@ -10,27 +10,27 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from custody.settings.environment import settings
-from tests.signer_api_server import TOKEN
+from tests.signer_api_server import kept
 from tests.signer_scene import SignerScene
 from workers.cli.signer import signer
+from workers.cli.signer.desk import SESSIONS_FILE
+from workers.signer.session_file import SessionFile
 
 Cli = Callable[..., Result]
 JOURNAL = "journal.jsonl"
 
 
 def desk_environment(scene: SignerScene, device_path: str, api: str) -> dict[str, str]:
-    """The settings of a signer's machine: no database among them."""
-    token = scene.folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(TOKEN)
+    """The settings of a signer's machine, who has logged in there: no database among them."""
+    state = scene.folder / "state"
+    SessionFile(state / SESSIONS_FILE).put(kept(api, scene.treasury))
     return {
         "CHAINS_FILE": str(scene.folder / "chains.toml"),
         "SIGNER_API_URL": api,
-        "SIGNER_API_TOKEN_FILE": str(token),
         "TREZOR_PATH": device_path,
         "SIGNER_TRUST_FILE": str(scene.write_trust()),
         "SIGNER_JOURNAL_FILE": str(journal_of(scene)),
-        "FLEET_STATE_DIR": str(scene.folder / "state"),
+        "FLEET_STATE_DIR": str(state),
     }
 
 

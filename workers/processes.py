@@ -20,7 +20,7 @@ GUARDED_SETTINGS: Final = frozenset(
     {
         "database_url", "database_admin_url", "database_role_passwords_dir", "broker_url", "mongo_url", "chains_file",
         "chain_rpc_url",
-        "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "keys_passphrase_file", "signer_api_token_file",
+        "request_network_webhook_secrets_file", "deposit_seed_file", "gas_payer_key_file", "keys_passphrase_file",
         "release_payer_key_file",
         "flower_basic_auth_file", "ledger_seal_key_file", "shkeeper_api_keys_file", "request_network_api_key_file",
         "alarm_webhook_url", "alarm_webhook_secret_file",
@@ -94,10 +94,11 @@ PROCESSES: Final = (
         "signer-api",
         ("-m", "workers.signer_api"),
         "fleet_signer_api",
-        ("signer_api_token_file",),
+        (),
         "Shows open instructions to the signers' machines and takes their signatures.",
         health="/healthz",
         port_setting="signer_api_port",
+        may_have=("chains_file",),  # a development chain's treasury; elsewhere who may log in is the signed genesis'
     ),
     Process(
         "relay",
@@ -179,6 +180,8 @@ class ProcessContext:
     state_dir: Path
     settings: Mapping[str, str]
     database_url: Callable[[str], str]
+    broker_url: Callable[[str], str] | None = None
+    """The broker's URL of a process, with its own user (R24); None: the one of the settings for all."""
 
 
 def process_environment(
@@ -197,6 +200,8 @@ def process_environment(
         raise SettingsError(f"{chosen.name} needs {', '.join(missing)}: set it, or give it to `fleet up`")
     environment |= {name.upper(): offered[name.upper()] for name in chosen.needs}
     environment |= {name.upper(): offered[name.upper()] for name in chosen.may_have if name.upper() in offered}
+    if context.broker_url is not None and "broker_url" in chosen.needs:
+        environment["BROKER_URL"] = context.broker_url(chosen.name)
     if chosen.role is not None:
         environment["DATABASE_URL"] = context.database_url(chosen.role)
     return environment | {"FLEET_STATE_DIR": str(context.state_dir)}

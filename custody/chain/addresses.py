@@ -14,6 +14,21 @@ class InvalidAddress(ValueError):
     """A text that is not an address money may be tied to; the message says what is wrong and what to do."""
 
 
+_OTHERS: Final = (
+    (re.compile(r"[\w-]+(\.[\w-]+)*\.eth", re.IGNORECASE), "an ENS name, which can lead elsewhere tomorrow"),
+    (re.compile(r"T[1-9A-HJ-NP-Za-km-z]{33}"), "a Tron address"),
+    (re.compile(r"[EUk0]Q[\w-]{46}|-?[01]:[0-9a-fA-F]{64}"), "a TON address"),
+)
+"""What people paste by mistake, and what to call it (R24)."""
+
+
+def _what_it_is(value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    found = next((name for form, name in _OTHERS if form.fullmatch(value)), None)
+    return "" if found is None else f": it is {found}; ask for the address itself, on the chain that pays"
+
+
 def parse_address(
     value: str, *, field: str = "address", require_checksum: bool = False, allow_zero: bool = False
 ) -> ChecksumAddress:
@@ -25,7 +40,7 @@ def parse_address(
     """
     # The declared type is not enough: values come from files and from JSON.
     if not isinstance(value, str) or not _FORM.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidAddress(f"{field}: expected 0x and 40 hex digits, got {repr(value)[:80]}")
+        raise InvalidAddress(f"{field}: expected 0x and 40 hex digits, got {repr(value)[:80]}{_what_it_is(value)}")
     checksummed = to_checksum_address(value)
     digits = value[2:]
     carries_checksum = digits not in (digits.lower(), digits.upper())

@@ -31,6 +31,7 @@ from custody.policy.rules import (
 
 NO_RULE: Final = "default-deny"
 GENESIS_K: Final = "genesis:k"
+RAW_UNITS: Final = "genesis:raw-units"
 ADDITION_DECIMALS: Final = 18  # amounts of a currency add up over chains where its token has fewer decimals
 _SEVERITY: Final[dict[Outcome, int]] = {"allowed": 0, "needs_approvals": 1, "denied": 2}
 
@@ -54,9 +55,14 @@ def judge(
         )
         required, said = lowered_k(required, request, situation, policy, token.currency, book)
         words += said
+        if request.raw_units:
+            # After a break-glass, which has no effect on readability (R15).
+            required += 1
+            words.append(Word(RAW_UNITS, "passes", "the device shows smallest units: one more person approves"))
+            asking = RAW_UNITS
         if required > len(approved_by):
             sentence = f"{required} persons must approve, {', '.join(approved_by) or 'nobody'} did"
-            if asking == GENESIS_K:
+            if asking in (GENESIS_K, RAW_UNITS):
                 words.append(Word(GENESIS_K, "needs_approvals", sentence))
     outcome, rule, sentence = _decide(words, asking, required, approved_by)
     return Decision(outcome, rule, sentence, required, approved_by, tuple(words), policy_hash, policy.version, amount)

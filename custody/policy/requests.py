@@ -32,6 +32,8 @@ class Request(Document):
     """The marketplace user who is to be paid."""
     buyer_signed_recipient: bool = False
     """Whether the buyer's signature over ``recipient`` was verified (R21)."""
+    raw_units: bool = False
+    """Whether the treasury's device shows its amount in smallest units: that takes one more approval (R2)."""
 
 
 class Approval(Document):

@@ -11,6 +11,8 @@ from custody.trezor.text_rows import COLUMNS, in_rows
 
 VERB: Final = "APPROVE"
 INSTRUCTION_CHARACTERS: Final = 8  # the last ones: a UUIDv7 begins with the time, which instructions share
+RAW_UNITS_MARK: Final = " RAW"
+"""Stands behind the instruction's number where the treasury's device will show smallest units (R2)."""
 _NATIVE_DECIMALS: Final = 18
 
 
@@ -38,7 +40,7 @@ def approval_text(intent: Intent, names: Names) -> str:
         amount=f"{_plain(to_amount(intent.amount_units, names.decimals))} {names.symbol}",
         recipient=intent.recipient,
         label=names.label[:COLUMNS],
-        instruction=f"nr {str(intent.instruction_id)[-INSTRUCTION_CHARACTERS:]}",
+        instruction=f"nr {str(intent.instruction_id)[-INSTRUCTION_CHARACTERS:]}{RAW_UNITS_MARK * intent.raw_units}",
         intent=f"# {intent.hash().hex()[:SHOWN_CHARACTERS]}",
         fee=f"fee<{_plain(fee)} {names.native_symbol}",
         expiry=intent.expires_at.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ"),

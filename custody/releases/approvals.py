@@ -84,6 +84,7 @@ def intent_of(instruction: Instruction, agreement: Agreement, *, release_epoch: 
         policy_version=agreement.policy_version,
         max_total_fee_wei=agreement.fee_ceiling_wei,
         expires_at=agreement.expires_at,
+        raw_units=instruction.raw_units,
     )
 
 

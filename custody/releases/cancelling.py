@@ -37,6 +37,7 @@ from custody.releases.digests import (
 from custody.releases.hand_out import Held, require_house_coins
 from custody.releases.outbidding import cancel_of, outbid, payout_again
 from custody.releases.payout import BytesDiffer, FeeOverCeiling
+from custody.releases.raw_units import mark_raw_units
 from custody.releases.requests import Request, answer, due, lock_open, postpone
 from custody.releases.rows import Instruction
 from custody.releases.safe_rejection import begin_rejection
@@ -137,6 +138,8 @@ def _answer_at_once(
     """What needs no word of the chain; None for what does. The caller holds the lock."""
     if instruction.state in ENDED:
         return "refused", f"it is {instruction.state} already; nothing can be changed."
+    if request.kind == "raw_units":
+        return mark_raw_units(connection, instruction)
     if instruction.state not in SIGNATURE_MAY_EXIST:
         if request.kind == "bump":
             return "refused", f"it is {instruction.state}: no fees were chosen yet."

@@ -35,6 +35,8 @@ class Intent:
     policy_version: int
     max_total_fee_wei: int
     expires_at: datetime
+    raw_units: bool = False
+    """The treasury's device cannot name the token and shows smallest units (R2)."""
 
     def __post_init__(self) -> None:
         if self.expires_at.utcoffset() is None or self.expires_at.second or self.expires_at.microsecond:
@@ -59,6 +61,7 @@ class Intent:
             str(self.policy_version),
             str(self.max_total_fee_wei),
             self.expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ"),
+            *(("raw_units",) if self.raw_units else ()),
         )
         encoded = [field.encode() for field in fields]
         return b"".join(len(field).to_bytes(4, "big") + field for field in encoded)

@@ -11,7 +11,7 @@ from custody.releases.states import ENDED
 from custody.store.outbox import ring
 from custody.store.work import backoff_seconds
 
-RequestKind = Literal["cancel", "bump"]
+RequestKind = Literal["cancel", "bump", "raw_units"]
 
 REASON_CHARACTERS: Final = 500  # what a person writes in a line
 ANSWER_CHARACTERS: Final = 1_000
@@ -34,7 +34,7 @@ class Request:
 
 
 def ask(connection: Connection, instruction_id: UUID, kind: RequestKind, *, reason: str, by: str) -> bool:
-    """Ask for a cancel, or for higher fees; False if that is being asked already. Rings the releases queue.
+    """Ask for a cancel, for higher fees, or for smallest units (R2); False if that is being asked already. Rings the releases queue.
 
     Raises LookupError for an unknown instruction, RequestRefused for one that has ended.
     """

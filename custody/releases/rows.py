@@ -66,6 +66,8 @@ class Instruction:
     safe_block: int | None = None
     safe_block_nonce: int | None = None
     rejection_hash: bytes | None = None
+    raw_units: bool = False
+    """Its amount is read in smallest units on the device, and one more person approves it (R2)."""
 
     @property
     def is_safe(self) -> bool:
@@ -78,7 +80,7 @@ _COLUMNS: Final = (
     "i.amount_units, i.release_epoch, i.state, i.held_reason, i.rejected_reason, i.nonce, i.unsigned_bytes, "
     "i.signing_hash, i.max_total_fee_wei, i.attempts, i.lease_token, i.handed_out_at, i.fee_ceiling_wei, i.environment, "
     "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash, i.source, i.cause, i.platform_fee, i.provider_fee, "
-    "i.unsigned_kind, i.safe_block, i.safe_block_nonce, i.rejection_hash"
+    "i.unsigned_kind, i.safe_block, i.safe_block_nonce, i.rejection_hash, i.raw_units"
 )
 
 
@@ -120,6 +122,7 @@ def read_row(row: Any) -> Instruction:
         safe_block=row.safe_block,
         safe_block_nonce=row.safe_block_nonce,
         rejection_hash=None if row.rejection_hash is None else bytes(row.rejection_hash),
+        raw_units=row.raw_units,
     )
 
 

@@ -105,7 +105,7 @@ class FleetSettings(BaseSettings):
     signer_api_certificate_pin: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="the pin of the certificate that signers see there"
     )
-    signer_api_token_file: Path | None = Field(None, description="bearer token shared by API and signer, mode 0600")
+    signer_session_seconds: Annotated[int, Field(ge=900, le=28_800)] = 3_600
     trezor_path: str | None = Field(None, description="trezorlib path of the device, e.g. webusb:... or udp:HOST:PORT")
     trezor_derivation_path: str | None = Field(
         None,

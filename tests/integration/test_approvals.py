@@ -1,18 +1,27 @@
 """Approvals bind what is paid, to whom and under which policy; nothing goes out without them (R3, R8, R9, R18, R19, R24)."""
 
 import itertools
+import threading
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
+from custody.policy import read_in_force
 from custody.policy.documents import document_hash, read_toml
 from custody.policy.toml_text import toml_text
+from custody.releases import rows
+from custody.releases.approvals import decide
+from custody.store.engine import transaction
 from tests.counts import Counts
 from tests.policy_files import genesis_file, key, policy_file, write_signed
 from tests.release_scene import AMOUNT, UNITS, Scene
 
+PARALLEL = 32
 HIGH_S = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 
@@ -336,6 +345,40 @@ def test_a_daily_limit_counts_from_hand_out(approved_scene: Scene) -> None:
     scene.run()
     states = sorted(waits(scene, payment) for payment in payments)
     assert states == [("final", ""), ("final", ""), ("ready", "policy_denied")]
+
+
+def test_a_daily_limit_under_32_parallel_hand_outs(approved_scene: Scene, counts: Counts) -> None:
+    """R24: each judges and hands out under one lock, so 250 a day lets two of 32 times 100 through, whoever comes first."""
+    scene = approved_scene
+    payments = [scene.payment() for _ in range(PARALLEL)]
+    scene.run(rounds=4 * PARALLEL)
+    for payment in payments:
+        scene.approve(payment, "ada", "bob")
+    engine, begin = scene.database.engine("fleet_releases"), threading.Barrier(PARALLEL)
+    outcomes: list[str] = []
+
+    def hand_out(payment: UUID) -> None:
+        begin.wait()
+        with transaction(engine) as connection:
+            instruction = rows.lock(connection, scene.instruction(payment).id)
+            moment = rows.now(connection)
+            in_force = read_in_force(connection, scene.signed, moment)
+            decision = decide(connection, instruction, in_force, moment, moment="hand_out")
+            outcomes.append(decision.outcome)
+            if decision.is_allowed:
+                connection.execute(
+                    text("UPDATE fleet.release_instructions SET handed_out_at = clock_timestamp() WHERE id = :id"),
+                    {"id": instruction.id},
+                )
+
+    scene.market.execute("UPDATE fleet.approvals SET state = 'accepted'")
+    threads = [threading.Thread(target=hand_out, args=(payment,)) for payment in payments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(outcomes) == {"allowed": 2, "denied": PARALLEL - 2}
+    counts("hand-outs at once under one daily limit, two let through", PARALLEL)
 
 
 def test_what_nobody_approves_expires_and_gives_its_coins_back(approved_scene: Scene) -> None:

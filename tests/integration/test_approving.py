@@ -23,7 +23,7 @@ from tests.conftest import Database
 from tests.integration.conftest import APPROVED_RULES
 from tests.policy_files import key
 from tests.release_scene import UNITS, Scene, TokenChain, approval_scenes, new_seed
-from tests.signer_api_server import TOKEN, post, serving
+from tests.signer_api_server import client_at, client_with_devices, post, serving
 from workers.cli.approve import approve_command
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Press, SoftwareDevice
@@ -50,13 +50,13 @@ def scene(
 
 @pytest.fixture
 def api(scene: Scene) -> Iterator[str]:
-    with serving(scene.database) as url:
+    with serving(scene.database, devices=ADDRESSES) as url:
         yield url
 
 
 @pytest.fixture
-def client(api: str) -> Iterator[SignerClient]:
-    with SignerClient(api, TOKEN) as client:
+def client(api: str, tmp_path: Path) -> Iterator[SignerClient]:
+    with client_with_devices(api, tmp_path) as client:
         yield client
 
 
@@ -101,13 +101,10 @@ def test_the_command_approves_and_says_what_the_device_shows(
 ) -> None:
     payment = scene.payment()
     scene.run()
-    token = tmp_path / "token"
-    token.write_text(TOKEN)
-    token.chmod(0o600)
     with SoftwareDevice(SEEDS["dan"]) as dan:
         for name, value in {
             "SIGNER_API_URL": api,
-            "SIGNER_API_TOKEN_FILE": str(token),
+            "FLEET_STATE_DIR": str(tmp_path / "state"),
             "POLICY_DIR": str(scene.signed.folder),
             "GENESIS_HASH": scene.signed.root,
             "TREZOR_PATH": dan.path,
@@ -122,7 +119,14 @@ def test_the_command_approves_and_says_what_the_device_shows(
         stranger = CliRunner().invoke(app, ["--as", "nobody", "--yes"])
     settings.cache_clear()
     assert said.exit_code == 0, said.output
-    for row in ("APPROVE rel amn1", "100 USDT", scene.instruction(payment).recipient[:18], "dan approved it."):
+    for row in (
+        "LOGIN amanat",
+        ADDRESSES["dan"][:18],
+        "APPROVE rel amn1",
+        "100 USDT",
+        scene.instruction(payment).recipient[:18],
+        "dan approved it.",
+    ):
         assert row in said.output
     assert (stranger.exit_code, "nobody is no active approver" in stranger.output) == (2, True)
     scene.run()
@@ -222,7 +226,7 @@ def test_one_approval_a_person_however_many_come_at_once(scene: Scene, api: str)
     answers: list[int] = []
     threads = [
         threading.Thread(
-            target=lambda: answers.append(post(api, f"/v1/instructions/{row.id}/approval", body).status_code)
+            target=lambda: answers.append(post(api, f"/v1/instructions/{row.id}/approval", body, who="ada").status_code)
         )
         for _ in range(16)
     ]
@@ -233,7 +237,7 @@ def test_one_approval_a_person_however_many_come_at_once(scene: Scene, api: str)
     assert sorted(set(answers)) in ([200, 202], [202])
     assert answers.count(202) == 1
     other = body | {"signature": body["signature"][:-2] + "1d"}
-    refused = post(api, f"/v1/instructions/{row.id}/approval", other)
+    refused = post(api, f"/v1/instructions/{row.id}/approval", other, who="ada")
     assert (refused.status_code, "one approval a person counts" in refused.json()["error"]) == (409, True)
 
 
@@ -262,7 +266,7 @@ def test_a_body_that_is_no_approval(scene: Scene, api: str, body: dict[str, Any]
         "digest": bytes(row.intent_hash).hex(),
         "signature": "0x" + "11" * 65,
     }
-    answer = post(api, f"/v1/instructions/{row.id}/approval", good | body)
+    answer = post(api, f"/v1/instructions/{row.id}/approval", good | body, who="ada")
     assert answer.status_code == status, answer.text
     assert scene.market.execute("SELECT count(*) AS n FROM fleet.approvals WHERE subject_id = :i", i=row.id)[0].n == 0
 
@@ -279,12 +283,12 @@ def test_what_awaits_no_approval_takes_none(scene: Scene, api: str) -> None:
     }
     scene.approve(payment, "ada", "bob")
     scene.run()
-    late = post(api, f"/v1/instructions/{row.id}/approval", body | {"person": "cyd"})
+    late = post(api, f"/v1/instructions/{row.id}/approval", body, who="ada")
     assert (late.status_code, late.json()["error"]) == (
         409, "The instruction is handed_out; only one that awaits approval takes one.",
     )  # fmt: skip
-    assert post(api, f"/v1/instructions/{uuid4()}/approval", body).status_code == 404
-    assert post(api, f"/v1/address-book/{uuid4()}/approval", body).status_code == 404
+    assert post(api, f"/v1/instructions/{uuid4()}/approval", body, who="ada").status_code == 404
+    assert post(api, f"/v1/address-book/{uuid4()}/approval", body, who="ada").status_code == 404
 
 
 def test_the_api_cannot_say_which_approvals_count(scene: Scene) -> None:
@@ -309,5 +313,5 @@ def test_the_api_cannot_say_which_approvals_count(scene: Scene) -> None:
 
 
 def test_an_api_that_is_away_is_said(scene: Scene, tmp_path: Path) -> None:
-    with SignerClient("http://127.0.0.1:9", TOKEN) as client, pytest.raises(SignerApiError, match="does not answer"):
+    with client_at("http://127.0.0.1:9") as client, pytest.raises(SignerApiError, match="does not answer"):
         approve_open(client, desk(scene, "dan", "udp:127.0.0.1:1", tmp_path))

@@ -23,12 +23,11 @@ from tests.approvals import hand_in_approval, sign_entry
 from tests.conftest import Database
 from tests.policy_files import key
 from tests.release_scene import UNITS, Scene, TokenChain, approval_scenes, new_seed
-from tests.signer_api_server import TOKEN, serving
+from tests.signer_api_server import client_at, client_with_devices, serving
 from workers.cli import alarms, break_glass
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice
 from workers.embedded.trezor_device.wallet import Wallet
-from workers.signer import SignerClient
 from workers.signer.approving import APPROVAL_PATH, ApproverDesk, approvable_action, approve
 
 Run = Callable[..., Any]
@@ -132,7 +131,7 @@ def sign_on_devices(scene: Scene, tmp_path: Path) -> list[tuple[str, ...]]:
     """Dan and Eva, each at a machine of their own, through the signer API; what their devices showed."""
     verified = load_folder(scene.signed.folder, root=scene.signed.root, now=datetime.now(UTC))
     shown: list[tuple[str, ...]] = []
-    with serving(scene.database) as url, SignerClient(url, TOKEN) as client:
+    with serving(scene.database, devices=scene.devices) as url, client_with_devices(url, tmp_path) as client:
         for person, seed in SEEDS.items():
             with SoftwareDevice(seed) as device:
                 desk = ApproverDesk(
@@ -252,7 +251,7 @@ def test_rows_that_say_accepted_over_no_signature_open_nothing(
 def test_one_that_has_ended_asks_nobody_for_a_signature(scene: Scene, fleet: Run) -> None:
     treasury_of_ten(scene)
     action = propose(fleet)
-    with serving(scene.database) as url, SignerClient(url, TOKEN) as client:
+    with serving(scene.database) as url, client_at(url) as client:
         assert [each.id for each in client.actions()] == [str(action)]
         scene.market.execute(
             "UPDATE fleet.operator_actions SET parameters = jsonb_set(parameters, '{expires_at}', to_jsonb(now() :: text))"

@@ -41,7 +41,7 @@ class Fleet:
     def _start(self, name: str, arguments: list[str], role: str | None) -> FleetProcess:
         environment = {
             "FLEET_STATE_DIR": str(self.folder),
-            "BROKER_URL": self.valkey.url(),
+            "BROKER_URL": self.valkey.process_url(name),
             "MONGO_URL": self.services.mongo_url,
             "MONGO_DATABASE": self.mongo,
             "BROKER_VISIBILITY_TIMEOUT_SECONDS": "10",
@@ -72,6 +72,7 @@ def fleet(
 ) -> Iterator[Fleet]:
     made = Fleet(database, valkey, services, mongo_database, tmp_path)
     yield made
+    assert valkey.denied() == []  # R24: each process's own user is enough for all it does
     for started in made.running:
         started.kill()
 

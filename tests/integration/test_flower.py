@@ -28,7 +28,7 @@ def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Flee
     process = FleetProcess(
         ["-m", "workers.flower"],
         {
-            "BROKER_URL": valkey.url(),
+            "BROKER_URL": valkey.process_url("flower"),
             "FLEET_STATE_DIR": str(folder),
             "FLOWER_PORT": str(port),
             "FLOWER_BASIC_AUTH_FILE": str(credentials),
@@ -47,6 +47,7 @@ def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Flee
     wait_for(answers)
     yield url, process
     process.kill()
+    assert valkey.denied() == []  # R24
     valkey.stop()
 
 

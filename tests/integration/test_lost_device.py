@@ -16,7 +16,7 @@ from custody.store.engine import transaction
 from custody.trezor.derivation import parse_derivation_path
 from tests.conftest import Database
 from tests.integration.conftest import APPROVED_RULES
-from tests.policy_files import Fleet, approver, genesis_file, genesis_said, policy_file, policy_said, write_signed
+from tests.policy_files import Fleet, approver, genesis_file, genesis_said, key, policy_file, policy_said, write_signed
 from tests.release_scene import Scene, TokenChain, approval_scenes, new_seed
 from workers.cli import device_lost, genesis, policy
 from workers.cli.signer import signer
@@ -78,6 +78,11 @@ def test_the_ceremony_is_rehearsed(scene: Scene, fleet: typer.Typer) -> None:
     said = run(fleet, "signer", "device", "lost", "bob")
     assert said.exit_code == 0, said.output
     assert "bob approves no more once 2 sign it" in said.output
+    # Logging in ends at once, before anybody has signed.
+    assert f"{key('bob').address} logs in at the signer API no more" in said.output
+    assert [each.address for each in scene.market.execute("SELECT address FROM fleet.barred_signers")] == [
+        key("bob").address
+    ]
     with pytest.raises(PolicyRefused, match="expected 2 approvers of genesis version 1, nobody signed"):
         load_folder(folder, root=root, now=datetime.now(UTC))
     again = run(fleet, "signer", "device", "lost", "ada")

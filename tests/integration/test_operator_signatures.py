@@ -20,8 +20,7 @@ from tests.conftest import Database
 from tests.ledger_book import book_of, move
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
 from tests.policy_files import Fleet, genesis_said, token
-from tests.signer_api_server import TOKEN as BEARER
-from tests.signer_api_server import serving
+from tests.signer_api_server import client_at, serving
 from workers.signer import InstructionRefused, SignerClient
 from workers.signer.approving import ApproverDesk, approvable_action
 
@@ -204,7 +203,7 @@ def test_the_hash_is_postgresqls_own(market: Marketplace, signed: SignedFolder) 
 
 @pytest.fixture
 def client(market: Marketplace) -> Iterator[SignerClient]:
-    with serving(market.database) as url, SignerClient(url, BEARER) as client:
+    with serving(market.database) as url, client_at(url) as client:
         yield client
 
 

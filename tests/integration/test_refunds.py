@@ -22,10 +22,10 @@ from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.dispute_scene import entries, of_purpose, prove_address, resolve, work_on
 from tests.release_scene import AMOUNT, UNITS, Scene, TokenChain, approval_scenes
-from tests.signer_api_server import TOKEN, serving
+from tests.signer_api_server import client_at, serving
 from workers.cli.releases import releases
 from workers.embedded.services import Services
-from workers.signer import InstructionRefused, SignerClient
+from workers.signer import InstructionRefused
 from workers.signer.approving import ApproverDesk, approvable_instruction
 
 # Refunds and splits (R21)
@@ -371,7 +371,7 @@ def test_an_approvers_machine_knows_a_refund_by_its_buyers_proof(refunding_scene
     row = of_purpose(scene, payment, "refund")
     verified = load_folder(scene.signed.folder, root=scene.signed.root, now=datetime.now(UTC))
     desk = ApproverDesk(verified, "ada", "udp:127.0.0.1:1", 1.0, 10**16)
-    with serving(scene.database) as api, SignerClient(api, TOKEN) as client:
+    with serving(scene.database) as api, client_at(api) as client:
         claimed = client.instruction(str(row.id))
     asked = approvable_instruction(claimed, desk, datetime.now(UTC))
     assert BUYER_SIGNED in asked.text

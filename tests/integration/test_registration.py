@@ -42,7 +42,7 @@ from tests.keys_agent import new_phrase
 from tests.marketplace import CHAIN_ID, Marketplace
 from tests.policy_files import approver, genesis_file, genesis_said, write_signed
 from tests.registering import FINGERPRINT, Person, signed
-from tests.signer_api_server import TOKEN, bearer, post, serving
+from tests.signer_api_server import post, serving
 from workers.cli import register as command
 from workers.cli.signer import EXIT_REJECTED
 from workers.embedded.services import Services
@@ -173,7 +173,7 @@ def test_a_device_registers_and_the_rows_are_the_seed_s(
     office: Office, ada: Person, device: SoftwareDevice, tmp_path: Path
 ):
     shown: list[str] = []
-    with SignerClient(office.url, TOKEN) as client, office.judging():
+    with SignerClient(office.url) as client, office.judging():
         made = register_device(client, desk(office, device, tmp_path), office.invite(), show=shown.append)
     [account] = office.accounts()
     assert (account.user_id, account.xpub, account.active) == (office.user, ada.xpub(), True)
@@ -197,11 +197,8 @@ def test_the_command_registers_and_says_so(
 
     from workers.cli import app, signer
 
-    (tmp_path / "token").write_text(TOKEN)
-    (tmp_path / "token").chmod(0o600)
     for name, value in {
         "SIGNER_API_URL": office.url,
-        "SIGNER_API_TOKEN_FILE": str(tmp_path / "token"),
         "TREZOR_PATH": device.path,
         "TMPDIR": str(tmp_path),
     }.items():
@@ -484,7 +481,7 @@ class LyingApi(SignerClient):
     """An API that answers a challenge otherwise."""
 
     def __init__(self, url: str, **lies: Any) -> None:
-        super().__init__(url, TOKEN)
+        super().__init__(url)
         self._lies = lies
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -518,7 +515,7 @@ def test_a_text_for_another_api_is_refused_by_the_fleet(office: Office, device: 
     """R6: somebody in the middle shows the person another certificate."""
     middle = ApiPlace(office.place.host, "ab" * 32)
     with (
-        SignerClient(office.url, TOKEN) as client,
+        SignerClient(office.url) as client,
         office.judging(),
         pytest.raises(RegistrationFailed, match="compare SIGNER_API_URL and the certificate"),
     ):
@@ -528,22 +525,18 @@ def test_a_text_for_another_api_is_refused_by_the_fleet(office: Office, device: 
 
 def test_a_rejection_on_the_device_hands_nothing_in(office: Office, device: SoftwareDevice, tmp_path: Path):
     device.fault = Fault.REJECT
-    with SignerClient(office.url, TOKEN) as client, pytest.raises(DeviceRejected):
+    with SignerClient(office.url) as client, pytest.raises(DeviceRejected):
         register_device(client, desk(office, device, tmp_path), office.invite(), show=lambda _: None)
     assert office.market.execute("SELECT 1 FROM fleet.trezor_registrations") == []
 
 
-def test_without_the_bearer_token_nothing_is_said(office: Office):
+def test_without_an_invitation_nothing_is_said(office: Office):
     import httpx
 
-    for method, path in (
-        ("POST", "/v1/registrations/challenge"),
-        ("POST", "/v1/registrations"),
-        ("GET", "/v1/registrations/x"),
-    ):
-        assert httpx.request(method, office.url + path).status_code == 401
-    assert httpx.get(f"{office.url}/v1/registrations/x", headers=bearer()).status_code == 404
-    assert httpx.get(f"{office.url}/v1/registrations/{uuid4()}", headers=bearer()).status_code == 404
+    unknown = httpx.post(f"{office.url}/v1/registrations/challenge", json={"invitation": "0" * 32})
+    assert (unknown.status_code, "no such invitation" in unknown.json()["error"]) == (403, True)
+    for path in (f"/v1/registrations/{uuid4()}", "/v1/registrations/x"):
+        assert httpx.get(office.url + path).status_code == 404
 
 
 # The worker ----------------------------------------------------------------------------------------------------------

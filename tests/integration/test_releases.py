@@ -143,6 +143,7 @@ def test_the_gate_stops_with_a_sentence_and_nothing_is_reserved(scene: Scene) ->
         "0x52908400098527886E0F7030069857D2E4169eE7",  # one letter's case changed
         "vitalik.eth",
         "TJRabPrwbZy45sbavfcjinPJC18kjpRTv8",
+        "EQCD39VS5jcptHL8vMjEXrzGaRcCVYto7HUn4bpAOg8xqB2N",
     ]
     stopped = {scene.payment(recipient=address): "recipient_refused" for address in refused}
     stopped |= {scene.payment(swept=False): "not_swept", scene.payment(recipient=None): "recipient_missing"}

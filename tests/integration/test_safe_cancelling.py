@@ -15,7 +15,7 @@ from tests.dispute_scene import entries, in_books, of_purpose, prove_address, re
 from tests.release_scene import AMOUNT, UNITS, TokenChain
 from tests.safe_scene import SafeScene, safe_scenes
 from tests.safe_world import deploy
-from tests.signer_api_server import TOKEN, serving
+from tests.signer_api_server import client_at, serving
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Fault, Model, SoftwareDevice
@@ -44,7 +44,7 @@ def scene(
 
 @pytest.fixture(name="client")
 def _client(scene: SafeScene) -> Iterator[SignerClient]:
-    with serving(scene.database) as url, SignerClient(url, TOKEN) as client:
+    with serving(scene.database) as url, client_at(url) as client:
         yield client
 
 

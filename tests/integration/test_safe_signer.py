@@ -17,7 +17,7 @@ from tests.conftest import Database
 from tests.release_scene import UNITS, TokenChain, new_seed
 from tests.safe_scene import SafeScene, safe_scenes
 from tests.safe_world import OTHER, deploy
-from tests.signer_api_server import TOKEN, serving
+from tests.signer_api_server import client_at, serving
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Fault, Model, SoftwareDevice
@@ -53,7 +53,7 @@ def scene(
 
 @pytest.fixture(name="client")
 def _client(scene: SafeScene) -> Iterator[SignerClient]:
-    with serving(scene.database) as url, SignerClient(url, TOKEN) as client:
+    with serving(scene.database) as url, client_at(url) as client:
         yield client
 
 

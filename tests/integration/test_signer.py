@@ -19,8 +19,9 @@ from custody.settings.environment import settings
 from custody.store.engine import transaction
 from custody.trezor import TREASURY_PATH, DeviceRejected, Signature, UnsignedTransaction
 from tests.release_scene import UNITS, Scene, new_seed
-from tests.signer_api_server import TOKEN, serving
+from tests.signer_api_server import client_at, kept, serving
 from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED, signer
+from workers.cli.signer.desk import SESSIONS_FILE
 from workers.embedded.trezor_device import Fault, SoftwareDevice
 from workers.signer import (
     Event,
@@ -31,6 +32,7 @@ from workers.signer import (
     sign_instruction,
     sign_open_instructions,
 )
+from workers.signer.session_file import SessionFile
 
 FEE_CAP_WEI = 10**16
 
@@ -43,7 +45,7 @@ def _api(scene: Scene) -> Iterator[str]:
 
 @pytest.fixture(name="client")
 def _client(api: str) -> Iterator[SignerClient]:
-    with SignerClient(api, TOKEN) as client:
+    with client_at(api) as client:
         yield client
 
 
@@ -317,13 +319,11 @@ def test_a_fee_above_this_machines_own_cap_is_refused(scene: Scene, client: Sign
 def _command(
     scene: Scene, api: str, device: SoftwareDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[CliRunner]:
-    token = tmp_path / "token"
-    token.write_text(TOKEN)
-    token.chmod(0o600)
+    SessionFile(tmp_path / "state" / SESSIONS_FILE).put(kept(api, scene.treasury))
     for name, value in {
         "CHAINS_FILE": str(scene.folder / "chains.toml"),
         "SIGNER_API_URL": api,
-        "SIGNER_API_TOKEN_FILE": str(token),
+        "FLEET_STATE_DIR": str(tmp_path / "state"),
         "TREZOR_PATH": device.path,
         "SIGNER_JOURNAL_FILE": str(tmp_path / "journal.jsonl"),
     }.items():

@@ -168,6 +168,11 @@ def _other_epoch(scene: SignerScene) -> None:
     _intent_again(scene)
 
 
+def _smallest_units(scene: SignerScene) -> None:
+    scene.market.execute("UPDATE fleet.release_instructions SET raw_units = true")
+    _intent_again(scene)
+
+
 def _removed_from_the_book(scene: SignerScene) -> None:
     scene.market.execute("UPDATE fleet.address_book SET action = 'remove'")
 
@@ -191,6 +196,7 @@ def _forged_book(scene: SignerScene) -> None:
         (_later_expiry, "nobody of the pinned approvers approved exactly this"),
         (_lower_ceiling, "its approvers agreed to"),
         (_other_epoch, "nobody of the pinned approvers approved exactly this"),
+        (_smallest_units, "nobody of the pinned approvers approved exactly this, 3 must have"),
         (_removed_from_the_book, "was taken out of the address book by entry 1"),
         (_forged_book, "is signed by nobody of the pinned approvers, 2 must have signed it"),
     ],

@@ -257,7 +257,6 @@ def test_a_bundle_is_signed_without_network_and_the_answer_handed_in(
     with monkeypatch.context() as away:
         away.setattr("custody.chain.rpc.ChainClient.__init__", _no_network)
         away.setattr(httpx.Client, "__init__", _no_network)
-        away.delenv("SIGNER_API_TOKEN_FILE")
         signed = cli("sign", "--offline", str(bundle), "--yes")
         assert signed.exit_code == 0, signed.output
         assert "confirmed by http://127.0.0.1:" in said(signed)

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from workers.cli.signer import EXIT_REFUSED, signer
 from workers.signer import SignerApiAway, SignerApiError, SignerClient
 from workers.signer.certificate import place_at
+from workers.signer.logging_in import OneSession
 from workers.signer.pinned_tls import certificate_pin
 
 TOKEN = "secret-" * 8
@@ -83,12 +84,12 @@ def test_only_the_pinned_key_is_talked_to(server: tuple[str, Path, list[str]]) -
     said = CliRunner().invoke(signer, ["trust", "pin", str(certificate)])
     pin = said.output.strip()
     assert len(pin) == 64
-    with SignerClient(url, TOKEN, certificate_sha256=pin) as client:
+    with SignerClient(url, OneSession(TOKEN), certificate_sha256=pin) as client:
         assert client.instructions() == []
     assert heard == [f"Bearer {TOKEN}"]
     for wrong in ("0" * 64, pin[:-1] + ("0" if pin[-1] != "0" else "1")):
         with (
-            SignerClient(url, TOKEN, certificate_sha256=wrong) as client,
+            SignerClient(url, OneSession(TOKEN), certificate_sha256=wrong) as client,
             pytest.raises(SignerApiError, match="is not the signer API") as caught,
         ):
             client.instructions()
@@ -99,7 +100,7 @@ def test_only_the_pinned_key_is_talked_to(server: tuple[str, Path, list[str]]) -
 
 def test_without_a_pin_an_unknown_authority_is_refused(server: tuple[str, Path, list[str]]) -> None:
     url, _, heard = server
-    with SignerClient(url, TOKEN) as client, pytest.raises(SignerApiAway):
+    with SignerClient(url, OneSession(TOKEN)) as client, pytest.raises(SignerApiAway):
         client.instructions()
     assert heard == []
     assert ssl.create_default_context().check_hostname

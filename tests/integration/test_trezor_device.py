@@ -21,7 +21,9 @@ from trezorlib import ethereum
 from trezorlib.tools import parse_path
 from trezorlib.transport import Timeout
 from trezorlib.transport.udp import UdpTransport
+from typer.testing import CliRunner
 
+from custody.settings.environment import settings
 from custody.trezor import (
     DeviceBusy,
     DeviceError,
@@ -42,14 +44,18 @@ from custody.trezor import (
 from custody.trezor.sentences import (
     DeviceClosed,
     DeviceDisconnected,
+    DeviceNotReady,
     DevicePassphrase,
     DeviceRefused,
     DeviceSessionLost,
     explain,
 )
 from custody.trezor.transport import DeadlineTransport
-from workers.embedded.trezor_device import Fault, Press, SoftwareDevice, create_seed_file, read_secret_file
+from workers.cli.device_lost import device as device_group
+from workers.cli.device_test import write_json
+from workers.embedded.trezor_device import Fault, Model, Press, SoftwareDevice, create_seed_file, read_secret_file
 from workers.embedded.trezor_device.seed_file import SecretFileRefused
+from workers.signer.device_test import BLIND, DebugPresses, try_device
 
 SEED = "all all all all all all all all all all all all"
 FIRST_PATH = "m/44'/60'/0'/0/0"
@@ -178,6 +184,8 @@ def test_the_device_tells_its_facts_and_the_fingerprint_names_the_wallet(device:
         (Fault.PIN_LOCKED, DeviceLocked, "PIN", False),
         (Fault.PASSPHRASE, DevicePassphrase, "passphrase", False),
         (Fault.OTHER_WALLET, WrongWallet, "derivation path", False),
+        (Fault.BOOTLOADER, DeviceNotReady, "Restart it without holding its buttons", False),
+        (Fault.WIPED, DeviceNotReady, "has no seed", False),
         (Fault.GARBAGE, DeviceGarbled, "cable", False),
         (Fault.WRONG_SIGNATURE, WrongSigner, "thrown away", True),
     ],
@@ -464,6 +472,51 @@ def _ended(process: subprocess.Popen[str]) -> Generator[None]:
 
 
 # A real device or the maker's emulator
+
+
+@pytest.mark.parametrize(("model", "signatures", "refused"), [(Model.ONE, 3, 1), (Model.SAFE_5, 4, 0)])
+def test_a_device_is_tried_out_with_its_presses_by_the_debug_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Model, signatures: int, refused: int
+) -> None:
+    """The very path of ``TREZOR_TEST_PATH``, on the software device, whose buttons only the debug link presses."""
+    with SoftwareDevice(SEED, model=model, buttons=Press.ASK, debug=True) as device:
+        monkeypatch.setenv("TREZOR_PATH", device.path)
+        monkeypatch.setenv("TREZOR_TEST_DEBUG_PATH", device.debug_path)
+        settings.cache_clear()
+        found = tmp_path / "device.json"
+        done = CliRunner().invoke(device_group, ["test", "--json", str(found)])
+        settings.cache_clear()
+        assert done.exit_code == 0, done.output
+        assert device.signatures == signatures
+    said = json.loads(found.read_text())
+    assert (said["model"], said["signatures"], said["refused"], said["skipped"]) == (
+        model.value,
+        signatures,
+        refused,
+        0,
+    )
+    assert said["firmware"].count(".") == 2
+    assert said["presses"] >= 2 * signatures
+    assert [each["outcome"] for each in said["checks"]] == ["signed"] * 3 + ["refused" if refused else "signed"]
+
+
+@pytest.mark.real_device
+@pytest.mark.skipif(
+    "TREZOR_TEST_PATH" not in os.environ,
+    reason="set TREZOR_TEST_PATH (udp:127.0.0.1:21324, webusb) and confirm on the device to run this",
+)
+def test_a_real_device_signs_one_of_each_kind(pytestconfig: pytest.Config) -> None:
+    """Presses come through TREZOR_TEST_DEBUG_PATH, else from a person; ``--device-json FILE`` says what was signed."""
+    debug = os.environ.get("TREZOR_TEST_DEBUG_PATH")
+
+    def tell(prompt: Prompt) -> None:
+        sys.stderr.write(f"screen {prompt.number}: confirm it on the device\n")
+
+    report = try_device(os.environ["TREZOR_TEST_PATH"], press=DebugPresses(debug) if debug else tell)
+    assert (report.signatures + (report.model in BLIND), report.skipped) == (len(report.checks), 0)
+    file: Path | None = pytestconfig.getoption("device_json")
+    if file is not None:
+        write_json(report, file)
 
 
 @pytest.mark.real_device

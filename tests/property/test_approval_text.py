@@ -48,6 +48,7 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "policy_version": st.integers(1, 2**20),
     "max_total_fee_wei": st.integers(1, 10**6).map(lambda gwei: gwei * 10**12),
     "expires_at": st.integers(1, 10**6).map(lambda minutes: NOW + timedelta(minutes=minutes)),
+    "raw_units": st.booleans(),
 }
 intents = st.builds(Intent, **OTHERS)
 

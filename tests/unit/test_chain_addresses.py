@@ -35,6 +35,22 @@ def test_what_is_not_forty_hex_digits_is_refused(text: str):
         parse_address(text, field="treasury")
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("vitalik.eth", "an ENS name"),
+        ("pay.some-shop.eth", "an ENS name"),
+        ("TJRabPrwbZy45sbavfcjinPJC18kjpRTv8", "a Tron address"),
+        ("EQCD39VS5jcptHL8vMjEXrzGaRcCVYto7HUn4bpAOg8xqB2N", "a TON address"),
+        ("0:83dfd552e63729b472fcbcc8c45ebcc6691702558b68ec7527e1ba403a0f31a8", "a TON address"),
+    ],
+)
+def test_an_address_of_another_kind_is_called_what_it_is(text: str, what: str):
+    """R24: the person who pasted it is told what it is, and what to ask for."""
+    with pytest.raises(InvalidAddress, match=f"it is {what}.*ask for the address itself"):
+        parse_address(text, field="recipient")
+
+
 @pytest.mark.parametrize("value", [None, 5, b"\x11" * 20])
 def test_another_type_is_refused(value: object):
     with pytest.raises(InvalidAddress, match="expected 0x and 40 hex digits"):

@@ -17,6 +17,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 SETTINGS = set(FleetSettings.model_fields)
 SERVERS = {"postgres", "valkey", "mongo"}
 NOT_SETTINGS = {"FLEET_SECRETS_DIR", "FLEET_ENV_FILE"}
+EXAMPLES = {"SIGNER_API_PUBLIC_HOST": "signers.example:443"}
 OURS = sorted(set(SERVICES) - SERVERS)
 
 
@@ -53,7 +54,7 @@ def test_each_variable_is_a_known_setting(name: str) -> None:
         assert not variable.endswith(("_URL", "_KEY", "_DSN")), f"{variable} is a secret: by file"
         assert "PASSWORD" not in str(value).upper()
         # Compose refuses to start without a variable that is required so.
-        given = "0" * 64 if str(value).startswith(f"${{{variable}:?") else value
+        given = EXAMPLES.get(variable, "0" * 64) if str(value).startswith(f"${{{variable}:?") else value
         FleetSettings.model_validate({variable.lower(): given})
 
 
@@ -71,6 +72,8 @@ def test_each_process_is_given_its_own_secrets_and_no_other(process: processes.P
     assert len(mounted) == len(by_file | by_path)
     if process.role is not None:
         assert mounted["database_url"] == f"database_url_{process.role.removeprefix('fleet_')}"
+    if "broker_url" in process.needs:
+        assert mounted["broker_url"] == f"broker_url_{process.name.replace('-', '_')}"
 
 
 def test_every_secret_is_a_file_and_every_one_is_used() -> None:

@@ -276,6 +276,16 @@ def test_without_a_rule_the_genesis_k_binds() -> None:
     assert decide(release(purpose="sweep", recipient=TREASURY_BSC), rules=[ALL]).is_allowed
 
 
+def test_smallest_units_take_one_more_person() -> None:
+    """R2: whoever reads them on the device is one, and one more approver agrees to it beforehand."""
+    two = decide(release(), "ada", "bob", rules=[ALL])
+    assert (two.outcome, two.approvals_required) == ("allowed", 2)
+    raw = decide(release(raw_units=True), "ada", "bob", rules=[ALL])
+    assert (raw.outcome, raw.rule, raw.approvals_required) == ("needs_approvals", "genesis:raw-units", 3)
+    assert raw.sentence == "1 more of 3 persons must approve (ada, bob did)"
+    assert decide(release(raw_units=True), "ada", "bob", "cyd", rules=[ALL]).is_allowed
+
+
 def test_an_adjustment_needs_two_whatever_a_policy_says() -> None:
     adjustment = release(purpose="adjustment", recipient=None)
     one = decide(adjustment, "ada", rules=[ALL, NOBODY])

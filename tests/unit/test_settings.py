@@ -111,6 +111,8 @@ def test_a_unix_socket_is_a_place_for_postgres(monkeypatch: pytest.MonkeyPatch) 
         ("INGRESS_QUEUE_LIMIT", "0", "greater than or equal to 1"),
         ("INGRESS_BATCH_LIMIT", "501", "less than or equal to 500"),
         ("SIGNER_API_PORT", "many", "integer"),
+        ("SIGNER_SESSION_SECONDS", "60", "greater than or equal to 900"),
+        ("PLATFORM_FEE_BASIS_POINTS", "5000", "less than or equal to 4999"),
         ("SIGNER_API_HOST", "h" * 254, "at most 253"),
         ("SIGNER_API_URL", "signers.example", "match pattern"),
         ("SIGNER_API_URL", "file:///etc/passwd", "match pattern"),

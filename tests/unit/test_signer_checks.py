@@ -99,3 +99,13 @@ def test_an_amount_the_device_cannot_show_is_refused_where_money_is_real_and_war
     with pytest.raises(InstructionRefused, match="amount_not_readable"):
         require_readable(checked(1), FACTS.model, FACTS.firmware)
     assert "amount_not_readable" in (require_readable(checked(31337), FACTS.model, FACTS.firmware) or "")
+
+
+def test_smallest_units_are_read_on_a_core_model_alone_where_they_were_agreed_to() -> None:
+    """R2: the mark counts for a core model; what a One cuts at its edge is refused always."""
+    marked = checked(1)
+    marked = dataclasses.replace(marked, claimed=marked.claimed.model_copy(update={"raw_units": True}))
+    assert require_readable(marked, "T3T1", "2.8.9") is None
+    for device, model, firmware in ((checked(1), "T3T1", "2.8.9"), (marked, "T1B1", "1.14.2")):
+        with pytest.raises(InstructionRefused, match="amount_not_readable"):
+            require_readable(device, model, firmware)

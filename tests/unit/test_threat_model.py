@@ -26,6 +26,25 @@ def test_its_test_exists(number: str, path: str, name: str | None) -> None:
         assert re.search(rf"^def {name}\(", file.read_text(), re.MULTILINE), f"R{number}: no {name} in {path}"
 
 
+INPUT = re.compile(r"^\| [^|]+ \| `(tests/[^`:]+)::(\w+)` \|$")
+INPUTS = [found.groups() for line in PAGE.read_text().splitlines() if (found := INPUT.match(line))]
+
+
+@pytest.mark.parametrize(("path", "name"), INPUTS)
+def test_each_bad_input_has_its_test(path: str, name: str) -> None:
+    """R24's list."""
+    assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"no {name} in {path}"
+
+
+def test_the_list_of_bad_input_is_whole() -> None:
+    page = PAGE.read_text()
+    for words in ("token", "treasury", "ENS", "checksum", "Tron", "TON", "decimals", "remainder", "fees", "expiry",
+                  "clock", "32 at once", "revoked", "policy changed", "bootloader", "wiped", "another seed",
+                  "two devices", "depth", "v 0 or 1", "another id"):  # fmt: skip
+        assert words in page.partition("## Bad input")[2], words
+    assert len(INPUTS) >= 17
+
+
 def test_no_licence_of_the_deny_list_is_installed() -> None:
     """R25, with the rules of ``make check``: a licence that binds whoever imports it is refused by its name."""
     makefile = (ROOT / "Makefile").read_text()

@@ -11,8 +11,7 @@ from custody.policy import PolicyRefused, load_folder
 from custody.settings.environment import SettingsError, settings
 from custody.trezor import DeviceError, DeviceRejected
 from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED, signer
-from workers.cli.signer.desk import ask_pin
-from workers.cli.signer.desk import client as open_client
+from workers.cli.signer.desk import approver_client, ask_pin
 from workers.signer import InstructionRefused, SignerApiError
 from workers.signer.approving import ApproverDesk, approvable_instruction, approve, approve_open
 
@@ -55,7 +54,7 @@ def approve_command(
 
     try:
         desk = _desk(person)
-        with open_client() as client:
+        with approver_client(desk.approver().address) as client:
             if instruction_id is not None:
                 wanted = [approvable_instruction(client.instruction(instruction_id), desk, datetime.now(UTC))]
                 approve(client, desk, wanted, progress=_print, confirm=confirm)

@@ -8,18 +8,20 @@ import typer
 from sqlalchemy import text
 
 from custody.policy import PolicyRefused
+from custody.policy.documents import read_toml
 from custody.policy.succession import Head, revoke_approver
 from custody.policy.verified import GENESIS_FILE, POLICY_FILE
+from custody.sessions import bar
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, transaction
 from workers.cli.signer import EXIT_REFUSED, signer
 
-device = typer.Typer(help="Approvers' devices.", no_args_is_help=True)
+device = typer.Typer(help="Devices: lost ones, and ones to be tried out.", no_args_is_help=True)
 
 
 @device.callback()
 def _group() -> None:
-    """Keeps ``lost`` a command of its own while it is the only one."""
+    """Keeps ``lost`` a command of its own wherever it is the only one that is loaded."""
 
 
 @device.command()
@@ -29,7 +31,8 @@ def lost(
 ) -> None:
     """Draft the genesis in which a person approves no more. The others sign it; from then on nothing of theirs counts.
 
-    With DATABASE_URL set, the address book's head is put into it, so that entries which this person signed stand.
+    With DATABASE_URL set, the address book's head is put into it, so that entries which this person signed stand, and
+    the device's sessions at the signer API end at once, before anybody has signed anything.
     """
     where = folder or settings().path("policy_dir")
     try:
@@ -37,6 +40,8 @@ def lost(
     except PolicyRefused as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(EXIT_REFUSED) from None
+    if (address := _bar(person, where)) is not None:
+        typer.echo(f"{address} logs in at the signer API no more, from now on.")
     history = where / "history" / f"genesis-{drafted.version - 1}.toml"
     typer.echo(
         f"{where / GENESIS_FILE} is version {drafted.version}: {person} approves no more once {drafted.k} sign it."
@@ -66,6 +71,22 @@ def _book_head() -> Head | None:
     finally:
         engine.dispose()
     return None if row is None else (row.number, row.hash)
+
+
+def _bar(person: str, folder: Path) -> str | None:
+    """End the lost device's sessions, where a database is at hand; returns its address."""
+    configured = settings()
+    if configured.database_url is None:
+        return None
+    before = read_toml(folder / GENESIS_FILE)["approvers"]
+    address: str = [each["address"] for each in before if each["person"] == person][-1]
+    engine = open_engine(configured.secret("database_url"), application="fleet-device-lost", pool_size=1)
+    try:
+        with transaction(engine) as connection:
+            bar(connection, address, by="fleet signer device lost", reason=f"the device of {person} is lost")
+    finally:
+        engine.dispose()
+    return address
 
 
 def register(_app: typer.Typer) -> None:

@@ -17,7 +17,7 @@ from custody.store.engine import open_engine, ring_relay, transaction
 from custody.trezor import DeviceError, DeviceRejected
 from custody.trezor.text_rows import TextNotShowable, rows_of
 from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED, signer
-from workers.cli.signer.desk import ask_pin, client, trust
+from workers.cli.signer.desk import ask_pin, client_of, trust
 from workers.signer.certificate import place_at
 from workers.signer.client import SignerApiError
 from workers.signer.registering import RegisteringDesk, RegistrationFailed, register_device
@@ -52,7 +52,7 @@ def register_this_device(
         )
         # Asked for, not an argument: process lists show arguments.
         invitation = typer.prompt("invitation code", hide_input=True).strip()
-        with client() as api:
+        with client_of(None) as api:  # the invitation is what lets in
             made = register_device(api, desk, invitation, show=_show_text)
     except DeviceRejected as error:
         raise _fail(str(error), EXIT_REJECTED) from None

@@ -1,6 +1,6 @@
 """``fleet releases``: what an operator asks of an instruction. The worker does it, the treasury device signs it (R1)."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -12,6 +12,9 @@ from custody.payments.story import PaymentUnknown, find_payment
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, ring_relay, transaction
 from workers.cli.terminal import shown
+
+if TYPE_CHECKING:
+    from custody.releases.requests import RequestKind
 
 releases = typer.Typer(help="Cancel, outbid and follow release instructions.", no_args_is_help=True)
 
@@ -42,6 +45,20 @@ def bump(
 ) -> None:
     """Ask for the same transaction with fees an eighth higher, which the treasury device signs again."""
     _ask(instruction, "bump", reason, by)
+
+
+@releases.command("raw-units")
+def raw_units(
+    instruction: InstructionArgument,
+    reason: Annotated[str, typer.Option("--reason", help="why no definition of the token is at hand")],
+    by: By = "operator",
+) -> None:
+    """Let a core model sign a token that it cannot name, read in smallest units, with one more approval (R2).
+
+    Before it is approved: its approvers are asked again, and see RAW behind its number. First try to have the device
+    name the token: fleet signer definitions fetch. A Trezor One refuses all the same.
+    """
+    _ask(instruction, "raw_units", reason, by)
 
 
 @releases.command("requests")
@@ -169,13 +186,13 @@ def _refused(sentence: str) -> typer.Exit:
     return typer.Exit(1)
 
 
-def _ask(instruction: UUID, kind: str, reason: str, by: str) -> None:
+def _ask(instruction: UUID, kind: "RequestKind", reason: str, by: str) -> None:
     from custody.releases.requests import RequestRefused, ask
 
     engine = open_engine(settings().secret("database_url"), application="fleet-releases-cli", pool_size=1)
     try:
         with transaction(engine) as connection:
-            is_new = ask(connection, instruction, "cancel" if kind == "cancel" else "bump", reason=reason, by=by)
+            is_new = ask(connection, instruction, kind, reason=reason, by=by)
         ring_relay(engine)
     except (LookupError, RequestRefused) as error:
         typer.secho(str(error), fg="red", err=True)
@@ -183,7 +200,9 @@ def _ask(instruction: UUID, kind: str, reason: str, by: str) -> None:
     finally:
         engine.dispose()
     said = "is asked for" if is_new else "was asked for already"
-    typer.echo(f"The {kind} of instruction {instruction} {said}. Follow it with: fleet releases requests")
+    typer.echo(
+        f"The {kind.replace('_', ' ')} of instruction {instruction} {said}. Follow it with: fleet releases requests"
+    )
 
 
 def register(app: typer.Typer) -> None:

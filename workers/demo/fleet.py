@@ -14,7 +14,7 @@ from custody.settings.environment import load_settings
 from custody.store.roles import read_role_password
 from workers.demo.provision import Provisioned, TreasuryKind, provision
 from workers.demo.sweep_strategies import DemoStrategy
-from workers.embedded import services
+from workers.embedded import services, valkey
 from workers.embedded.errors import EmbeddedServiceError
 from workers.embedded.services import ServiceStatus
 from workers.embedded.state_folder import StateFolder, run_folder, write_private
@@ -112,19 +112,18 @@ def start(
             "REQUEST_NETWORK_WEBHOOK_SECRETS_FILE": str(made.secrets.webhook),
             "DEPOSIT_SEED_FILE": str(made.secrets.deposit_seed),
             "GAS_PAYER_KEY_FILE": str(made.secrets.gas_payer_key),
-            "SIGNER_API_TOKEN_FILE": str(made.secrets.signer_api_token),
             "FLOWER_BASIC_AUTH_FILE": str(made.secrets.flower),
             "LEDGER_SEAL_KEY_FILE": str(made.secrets.ledger_seal_key),
         }
         | ({} if made.release_payer is None else {"RELEASE_PAYER_KEY_FILE": str(made.secrets.release_payer_key)})
         | _given_secrets(),
         database_url=lambda role: role_url(running.database_admin_url, made.role_passwords, role),
+        broker_url=lambda name: valkey.process_url(StateFolder.open(running.state_dir), running.broker_url, name),
     )
     _write_operator_environment(
         made,
         {
             "SIGNER_API_URL": fleet.signer_api_url,
-            "SIGNER_API_TOKEN_FILE": str(made.secrets.signer_api_token),
             "FLOWER_PORT": str(ports["flower"]),
             "INGRESS_PORT": str(ports["ingress"]),
             "SIGNER_API_PORT": str(ports["signer-api"]),

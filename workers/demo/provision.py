@@ -36,7 +36,7 @@ from workers.demo.sweep_strategies import (
 from workers.embedded.npm_packages import fetch
 from workers.embedded.role_passwords import ensure_role_passwords
 from workers.embedded.services import Services
-from workers.embedded.state_folder import StateFolder, secret, write_private
+from workers.embedded.state_folder import StateFolder, write_private
 from workers.embedded.trezor_device import create_seed_file
 
 TreasuryKind = Literal["eoa", "safe"]
@@ -77,10 +77,6 @@ class Secrets:
     @property
     def release_payer_key(self) -> Path:
         return self.directory / "release_payer_key"
-
-    @property
-    def signer_api_token(self) -> Path:
-        return self.directory / "signer_api_token"
 
     @property
     def device_seed(self) -> Path:
@@ -231,7 +227,6 @@ def _make_secrets(folder: StateFolder) -> Secrets:
     directory = folder.root / "secrets"
     directory.mkdir(mode=0o700, exist_ok=True)
     keys = Secrets(directory)
-    secret(keys.signer_api_token)
     for path, make in (
         (keys.webhook, lambda: secrets.token_hex(32)),
         (keys.gas_payer_key, lambda: "0x" + secrets.token_hex(32)),

@@ -253,7 +253,6 @@ class Demo:
             "HOME": os.environ.get("HOME", "/"),
             "FLEET_STATE_DIR": str(home),
             "SIGNER_API_URL": self.running.signer_api_url,
-            "SIGNER_API_TOKEN_FILE": str(self.fleet.secrets.signer_api_token),
             "CHAINS_FILE": str(self.fleet.chains_file),
             "POLICY_DIR": str(home / "policy"),
             "GENESIS_HASH": self.fleet.genesis_hash,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from workers.broker_access import RULES, acl_lines, user_url
 from workers.embedded.errors import EmbeddedServiceError
 from workers.embedded.ports import HOST
 from workers.embedded.server import HEALTHY, PROBE_SECONDS, EmbeddedServer, Health, nothing_to_settle
@@ -44,7 +45,9 @@ def prepare(folder: StateFolder, port: int, _environment: Mapping[str, str]) -> 
         "maxclients": MAX_CLIENTS,
         "daemonize": "no",
     }
-    write_private(home / "valkey.conf", "".join(f"{key} {value}\n" for key, value in settings.items()))
+    lines = [f"{key} {value}" for key, value in settings.items()]
+    lines += acl_lines({name: secret(_password(folder, name)) for name in RULES})
+    write_private(home / "valkey.conf", "\n".join(lines) + "\n")
 
 
 def program(folder: StateFolder, _port: int, _environment: Mapping[str, str]) -> Program:
@@ -59,8 +62,19 @@ def program(folder: StateFolder, _port: int, _environment: Mapping[str, str]) ->
 
 
 def url(folder: StateFolder, port: int) -> str:
-    """The broker's address, database 0."""
+    """The broker's address, database 0, as the user who may do everything: for the supervisor alone."""
     return f"redis://:{secret(folder.data(NAME) / 'password')}@{HOST}:{port}/0"
+
+
+def process_url(folder: StateFolder, address: str, process: str) -> str:
+    """The broker for one process: with its own user where the server is ours, else as it was given."""
+    path = _password(folder, process)
+    own = (folder.data(NAME) / "password").exists() and secret(folder.data(NAME) / "password") in address
+    return user_url(address, process, secret(path)) if own and process in RULES else address
+
+
+def _password(folder: StateFolder, process: str) -> Path:
+    return folder.data(f"{NAME}/users") / process
 
 
 def probe(address: str) -> Health:

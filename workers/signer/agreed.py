@@ -54,10 +54,11 @@ def require_agreed(
         persons = persons_who_signed(text, given, trust)
     except (ValidationError, SignatureError):
         raise checked.refusal("an approval's signature is malformed") from None
-    if len(persons) < trust.approvals:
+    needed = trust.approvals + checked.claimed.raw_units  # one more where smallest units are read (R2)
+    if len(persons) < needed:
         raise checked.refusal(
             f"{', '.join(sorted(persons)) or 'nobody'} of the pinned approvers approved exactly this, "
-            f"{trust.approvals} must have"
+            f"{needed} must have"
         )
     return f"{', '.join(sorted(persons))}, policy version {asked.policy_version}"
 
@@ -103,4 +104,5 @@ def claimed_intent(claimed: ApiInstruction, asked: ApiApproval) -> Intent:
         policy_version=asked.policy_version,
         max_total_fee_wei=int(asked.fee_ceiling_wei),
         expires_at=asked.expires_at.astimezone(UTC),
+        raw_units=claimed.raw_units,
     )

@@ -120,6 +120,8 @@ def approvable_instruction(claimed: ApiInstruction, desk: ApproverDesk, now: dat
     except TextNotShowable as error:
         raise _refused(claimed.id, str(error)) from None
     summary = f"{claimed.purpose} of {claimed.amount} {token.symbol} on {chain.name} to {label} ({claimed.recipient})"
+    if claimed.raw_units:
+        summary += f"; the treasury's device will show {claimed.amount_units} smallest units"
     return Approvable("instructions", claimed.id, asked.intent_hash, shown, summary)
 
 
@@ -182,6 +184,7 @@ def approve(
             progress(each.summary, rows)
             if not confirm(rows):
                 continue
+            client.hold_session(desk.approval_timeout_seconds + 60, address=approver.address, device=device)
             client.submit_approval(each.subject, each.id, _signed(device, each, approver))
             progress(f"{approver.person} approved it.", ())
             done.append(each.id)

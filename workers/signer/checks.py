@@ -115,7 +115,13 @@ def require_readable(
     checked: CheckedInstruction, model: str, firmware: str, *, has_definition: bool = False
 ) -> str | None:
     """R2: refuse what the device cannot show; on a development chain it is the warning that is returned."""
-    why = why_amount_not_readable(checked.transaction, model, firmware, has_definition=has_definition)
+    why = why_amount_not_readable(
+        checked.transaction,
+        model,
+        firmware,
+        has_definition=has_definition,
+        raw_units_approved=checked.claimed.raw_units,
+    )
     if why is not None and not checked.chain.is_development:
         raise InstructionRefused(f"Instruction {checked.claimed.id}: {why}")
     return why

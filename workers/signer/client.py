@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,11 +13,16 @@ from custody.ledger.seals import Seal, seal_from_json
 from custody.trezor.transaction import Signature
 from workers.signer.pinned_tls import PinDiffers, pinned_context
 
+if TYPE_CHECKING:
+    from custody.trezor import SigningDevice
+
 TIMEOUT_SECONDS: Final = 10.0  # an answer is one short transaction
 ATTEMPTS: Final = 4  # with waits of 0.2, 0.4, 0.8 s
 SUBMIT_ATTEMPTS: Final = 12  # about 20 s: a restart of the API must not cost a person's presses
 ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024  # a list of 100 instructions is under 200 KiB
 SEALS_PAGE: Final = 500  # seals in one answer; the API sends as many
+UNAUTHORISED: Final = 401
+HOLD_SECONDS_MAXIMUM: Final = 600.0  # the shortest sessions last 900: nobody logs in for each single instruction
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 ApprovalSubject = Literal["instructions", "address-book", "actions"]
@@ -142,6 +147,8 @@ class ApiInstruction(BaseModel):
     signing_hash: _HexBytes | None
     max_total_fee_wei: _Digits | None
     release_epoch: int = 0
+    raw_units: bool = False
+    """The device shows smallest units; one more person must have agreed (R2)."""
     held_reason: str | None
     rejected_reason: str | None
     created_at: str
@@ -161,24 +168,43 @@ class ApiInstruction(BaseModel):
         return self.last_submission is None or self.last_submission.state != "received"
 
 
+class Access(Protocol):
+    """This machine's sessions (``workers.signer.logging_in``)."""
+
+    def token(self, client: "SignerClient", /) -> str:
+        """The token of an open session; a person may be asked on the device for it."""
+        ...
+
+    def forget(self) -> None:
+        """The API does not know that session any more."""
+        ...
+
+    def hold(
+        self, client: "SignerClient", /, *, seconds: float, address: str | None, device: "SigningDevice | None"
+    ) -> None:
+        """Have a session that lasts ``seconds``, of ``address`` where one is named."""
+        ...
+
+
 class SignerClient:
     """Talks to the signer API. Every method raises SignerApiError with a sentence.
 
-    Plain HTTP is for this machine only: anywhere else the bearer token would travel in the open. With
-    ``certificate_sha256`` (https) exactly the server with that key is talked to (R4).
+    ``access`` gives the session of whoever asks (R6); without one only what needs none is answered. Plain HTTP is for
+    this machine only: anywhere else the session would travel in the open. With ``certificate_sha256`` (https) exactly
+    the server with that key is talked to (R4).
     """
 
-    def __init__(self, url: str, token: str, *, certificate_sha256: str | None = None) -> None:
+    def __init__(self, url: str, access: Access | None = None, *, certificate_sha256: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise SignerApiError(f"SIGNER_API_URL is {url!r}: expected http:// or https:// with a host.")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise SignerApiError(f"SIGNER_API_URL is {url!r}: use https:// for a host other than this machine.")
+        self.access = access
         pinned = None if certificate_sha256 is None else pinned_context(certificate_sha256)
         self._http = httpx.Client(
             base_url=url,
             verify=True if pinned is None else pinned,
-            headers={"Authorization": f"Bearer {token}"},
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
             follow_redirects=False,
@@ -276,6 +302,24 @@ class SignerClient:
         """Hand something in whose repetition is harmless."""
         return self._call("POST", path, body)
 
+    def hold_session(
+        self, seconds: float, *, address: str | None = None, device: "SigningDevice | None" = None
+    ) -> None:
+        """Be logged in, as ``address`` where one is named, for as long as a person may take at the device.
+
+        ``device`` is the one that is open now: nobody else can open it for a login meanwhile.
+        """
+        if self.access is not None:
+            self.access.hold(self, seconds=min(seconds, HOLD_SECONDS_MAXIMUM), address=address, device=device)
+
+    def post_once(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        """Send what is good once, and what needs no session: never again by itself."""
+        return self._once("POST", path, body, token=None)
+
+    def delete(self, path: str) -> dict[str, Any]:
+        """End something, which may have ended already."""
+        return self._call("DELETE", path, attempts=ATTEMPTS)
+
     def _read(self, value: object) -> ApiInstruction:
         try:
             return ApiInstruction.model_validate(value)
@@ -293,11 +337,23 @@ class SignerClient:
             wait=wait_exponential(multiplier=0.2, max=2),
             reraise=True,
         )
-        return retrying(self._once, method, path, body)
+        return retrying(self._as_someone, method, path, body)
 
-    def _once(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _as_someone(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        if self.access is None:
+            return self._once(method, path, body, token=None)
         try:
-            with self._http.stream(method, path, json=body) as response:
+            return self._once(method, path, body, token=self.access.token(self))
+        except SignerApiError as error:
+            if error.status != UNAUTHORISED:
+                raise
+        self.access.forget()
+        return self._once(method, path, body, token=self.access.token(self))
+
+    def _once(self, method: str, path: str, body: dict[str, Any] | None, *, token: str | None) -> dict[str, Any]:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        try:
+            with self._http.stream(method, path, json=body, headers=headers) as response:
                 raw = bytearray()
                 for chunk in response.iter_bytes():
                     raw += chunk

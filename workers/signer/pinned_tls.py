@@ -1,7 +1,7 @@
 """TLS to a server that is known by its key (R4): no authority's word is taken in its place.
 
 The pin is SHA-256 of the certificate's SubjectPublicKeyInfo, so a renewed certificate of the same key still fits. It
-is compared when the handshake ends, before a byte of the request, and with it the bearer token, is sent.
+is compared when the handshake ends, before a byte of the request, and with it a session, is sent.
 """
 
 import ssl

@@ -14,8 +14,8 @@ from workers.signer.desk import Confirm, Event, Progress, SigningDeskSettings, p
 from workers.signer.judgement import Judged
 from workers.signer.safe_checks import CheckedSafe, describe_safe, safe_screens
 
-Leased = Callable[[str], AbstractContextManager[None]]
-"""Tells other signers that this owner is at it, while the block runs."""
+Leased = Callable[[SigningDevice], AbstractContextManager[None]]
+"""Logs this device's owner in and tells other signers that they are at it, while the block runs."""
 
 
 def sign_on_owners_device(
@@ -25,7 +25,7 @@ def sign_on_owners_device(
     progress: Progress,
     confirm: Confirm,
     on_rejection: Callable[[DeviceRejected], None],
-    leased: Leased = lambda _owner: nullcontext(),
+    leased: Leased = lambda _device: nullcontext(),
 ) -> OwnerSignature | None:
     """Have one owner's device sign what was judged; None when the person said no here, or this owner has signed already.
 
@@ -58,7 +58,7 @@ def sign_on_owners_device(
                 Event("resumed", f"{owner} signed {claimed.id} before; that signature is given again.", claimed.id)
             )
             return OwnerSignature(owner, kept)
-        with leased(owner):
+        with leased(device):
             return _ask(device, desk, judged, checked, progress=progress, confirm=confirm, on_rejection=on_rejection)
 
 

@@ -53,7 +53,7 @@ def sign_instruction(
             progress=progress,
             confirm=confirm,
             on_rejection=_told(client, claimed),
-            leased=lambda owner: _leased(client, desk, claimed, owner),
+            leased=lambda device: _owner_leased(client, desk, claimed, device),
         )
         if given is None:
             return False
@@ -64,6 +64,7 @@ def sign_instruction(
         progress(Event("resumed", f"The device signed {claimed.id} before; that signature is handed in.", claimed.id))
         _hand_in(client, desk, claimed, kept, progress)
         return True
+    client.hold_session(desk.lease_seconds, address=checked.chain.treasury)
     with _leased(client, desk, claimed):
         signature = sign_on_device(
             desk, judged, progress=progress, confirm=confirm, on_rejection=_told(client, claimed)
@@ -135,7 +136,14 @@ def describe(checked: CheckedInstruction) -> tuple[str, ...]:
     label = checked.claimed.label or "no label in the address book"
     if checked.claimed.signs == "cancel":
         return (f"CANCEL of {checked.claimed.purpose} {checked.claimed.id}: nothing is paid", *lines)
-    return (f"{checked.claimed.purpose} {checked.claimed.id}", *lines, f"Label      {label}")
+    raw = (
+        (
+            f"RAW UNITS  the device shows {checked.claimed.amount_units}, the token's smallest units: compare every digit",
+        )
+        if checked.claimed.raw_units
+        else ()
+    )
+    return (f"{checked.claimed.purpose} {checked.claimed.id}", *lines, *raw, f"Label      {label}")
 
 
 def _definitions(desk: SigningDeskSettings, checked: CheckedInstruction) -> Definitions | None:
@@ -210,6 +218,16 @@ def _leased(
         # Already signed, most of the time; an API that is away forgets it by itself.
         with suppress(SignerApiError):
             client.take_lease(claimed.id, desk.signer, 0, owner=owner)
+
+
+@contextmanager
+def _owner_leased(
+    client: SignerClient, desk: SigningDeskSettings, claimed: ApiInstruction, device: SigningDevice
+) -> Generator[None]:
+    """``_leased`` for an owner whose device is open: it logs in with it first, for nobody else can open it meanwhile."""
+    client.hold_session(desk.lease_seconds, address=device.address, device=device)
+    with _leased(client, desk, claimed, device.address):
+        yield
 
 
 def _told(client: SignerClient, claimed: ApiInstruction) -> Callable[[DeviceRejected], None]:

@@ -3,10 +3,15 @@
 import sys
 
 import uvicorn
+from sqlalchemy import Engine
 
-from custody.settings.environment import FleetSettings, SettingsError, read_secret_file, settings
+from custody.policy import SignedFolder
+from custody.registration.texts import place_of
+from custody.sessions import Identities, SignedIdentities, of_chains
+from custody.settings.chains import load_chains
+from custody.settings.environment import FleetSettings, SettingsError, settings
 from custody.store.engine import open_engine
-from workers.signer_api.application import WeakToken, create_application
+from workers.signer_api.application import create_application
 from workers.telemetry.process import begin
 
 CONNECTIONS_LIMIT = 64  # signers are few; beyond it callers are told to come back
@@ -14,14 +19,31 @@ KEEP_ALIVE_SECONDS = 15
 STOP_SECONDS = 10  # a request takes one short transaction
 
 
+def identities_of(configured: FleetSettings, engine: Engine) -> Identities:
+    """Who may log in: the signed genesis says so, and the chains file alone without safekeeping. Raises SettingsError."""
+    if configured.policy_dir is None and not configured.trezor_safekeeping_required:
+        chains = load_chains(configured.path("chains_file"))
+        if not all(chain.is_development for chain in chains.chains):
+            raise SettingsError("TREZOR_SAFEKEEPING_REQUIRED is false: expected true where money is real (R17)")
+        found = of_chains(chains)
+        return lambda: found
+    configured.require("policy_dir", "genesis_hash")
+    return SignedIdentities(engine, SignedFolder(configured.path("policy_dir"), configured.genesis_hash or ""))
+
+
 def serve(configured: FleetSettings) -> None:
-    """Serve with the settings of this process. Raises SettingsError, WeakToken."""
-    configured.require("database_url", "signer_api_token_file")
-    token = read_secret_file(configured.path("signer_api_token_file"), what="SIGNER_API_TOKEN_FILE")
+    """Serve with the settings of this process. Raises SettingsError."""
+    configured.require("database_url")
+    place = place_of(configured)
     engine = open_engine(configured.secret("database_url"), application="fleet-signer-api")
     try:
         uvicorn.run(
-            create_application(engine, token),
+            create_application(
+                engine,
+                place,
+                identities_of(configured, engine),
+                session_seconds=configured.signer_session_seconds,
+            ),
             host=configured.signer_api_host,
             port=configured.signer_api_port,
             log_config=None,
@@ -40,7 +62,7 @@ def main() -> None:
         configured = settings()
         begin(configured, "signer-api")
         serve(configured)
-    except (SettingsError, WeakToken) as error:
+    except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
 

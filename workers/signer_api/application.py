@@ -1,6 +1,5 @@
 """The ASGI application of the signer API. Every answer is JSON; every refusal is a sentence in ``error``."""
 
-import hmac
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -17,6 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from custody.registration import ApiPlace
+from custody.sessions import Identities, NoIdentities, Session
 from custody.store.engine import ring_relay, transaction
 from workers.signer_api.approvals import (
     K_MAXIMUM,
@@ -29,21 +30,17 @@ from workers.signer_api.approvals import (
 from workers.signer_api.evidence import WAITING_STATES, instruction_with_evidence, open_instructions, seals_from
 from workers.signer_api.leases import LeaseBody, Leases
 from workers.signer_api.openapi import SEAL_NUMBER_DIGITS, document
-from workers.signer_api.rate_limit import RateLimit
+from workers.signer_api.rate_limit import LOGIN_BURST, LOGINS_PER_SECOND, RateLimit
 from workers.signer_api.registrations import Registrations
+from workers.signer_api.sessions import SESSION_SECONDS, Sessions, require_person, require_signer, session_of
 from workers.signer_api.submissions import RejectionBody, SignatureBody, SubmissionRefused, submit
 
 log = structlog.get_logger(__name__)
 
 BODY_LIMIT_BYTES: Final = 4_096  # a signature is under 200 bytes, a reason at most 500 characters
-TOKEN_MINIMUM_CHARACTERS: Final = 32  # below it a token can be guessed
 
 _Body = TypeVar("_Body", bound=BaseModel)
 _Handler = Callable[[Request], Awaitable[Response]]
-
-
-class WeakToken(Exception):
-    """The bearer token is too short to guard the API."""
 
 
 class _Refused(Exception):
@@ -52,14 +49,18 @@ class _Refused(Exception):
         self.status = status
 
 
-def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | None = None) -> Starlette:
-    """The API over an engine of role fleet_signer_api, guarded by ``token``. Raises WeakToken."""
-    if len(token) < TOKEN_MINIMUM_CHARACTERS:
-        raise WeakToken(
-            f"SIGNER_API_TOKEN_FILE: the token needs at least {TOKEN_MINIMUM_CHARACTERS} characters; "
-            "write 64 random hex digits"
-        )
-    api = _Api(engine, token.encode(), rate_limit or RateLimit())
+def create_application(
+    engine: Engine,
+    place: ApiPlace,
+    identities: Identities,
+    *,
+    session_seconds: int = SESSION_SECONDS,
+    rate_limit: RateLimit | None = None,
+    login_limit: RateLimit | None = None,
+) -> Starlette:
+    """The API over an engine of role fleet_signer_api, known to devices as ``place``, for who is in ``identities``."""
+    api = _Api(engine, rate_limit or RateLimit(), login_limit or RateLimit(LOGINS_PER_SECOND, LOGIN_BURST))
+    api.sessions = Sessions(engine, place, identities, api.parsed, seconds=session_seconds)
     return Starlette(
         routes=[
             Route("/healthz", api.healthz, methods=["GET"]),
@@ -70,7 +71,8 @@ def create_application(engine: Engine, token: str, *, rate_limit: RateLimit | No
             Route("/v1/seals", api.guarded(api.seals), methods=["GET"]),
             Route("/v1/instructions/{id}/signature", api.guarded(api.signature), methods=["POST"]),
             Route("/v1/instructions/{id}/rejection", api.guarded(api.rejection), methods=["POST"]),
-            *Registrations(engine, api.parsed).routes(api.guarded),
+            *Registrations(engine, api.parsed).routes(api.opened, api.watched),
+            *api.sessions.routes(api.opened, api.guarded),
             Route("/v1/instructions/{id}/approval", api.guarded(api.approval), methods=["POST"]),
             Route("/v1/address-book/unsigned", api.guarded(api.unsigned_entries), methods=["GET"]),
             Route("/v1/address-book/{id}/approval", api.guarded(api.entry_approval), methods=["POST"]),
@@ -92,26 +94,47 @@ async def _no_route(_request: Request, error: Exception) -> Response:
 
 
 class _Api:
-    def __init__(self, engine: Engine, token: bytes, rate_limit: RateLimit) -> None:
+    sessions: Sessions
+
+    def __init__(self, engine: Engine, rate_limit: RateLimit, login_limit: RateLimit) -> None:
         self._engine = engine
-        self._token = token
         self._rate_limit = rate_limit
+        self._login_limit = login_limit
         self._leases = Leases()
 
-    def guarded(self, handler: _Handler) -> _Handler:
-        """The handler behind rate limit and bearer token, its errors as sentences."""
+    def opened(self, handler: _Handler) -> _Handler:
+        """The handler for callers without a session, behind the stricter rate limit."""
+        return self._answering(self._login_limit, handler)
 
+    def watched(self, handler: _Handler) -> _Handler:
+        """The handler for callers without a session that only look."""
+        return self._answering(self._rate_limit, handler)
+
+    def guarded(self, handler: _Handler) -> _Handler:
+        """The handler behind rate limit and session, which it finds by ``session_of``."""
+
+        async def with_session(request: Request) -> Response:
+            session = await run_in_threadpool(self.sessions.of, request.headers.get("authorization", ""))
+            if session is None:
+                log.warning("signer_api_unauthorised", caller=_caller(request))
+                sentence = "There is no open session: log in with your device, fleet signer login."
+                return _error(401, sentence, {"WWW-Authenticate": "Bearer"})
+            request.state.session = session
+            return await handler(request)
+
+        return self._answering(self._rate_limit, with_session)
+
+    def _answering(self, limit: RateLimit, handler: _Handler) -> _Handler:
         async def endpoint(request: Request) -> Response:
-            caller = request.client.host if request.client else "unknown"
-            if not self._rate_limit.allows(caller):
+            if not limit.allows(_caller(request)):
                 return _error(429, "Too many requests; wait a second.", {"Retry-After": "1"})
-            if not self._knows(request.headers.get("authorization", "")):
-                log.warning("signer_api_unauthorised", caller=caller)
-                return _error(401, "The bearer token is missing or wrong.", {"WWW-Authenticate": "Bearer"})
             try:
                 return await handler(request)
             except (_Refused, SubmissionRefused) as error:
                 return _error(error.status, str(error))
+            except NoIdentities as error:
+                log.error("signer_api_identities", error=str(error))
+                return _error(503, "The fleet's signed files are refused; nobody can log in.", {"Retry-After": "1"})
             except DBAPIError as error:
                 log.error("signer_api_database", error=type(error).__name__)
                 return _error(503, "The database does not answer; try again.", {"Retry-After": "1"})
@@ -138,6 +161,7 @@ class _Api:
     async def lease(self, request: Request) -> Response:
         instruction_id = _instruction_id(request)
         body = _parse(LeaseBody, await _read_body(request))
+        await run_in_threadpool(self._require_signer, request, instruction_id)
         if body.seconds and await run_in_threadpool(self._state, instruction_id) not in WAITING_STATES:
             raise _Refused(409, "Only an instruction that is handed out is signed.")
         standing = self._leases.take(instruction_id, body)
@@ -177,18 +201,16 @@ class _Api:
 
     async def _approve(self, request: Request, subject: Subject) -> Response:
         subject_id = _instruction_id(request)
-        body = _parse(ApprovalBody, await _read_body(request))
-        try:
-            made = await run_in_threadpool(self._submit_approval, subject, subject_id, body)
-        except SubmissionRefused as error:
-            raise _Refused(error.status, str(error)) from error
+        body = await self.parsed(request, ApprovalBody)
+        require_person(session_of(request), body.person, body.approver)
+        made = await run_in_threadpool(self._submit_approval, subject, subject_id, body)
         log.info("approval_received", subject=subject, subject_id=str(subject_id), person=body.person)
         return JSONResponse(made, status_code=200 if made["repeated"] else 202)
 
     async def _take(self, request: Request, form: type[SignatureBody] | type[RejectionBody]) -> Response:
         instruction_id = _instruction_id(request)
         body = await self.parsed(request, form)
-        made = await run_in_threadpool(self._submit, instruction_id, body)
+        made = await run_in_threadpool(self._submit, instruction_id, body, session_of(request))
         log.info("signer_answered", instruction_id=str(instruction_id), form=form.__name__, **made)
         return JSONResponse(made, status_code=200 if made["repeated"] else 202)
 
@@ -196,9 +218,9 @@ class _Api:
         """The request's body as ``form``, or a refusal with its sentence."""
         return _parse(form, await _read_body(request))
 
-    def _knows(self, authorization: str) -> bool:
-        scheme, _, given = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
+    def _require_signer(self, request: Request, instruction_id: UUID) -> None:
+        with transaction(self._engine) as connection:
+            require_signer(connection, session_of(request), instruction_id)
 
     def _ping(self) -> None:
         with self._engine.connect() as connection:
@@ -226,9 +248,9 @@ class _Api:
         with transaction(self._engine) as connection:
             return instruction_with_evidence(connection, instruction_id)
 
-    def _submit(self, instruction_id: UUID, body: SignatureBody | RejectionBody) -> dict[str, Any]:
+    def _submit(self, instruction_id: UUID, body: SignatureBody | RejectionBody, session: Session) -> dict[str, Any]:
         with transaction(self._engine) as connection:
-            made = submit(connection, instruction_id, body)
+            made = submit(connection, instruction_id, body, by=session.identity.address)
         ring_relay(self._engine)
         return made
 
@@ -245,6 +267,10 @@ class _Api:
     def _unsigned(self, fewer_than: int) -> list[dict[str, Any]]:
         with transaction(self._engine) as connection:
             return unsigned_entries(connection, fewer_than)
+
+
+def _caller(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
 
 
 async def _read_body(request: Request) -> bytes:

@@ -121,6 +121,7 @@ def _instruction(row: Any) -> dict[str, Any]:
         "signing_hash": _hex(row.asked_hash),
         "max_total_fee_wei": None if row.asked_fee is None else str(int(row.asked_fee)),
         "release_epoch": row.release_epoch,
+        "raw_units": row.raw_units,
         "held_reason": row.held_reason,
         "rejected_reason": row.rejected_reason,
         "created_at": row.created_at.isoformat(),

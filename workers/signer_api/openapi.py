@@ -8,14 +8,15 @@ from pydantic import BaseModel
 from workers.signer_api.approvals import K_MAXIMUM, ApprovalBody
 from workers.signer_api.leases import LeaseBody
 from workers.signer_api.registrations import ChallengeBody, RegistrationBody
+from workers.signer_api.sessions import LoginBody
 from workers.signer_api.submissions import RejectionBody, SignatureBody
 
 VERSION: Final = "1"
 SEAL_NUMBER_DIGITS: Final = 18  # below a bigint's end
 _ERRORS: Final = {
     400: "the body is no JSON, or ended early",
-    401: "the bearer token is missing or wrong",
-    403: "the invitation is unknown or has ended, or the proof does not hold",
+    401: "there is no open session: log in first",
+    403: "the login or the invitation is refused, or the session is another person's",
     404: "there is no such thing",
     409: "it is in another state, or was answered otherwise",
     413: "the body is too long",
@@ -62,11 +63,29 @@ OPERATIONS: Final = (
         query=(("fewer_than", {"type": "integer", "minimum": 1, "maximum": K_MAXIMUM}),),
     ),
     Operation("post", "/v1/address-book/{id}/approval", "Sign an address book entry.", (200, 202), ApprovalBody),
+    Operation("post", "/v1/session/challenge", "Ask for a nonce to log in with.", (201,), is_guarded=False),
     Operation(
-        "post", "/v1/registrations/challenge", "Ask for a nonce to register a device with.", (201,), ChallengeBody
+        "post", "/v1/session", "Log in: a device's signature over the LOGIN text.", (201,), LoginBody, is_guarded=False
     ),
-    Operation("post", "/v1/registrations", "Hand in the proof of a device's account.", (202,), RegistrationBody),
-    Operation("get", "/v1/registrations/{id}", "What became of a registration."),
+    Operation("get", "/v1/session", "Whose session this is, and until when."),
+    Operation("delete", "/v1/session", "Log out: the session ends at once."),
+    Operation(
+        "post",
+        "/v1/registrations/challenge",
+        "Ask for a nonce to register a device with.",
+        (201,),
+        ChallengeBody,
+        is_guarded=False,
+    ),
+    Operation(
+        "post",
+        "/v1/registrations",
+        "Hand in the proof of a device's account.",
+        (202,),
+        RegistrationBody,
+        is_guarded=False,
+    ),
+    Operation("get", "/v1/registrations/{id}", "What became of a registration.", is_guarded=False),
     Operation("get", "/v1/actions", "Operators' actions that wait for signatures."),
     Operation("post", "/v1/actions/{id}/approval", "Sign an operator's action.", (200, 202), ApprovalBody),
 )
@@ -83,7 +102,7 @@ def document() -> dict[str, Any]:
         "info": {"title": "Amanat signer API", "version": VERSION},
         "paths": paths,
         "components": {
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
             "schemas": {
                 "Refusal": {
                     "type": "object",
@@ -117,5 +136,5 @@ def _described(each: Operation) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{each.body.__name__}"}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     if each.is_guarded:
-        described["security"] = [{"token": []}]
+        described["security"] = [{"session": []}]
     return described

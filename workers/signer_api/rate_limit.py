@@ -8,6 +8,8 @@ from typing import Final
 
 REQUESTS_PER_SECOND: Final = 20.0  # a signer that polls every 0.2 s and submits uses a third of it
 BURST: Final = 60.0
+LOGINS_PER_SECOND: Final = 0.5  # a person presses a device for each; this is for callers without a session
+LOGIN_BURST: Final = 30.0  # a team that begins its day behind one proxy: two requests a login
 CALLERS_LIMIT: Final = 1_024  # remembered callers; the longest unseen is forgotten first
 
 

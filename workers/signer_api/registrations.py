@@ -65,12 +65,12 @@ class Registrations:
         self._engine = engine
         self._parsed = parsed
 
-    def routes(self, guarded: Callable[[_Handler], _Handler]) -> list[Route]:
-        """The routes, each behind ``guarded``."""
+    def routes(self, opened: Callable[[_Handler], _Handler], watched: Callable[[_Handler], _Handler]) -> list[Route]:
+        """The routes: what is written behind ``opened``, what is read behind ``watched``. An invitation needs no session."""
         return [
-            Route("/v1/registrations/challenge", guarded(self.challenge), methods=["POST"]),
-            Route("/v1/registrations", guarded(self.register), methods=["POST"]),
-            Route("/v1/registrations/{id}", guarded(self.show), methods=["GET"]),
+            Route("/v1/registrations/challenge", opened(self.challenge), methods=["POST"]),
+            Route("/v1/registrations", opened(self.register), methods=["POST"]),
+            Route("/v1/registrations/{id}", watched(self.show), methods=["GET"]),
         ]
 
     async def challenge(self, request: Request) -> Response:

@@ -41,8 +41,12 @@ class SubmissionRefused(Exception):
         self.status = status
 
 
-def submit(connection: Connection, instruction_id: UUID, body: SignatureBody | RejectionBody) -> dict[str, Any]:
+def submit(
+    connection: Connection, instruction_id: UUID, body: SignatureBody | RejectionBody, *, by: str
+) -> dict[str, Any]:
     """Insert a submission and ring releases. The same signature twice is the one that stands already.
+
+    ``by`` is the address whose session handed it in; a signature speaks for itself and may be carried by another.
 
     Raises SubmissionRefused: unknown instruction, not handed out, or too many unjudged ones.
     """
@@ -51,7 +55,7 @@ def submit(connection: Connection, instruction_id: UUID, body: SignatureBody | R
     ).scalar_one_or_none()
     if state is None:
         raise SubmissionRefused(404, f"There is no instruction {instruction_id}.")
-    values = _values(instruction_id, body)
+    values = {**_values(instruction_id, body), "by": by}
     standing = connection.execute(
         text(
             """
@@ -80,8 +84,8 @@ def submit(connection: Connection, instruction_id: UUID, body: SignatureBody | R
     made = connection.execute(
         text(
             """
-            INSERT INTO fleet.signature_submissions (instruction_id, kind, y_parity, r, s, reason)
-            VALUES (:instruction, :kind, :y_parity, :r, :s, :reason) RETURNING id
+            INSERT INTO fleet.signature_submissions (instruction_id, kind, y_parity, r, s, reason, submitted_by)
+            VALUES (:instruction, :kind, :y_parity, :r, :s, :reason, :by) RETURNING id
             """
         ),
         values,

@@ -118,9 +118,15 @@ GRANT SELECT ON fleet.policy_decisions, fleet.operator_actions, fleet.refund_add
 GRANT INSERT ON fleet.outbox TO fleet_signer_api;
 -- It gives challenges and keeps what is handed in for them; whether that registers a device is housekeeping's to judge.
 GRANT SELECT ON fleet.registration_invitations TO fleet_signer_api;
-GRANT SELECT, INSERT (purpose, nonce, invitation_id, expires_at) ON fleet.signer_challenges TO fleet_signer_api;
+GRANT SELECT, INSERT (purpose, nonce, invitation_id, expires_at), UPDATE (used_at)
+    ON fleet.signer_challenges TO fleet_signer_api;
 GRANT SELECT, INSERT (challenge_id, xpub, address, device_fingerprint, device_model, device_label, signature)
     ON fleet.trezor_registrations TO fleet_signer_api;
+
+-- It opens sessions for devices of the signed genesis, and ends them (R6); who is barred is an operator's to say.
+GRANT SELECT, INSERT (token_sha256, address, role, person, expires_at), UPDATE (ended_at, ended_by, ended_reason)
+    ON fleet.signer_sessions TO fleet_signer_api;
+GRANT SELECT ON fleet.barred_signers, fleet.accepted_documents TO fleet_signer_api;
 
 -- The mirror reads what it copies.
 GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_destinations, public.derived_destination_sweeps,
@@ -153,6 +159,7 @@ GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_housekeeping;
 GRANT SELECT (created_at, tx_id) ON public.funds_ledger_entries TO fleet_housekeeping;
 GRANT UPDATE (state, reason, trezor_account_id, judged_at) ON fleet.trezor_registrations TO fleet_housekeeping;
 GRANT UPDATE (used_at) ON fleet.registration_invitations TO fleet_housekeeping;
+GRANT DELETE ON fleet.signer_challenges TO fleet_housekeeping;
 GRANT SELECT, INSERT, UPDATE (active, device_label, updated_at) ON public.trezor_accounts TO fleet_housekeeping;
 GRANT SELECT (id, status) ON public.users TO fleet_housekeeping;
 -- Rows that do not come from their account's xpub are put aside (R20).
@@ -180,6 +187,8 @@ GRANT INSERT ON public.derived_destinations, fleet.payment_routes, fleet.deposit
 GRANT UPDATE (next_index, state) ON fleet.deposit_accounts TO fleet_operator;
 GRANT INSERT (user_id, code_sha256, invited_by, expires_at) ON fleet.registration_invitations TO fleet_operator;
 GRANT UPDATE (revoked_at, revoked_by, revoked_reason) ON fleet.trezor_registrations TO fleet_operator;
+GRANT UPDATE (ended_at, ended_by, ended_reason) ON fleet.signer_sessions TO fleet_operator;
+GRANT INSERT (address, barred_by, reason), DELETE ON fleet.barred_signers TO fleet_operator;
 GRANT UPDATE (active, next_address_index, updated_at) ON public.trezor_accounts TO fleet_operator;
 GRANT INSERT ON public.trezor_derived_addresses TO fleet_operator;
 GRANT UPDATE (state, attempts, run_after, updated_at, payment_id) ON fleet.chain_looks TO fleet_operator;

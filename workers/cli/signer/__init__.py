@@ -2,7 +2,7 @@
 
 import typer
 
-from workers.cli.signer import carrying, defining, journalling, reading, signing, trusting
+from workers.cli.signer import carrying, defining, journalling, logging_in, reading, signing, trusting
 from workers.cli.signer.desk import EXIT_REFUSED, EXIT_REJECTED, signer
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "carrying",
     "defining",
     "journalling",
+    "logging_in",
     "reading",
     "register",
     "signer",

@@ -4,16 +4,20 @@ import getpass
 import platform
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from rich.console import Console
+from rich.panel import Panel
 
+from custody.registration import ApiPlace
 from custody.settings.chains import Chains, load_chains
-from custody.settings.environment import SettingsError, read_secret_file, settings
+from custody.settings.environment import SettingsError, settings
 from custody.trezor import DeviceError
 from custody.trezor.derivation import DerivationPathError
+from custody.trezor.text_rows import rows_of
 from workers.signer import (
     InstructionRefused,
     Journal,
@@ -23,10 +27,16 @@ from workers.signer import (
     Trust,
     load_trust,
 )
+from workers.signer.approving import APPROVAL_PATH
+from workers.signer.certificate import place_at
+from workers.signer.client import Access
+from workers.signer.logging_in import LoggingIn, LoginWallet
+from workers.signer.session_file import SessionFile
 
 EXIT_REFUSED: Final = 2
 EXIT_REJECTED: Final = 3
 """The person said no on the device; the instruction stays open with that reason."""
+SESSIONS_FILE: Final = "signer-sessions.json"
 JOURNAL_FILE: Final = "signer-journal.jsonl"
 SENTENCES: Final = (SignerApiError, InstructionRefused, DeviceError, DerivationPathError, SettingsError)
 """Errors whose message says what to do."""
@@ -42,13 +52,61 @@ VerifyRpc = Annotated[
 ]
 
 
-def client() -> SignerClient:
-    """The API's client, to the server that the trust file pins."""
+def client(*, takes_any: bool = False) -> SignerClient:
+    """The API's client, as this machine's signing device. ``takes_any``: only looks, so any session here will do."""
+    return client_of(LoggingIn(_place, session_file(), wallet(), show_text, takes_any=takes_any))
+
+
+def approver_client(address: str | None) -> SignerClient:
+    """The API's client, as the approver whose device this is."""
+    return client_of(approver_login(address))
+
+
+def approver_login(address: str | None = None) -> LoggingIn:
+    """The session of an approver; ``address`` as the genesis has it."""
+    return LoggingIn(_place, session_file(), replace(wallet(APPROVAL_PATH), address=address), show_text)
+
+
+def signing_login() -> LoggingIn:
+    """The session of the treasury's or the Safe owner's device."""
+    return LoggingIn(_place, session_file(), wallet(), show_text)
+
+
+def client_of(access: Access | None) -> SignerClient:
+    """The API's client, to the server that the trust file pins; without ``access`` for what needs no session."""
+    return SignerClient(settings().signer_api_url, access, certificate_sha256=_pin())
+
+
+def wallet(derivation_path: str | None = None) -> LoginWallet:
+    """The wallet of this machine's device that logs in; default TREZOR_DERIVATION_PATH."""
     configured = settings()
-    token = read_secret_file(configured.path("signer_api_token_file"), what="SIGNER_API_TOKEN_FILE")
+    return LoginWallet(
+        device_path=configured.trezor_path,
+        derivation_path=derivation_path or configured.trezor_derivation_path,
+        approval_timeout_seconds=configured.trezor_approval_timeout_seconds,
+        fingerprint=configured.trezor_fingerprint if derivation_path is None else None,
+        pin_callback=ask_pin,
+    )
+
+
+def session_file() -> SessionFile:
+    """Where this machine keeps its sessions."""
+    return SessionFile(settings().fleet_state_dir / SESSIONS_FILE)
+
+
+def show_text(sentence: str, shown: str) -> None:
+    """What a device is asked to sign, row by row."""
+    Console().print(sentence, soft_wrap=True)
+    Console().print(Panel("\n".join(rows_of(shown)), title="the device shows", title_align="left", expand=False))
+
+
+def _place() -> ApiPlace:
+    return place_at(settings().signer_api_url, pinned=_pin())
+
+
+def _pin() -> str | None:
     known = trust()
-    pin = known.api.certificate_sha256 if known is not None and known.api is not None else None
-    return SignerClient(configured.signer_api_url, token, certificate_sha256=pin)
+    return known.api.certificate_sha256 if known is not None and known.api is not None else None
 
 
 def chains(given: Path | None) -> Chains:

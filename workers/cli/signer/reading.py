@@ -39,7 +39,7 @@ WATCH_SECONDS: Final = 1.0
 def inbox(as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False) -> None:
     """Instructions that have not ended: interrupted ones first, then those that wait for a signer."""
     try:
-        with client() as api, _journal_if_any() as journal:
+        with client(takes_any=True) as api, _journal_if_any() as journal:
             found = items(api.instructions(), journal, datetime.now(UTC))
     except SENTENCES as error:
         raise fail(error) from None
@@ -57,7 +57,7 @@ def show(
 ) -> None:
     """One instruction: what this machine decodes from its bytes, the evidence, and whether it may be signed."""
     try:
-        with client() as api:
+        with client(takes_any=True) as api:
             claimed = api.instruction(instruction_id)
             Console().print_json(claimed.model_dump_json())
             if claimed.unsigned_bytes is None:
@@ -78,7 +78,7 @@ def watch() -> None:
     """Tell of each instruction that starts to wait for a signer, until interrupted."""
     seen: set[str] = set()
     try:
-        with client() as api:
+        with client(takes_any=True) as api:
             while True:
                 for each in api.instructions():
                     if each.waits_for_signer and each.id not in seen:

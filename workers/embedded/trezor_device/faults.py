@@ -14,6 +14,8 @@ class Fault(StrEnum):
     PIN_LOCKED = "pin_locked"  # locked, and no PIN is the right one
     PASSPHRASE = "passphrase"  # noqa: S105  passphrases are on, so each session must be given one
     OTHER_WALLET = "other_wallet"  # another seed
+    BOOTLOADER = "bootloader"  # started with a button held
+    WIPED = "wiped"  # no seed in it
     GARBAGE = "garbage"  # damaged packets instead of answers
     WRONG_SIGNATURE = "wrong_signature"  # signs with another key of the same wallet
 

@@ -232,6 +232,8 @@ class Firmware:
             unlocked=not self._is_locked,
             passphrase_on=self._asks_passphrase,
             session=session,
+            initialized=self.fault is not Fault.WIPED,
+            bootloader=self.fault is Fault.BOOTLOADER,
         )
 
     @property

@@ -21,7 +21,15 @@ _VERSIONS: Final = {Model.ONE: (1, 14, 2), Model.SAFE_5: (2, 8, 9)}
 
 
 def describe(
-    model: Model, *, device_id: str, pin_on: bool, unlocked: bool, passphrase_on: bool, session: bytes | None
+    model: Model,
+    *,
+    device_id: str,
+    pin_on: bool,
+    unlocked: bool,
+    passphrase_on: bool,
+    session: bytes | None,
+    initialized: bool = True,
+    bootloader: bool = False,
 ) -> messages.Features:
     """The Features message; `session` only in the answer to Initialize."""
     major, minor, patch = _VERSIONS[model]
@@ -32,7 +40,8 @@ def describe(
         patch_version=patch,
         device_id=device_id,
         label="Software device",
-        initialized=True,
+        initialized=initialized,
+        bootloader_mode=bootloader or None,
         pin_protection=pin_on,
         unlocked=unlocked,
         passphrase_protection=passphrase_on,

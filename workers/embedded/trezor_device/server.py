@@ -13,7 +13,7 @@ from typing import Final, Self
 
 import structlog
 from trezorlib.mapping import DEFAULT_MAPPING
-from trezorlib.messages import Cancel, Failure, FailureType, Features
+from trezorlib.messages import Cancel, DebugButton, DebugLinkDecision, Failure, FailureType, Features
 from trezorlib.protobuf import MessageType
 
 from workers.embedded.trezor_device.faults import Fault, Press
@@ -49,6 +49,7 @@ class SoftwareDevice:
         buttons: Press = Press.YES,
         on_screen: Callable[[Screen], None] | None = None,
         model: Model = Model.ONE,
+        debug: bool = False,
     ) -> None:
         if host != LOOPBACK:
             raise ValueError(f"host {host!r}: the software device listens on {LOOPBACK} only, it holds a seed (R17)")
@@ -64,6 +65,7 @@ class SoftwareDevice:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((host, port))
         self._socket.settimeout(0)
+        self._debug = _debug_socket(host) if debug else None
         self._wake, self._woken = socket.socketpair()
         self._assembler = Assembler()
         self._host: tuple[str, int] | None = None
@@ -76,6 +78,13 @@ class SoftwareDevice:
     def path(self) -> str:
         """The path by which the trezor library finds this device."""
         return f"udp:{LOOPBACK}:{self.port}"
+
+    @property
+    def debug_path(self) -> str:
+        """Where presses are taken as messages, as an emulator's debug link does. Raises ValueError without ``debug``."""
+        if self._debug is None:
+            raise ValueError("this device has no debug link: make it with debug=True")
+        return f"udp:{LOOPBACK}:{self._debug.getsockname()[1]}"
 
     @property
     def fault(self) -> Fault | None:
@@ -124,8 +133,9 @@ class SoftwareDevice:
             self._wake.send(_STOP)
             self._thread.join(STOP_TIMEOUT_SECONDS)
             self._thread = None
-        for each in (self._socket, self._wake, self._woken):
-            each.close()
+        for each in (self._socket, self._wake, self._woken, self._debug):
+            if each is not None:
+                each.close()
 
     def request_stop(self) -> None:
         """Make `serve` return; safe in a signal handler."""
@@ -136,6 +146,8 @@ class SoftwareDevice:
         with selectors.DefaultSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
+            if self._debug is not None:
+                selector.register(self._debug, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is self._woken:
@@ -143,6 +155,8 @@ class SoftwareDevice:
                         if pressed == _STOP:
                             return
                         self._send(self._firmware.press(confirm=pressed == _YES))
+                    elif key.fileobj is self._debug:
+                        self._take_decision()
                     else:
                         self._take_packet()
 
@@ -178,6 +192,15 @@ class SoftwareDevice:
             return
         self._send(answers)
 
+    def _take_decision(self) -> None:
+        assert self._debug is not None
+        with suppress(OSError):
+            packet = self._debug.recv(PACKET_BYTES + 1)
+            message = Assembler().feed(packet)
+            if message is not None and message[0] == DebugLinkDecision.MESSAGE_WIRE_TYPE:
+                decision = DEFAULT_MAPPING.decode(*message)
+                self._send(self._firmware.press(confirm=getattr(decision, "button", None) == DebugButton.YES))
+
     def _send(self, answers: Sequence[MessageType]) -> None:
         self._note_prompt()  # before the host can react to an answer
         if self._host is None:
@@ -207,6 +230,13 @@ class SoftwareDevice:
             self._prompt_open.set()
         else:
             self._prompt_open.clear()
+
+
+def _debug_socket(host: str) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((host, 0))
+    made.settimeout(0)
+    return made
 
 
 def _ignore(_screen: Screen) -> None:
