@@ -12,6 +12,8 @@ from custody.trezor.text_rows import COLUMNS, in_rows
 VERB: Final = "APPROVE"
 INSTRUCTION_CHARACTERS: Final = 8  # the last ones: a UUIDv7 begins with the time, which instructions share
 _NATIVE_DECIMALS: Final = 18
+OUR_TREASURY: Final = "OUR NEW TREASURY"
+"""What a drain's recipient is called: the active treasury, which the signed genesis and trust.toml name (R22)."""
 
 
 @dataclass(frozen=True, slots=True)

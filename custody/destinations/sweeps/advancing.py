@@ -13,6 +13,7 @@ from custody.destinations.keys.client import KeysAgentAway
 from custody.destinations.sweeps import jobs
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.destinations.sweeps.planner import plan
+from custody.destinations.sweeps.rotation import follow_treasury
 from custody.destinations.sweeps.signing import SweepSigner
 from custody.destinations.sweeps.strategy import Depth, SweepRound, SweepStrategy, in_transaction
 from custody.destinations.sweeps.top_up_transfer import TopUpTransfer
@@ -118,6 +119,8 @@ def _prepare(
     chain = chains.chain(chain_id)
     client = clients.get(chain_id)
 
+    group = in_transaction(engine, lambda connection: follow_treasury(connection, chain, group))
+
     def read(connection: Connection) -> tuple[UUID | None, Depth, int | None, str | None]:
         newest = newest_threshold(connection, chain_id)
         threshold = effective_threshold(chain_id, None if newest is None else newest.value_blocks)
@@ -137,7 +140,7 @@ def _prepare(
     for job in group:
         if job.account_fingerprint not in signer.accounts:
             refusals[job.id] = f"other_deposit_account: the keys agent has the seeds of {', '.join(signer.accounts)}"
-        elif job.treasury != chain.treasury:
+        elif job.treasury not in chain.treasuries:
             refusals[job.id] = "treasury_changed: the chains file names another treasury than this job"
     if paused is not None:
         refusals = {job.id: f"chain_paused: {paused}" for job in group}
