@@ -72,7 +72,7 @@ class SafeScene(Scene):
     def pin(self, pinned: Treasury | None) -> None:
         """What the verified genesis says of the treasury from now on."""
         payer = ReleasePayer(bytes(self.payer.key))
-        self.step.safes = {} if pinned is None else {31337: SafeTreasury(pinned, payer)}
+        self.step.safes = {} if pinned is None else {(31337, pinned.address): SafeTreasury(pinned, payer)}
 
     def without_payer(self) -> None:
         self.step.safes = {key: replace(each, payer=None) for key, each in self.step.safes.items()}

@@ -1,7 +1,7 @@
 """Blocks as a node shows them: their identity, what they hold, and which receipts stand on them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from eth_typing import ChecksumAddress
 
@@ -45,7 +45,7 @@ class ScannedBlock:
     `transactions`: those that carry native coin, or come from the treasury. `logs`: the Transfers of accepted tokens and
     the fee proxies' events, in log order, whoever received them.
     `treasury_balance` (wei) and `treasury_nonce` (transactions sent) are the treasury's after this block; None inside
-    a window of several blocks, where only the last one's is asked.
+    a window of several blocks, where only the last one's is asked. `former` has the same of former treasuries, by address.
     """
 
     header: BlockHeader
@@ -53,6 +53,16 @@ class ScannedBlock:
     logs: tuple[Log, ...]
     treasury_balance: int | None
     treasury_nonce: int | None
+    former: Mapping[str, tuple[int | None, int | None]] = field(
+        default_factory=dict[str, tuple[int | None, int | None]]
+    )
+
+    def at(self, treasury: str) -> "ScannedBlock":
+        """The block as a chain's treasury sees it: balance and nonce are that one's. The active one is not in `former`."""
+        if treasury not in self.former:
+            return self
+        balance, nonce = self.former[treasury]
+        return replace(self, treasury_balance=balance, treasury_nonce=nonce)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,11 +51,11 @@ class IssuedRescan:
             addresses, references = _issued(connection, None if is_whole else OVERLAP_SECONDS)
         if is_whole:
             self._loaded_at_seconds = now
-        treasury = padded(self.chain.treasury)
+        treasuries = frozenset(padded(each) for each in self.chain.treasuries)
         self._issued = RecipientFilter(
-            self._issued.recipients | addresses | {treasury},
+            self._issued.recipients | addresses | treasuries,
             self._issued.references | references,
-            frozenset({treasury}),
+            treasuries,
             self.chain.recipient_filter_addresses,
         )
         self.panel.recipients = self._issued

@@ -169,17 +169,27 @@ def take_nonce(
     return _read(row)
 
 
-def store_signed(connection: Connection, transaction_id: UUID, signed_bytes: bytes, transaction_hash: str) -> None:
-    """Transaction 2: keep the bytes and their hash before anyone sends them. Every hash of a nonce is kept."""
+def store_signed(
+    connection: Connection,
+    transaction_id: UUID,
+    signed_bytes: bytes,
+    transaction_hash: str,
+    *,
+    data: bytes | None = None,
+) -> None:
+    """Transaction 2: keep the bytes and their hash before anyone sends them. Every hash of a nonce is kept.
+
+    ``data``: the call that was signed, where the intent may have been written anew meanwhile; nothing is kept of another.
+    """
     done = connection.execute(
         text(
             """
             UPDATE fleet.chain_transactions
             SET signed_bytes = :raw, transaction_hash = :hash, hashes = array_append(hashes, :hash), state = 'signed'
-            WHERE id = :id AND state = 'intent'
+            WHERE id = :id AND state = 'intent' AND (CAST(:data AS bytea) IS NULL OR data = :data)
             """
         ),
-        {"id": transaction_id, "raw": signed_bytes, "hash": transaction_hash},
+        {"id": transaction_id, "raw": signed_bytes, "hash": transaction_hash, "data": data},
     )
     if done.rowcount:
         _keep(connection, transaction_id, "intent", signed_bytes, transaction_hash)

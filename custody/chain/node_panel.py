@@ -364,9 +364,17 @@ class NodePanel:
 
 def _united(blocks: Sequence[ScannedBlock]) -> ScannedBlock:
     """One block that several nodes show alike, with what they all say of the treasury."""
-    balances, nonces = {block.treasury_balance for block in blocks}, {block.treasury_nonce for block in blocks}
+    said = [(block.treasury_balance, block.treasury_nonce) for block in blocks]
+    balance, nonce = _same(said)
     return replace(
         blocks[0],
-        treasury_balance=balances.pop() if len(balances) == 1 else None,
-        treasury_nonce=nonces.pop() if len(nonces) == 1 else None,
+        treasury_balance=balance,
+        treasury_nonce=nonce,
+        former={each: _same([block.former.get(each, (None, None)) for block in blocks]) for each in blocks[0].former},
     )
+
+
+def _same(said: Sequence[tuple[int | None, int | None]]) -> tuple[int | None, int | None]:
+    """A balance and a nonce as all of them say it; None for what they do not say alike."""
+    balances, nonces = {each[0] for each in said}, {each[1] for each in said}
+    return (balances.pop() if len(balances) == 1 else None, nonces.pop() if len(nonces) == 1 else None)

@@ -30,12 +30,16 @@ __all__ = ["NATIVE_PLACE", "Outflow", "book_outflow", "unauthorised", "watch_out
 def watch_outflows(connection: Connection, chain: Chain, block: ScannedBlock) -> int:
     """Take back what a replaced block held, then book what this one took; how many were new. In one transaction.
 
+    Every treasury is followed, also those of before a rotation, whatever their state (R22).
+
     ``block``: canonical as the watcher sees it, in ascending order of height. Repeating a block adds nothing. Raises
     LookupError while the treasury has no house account.
     """
     moved = _take_back(connection, chain, block)
-    for outflow in unauthorised(connection, chain, block):
-        moved += book_outflow(connection, chain, block, outflow)
+    for each in chain.treasuries:
+        at = chain.at(each)
+        for outflow in unauthorised(connection, at, block.at(each)):
+            moved += book_outflow(connection, at, block, outflow)
     return moved
 
 

@@ -5,7 +5,7 @@ million (L12); by recipient only where a chain's setting says that its providers
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, cast
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from custody.chain.transport import Answer, Call
 
 HEAD_LEAD_BLOCKS: Final = 8  # how far a node's head may be ahead of what it shows: two machines behind one address
-CALLS_BESIDE_BLOCKS: Final = 5  # head, finality tag, logs, the treasury's balance and nonce
+CALLS_BESIDE_BLOCKS: Final = 5  # head, finality tag, logs, the treasury's balance and nonce; two more a former treasury
 
 
 class NodeAtFault(Exception):
@@ -38,7 +38,8 @@ class ChangedMeanwhile(Exception):
 class Watched:
     """What of a chain's logs concerns the fleet: each contract with the events that it is watched for."""
 
-    treasury: str
+    treasuries: tuple[str, ...]
+    """The active one first."""
     events: Mapping[str, frozenset[str]]
 
     @classmethod
@@ -47,9 +48,8 @@ class Watched:
         events[chain.fee_proxy] = frozenset({FEE_PROXY_TOPIC})
         if chain.native_fee_proxy is not None:
             events[chain.native_fee_proxy] = frozenset({NATIVE_FEE_PROXY_TOPIC})
-        if chain.safe is not None:
-            events[chain.treasury] = EXECUTION_TOPICS
-        return cls(chain.treasury, events)
+        events |= {each: EXECUTION_TOPICS for each in chain.treasuries if chain.at(each).safe is not None}
+        return cls(chain.treasuries, events)
 
     @property
     def topics(self) -> list[str]:
@@ -99,8 +99,11 @@ def read_window(
         *tagged,
         *(("eth_getBlockByNumber", [hex(number), True]) for number in numbers),
         *(("eth_getLogs", [query]) for query in queries),
-        ("eth_getBalance", [watched.treasury, hex(last)]),
-        ("eth_getTransactionCount", [watched.treasury, hex(last)]),
+        *(
+            (method, [treasury, hex(last)])
+            for treasury in watched.treasuries
+            for method in ("eth_getBalance", "eth_getTransactionCount")
+        ),
     ]
     answers = _ask_all(client, calls)
     try:
@@ -184,7 +187,7 @@ def _reading(
     blocks = [
         ScannedBlock(
             header,
-            _transactions(raw, header, watched.treasury, {log.transaction_hash for log in logs[header.number]}),
+            _transactions(raw, header, watched.treasuries, {log.transaction_hash for log in logs[header.number]}),
             tuple(logs[header.number]),
             None,
             None,
@@ -193,16 +196,23 @@ def _reading(
     ]
     if whole:
         # A node that keeps no state of that block says so; the next block's is as good.
-        balance, nonce = (None if one.error else one.result for one in answers[at + queries : at + queries + 2])
-        newest = blocks[-1]
-        blocks[-1] = ScannedBlock(
-            newest.header,
-            newest.transactions,
-            newest.logs,
-            None if balance is None else wire.quantity(balance, "balance"),
-            None if nonce is None else wire.quantity(nonce, "nonce", wire.COUNT_MAXIMUM),
+        said = answers[at + queries :]
+        states = [_account(*said[2 * place : 2 * place + 2]) for place in range(len(watched.treasuries))]
+        blocks[-1] = replace(
+            blocks[-1],
+            treasury_balance=states[0][0],
+            treasury_nonce=states[0][1],
+            former=dict(zip(watched.treasuries[1:], states[1:], strict=True)),
         )
     return NodeReading(head, finalized, tuple(blocks), blooms)
+
+
+def _account(balance: "Answer", nonce: "Answer") -> tuple[int | None, int | None]:
+    """An account's coins and nonce, None for what the node does not say."""
+    return (
+        None if balance.error or balance.result is None else wire.quantity(balance.result, "balance"),
+        None if nonce.error or nonce.result is None else wire.quantity(nonce.result, "nonce", wire.COUNT_MAXIMUM),
+    )
 
 
 def _result(client: ChainClient, answer: "Answer", what: str) -> object:
@@ -321,22 +331,22 @@ def require_own_receipts(
 
 
 def _transactions(
-    raw: Mapping[str, object], header: BlockHeader, treasury: str, emitting: set[str]
+    raw: Mapping[str, object], header: BlockHeader, treasuries: Sequence[str], emitting: set[str]
 ) -> tuple[BlockTransaction, ...]:
-    """Those that carry native coin or come from the treasury; the others only move what their logs say."""
+    """Those that carry native coin or come from a treasury; the others only move what their logs say."""
     found: list[BlockTransaction] = []
-    sender = treasury.lower()
+    senders = {treasury.lower() for treasury in treasuries}
     for value in wire.items(raw.get("transactions"), "transactions"):
         item = wire.member(value, "transaction")
         transaction_hash = wire.hash32(item.get("hash"), "hash")
         emitting.discard(transaction_hash)
         value_wei = wire.quantity(item.get("value"), "value")
-        if value_wei == 0 and str(item.get("from")).lower() != sender:
+        if value_wei == 0 and str(item.get("from")).lower() not in senders:
             continue
         if wire.hash32(item.get("blockHash"), "blockHash") != header.hash:
             raise NodeAtFault(f"transaction {transaction_hash} is not of the block {header.number} that lists it")
         to = item.get("to")
-        is_treasury = str(item.get("from")).lower() == sender
+        is_treasury = str(item.get("from")).lower() in senders
         found.append(
             BlockTransaction(
                 hash=transaction_hash,

@@ -50,7 +50,12 @@ class _Cell:
         return f"{self.purpose} of {self.currency} on chain {self.chain_id}"
 
     def rules(self, policy: Policy) -> list[Rule]:
-        return [rule for rule in policy.rules if rule.about(self.purpose, self.chain_id, self.currency)]
+        return [
+            rule
+            for rule in policy.rules
+            if rule.about(self.purpose, self.chain_id, self.currency)
+            and (self.purpose != "drain" or rule.purposes or isinstance(rule, Deny))
+        ]
 
 
 def policy_differences(old: Policy, new: Policy, genesis: Genesis) -> tuple[Difference, ...]:
@@ -73,7 +78,7 @@ def loosens(differences: Iterable[Difference]) -> bool:
 
 def _cell_differences(cell: _Cell, old: Policy, new: Policy, genesis: Genesis) -> Iterator[tuple[str, bool]]:
     before, after = cell.rules(old), cell.rules(new)
-    was, becomes = _is_open(before), _is_open(after)
+    was, becomes = _is_open(cell, before), _is_open(cell, after)
     if not was and not becomes:
         return
     if was != becomes:
@@ -86,9 +91,9 @@ def _cell_differences(cell: _Cell, old: Policy, new: Policy, genesis: Genesis) -
     yield from _approvals(cell, old, new, genesis)
 
 
-def _is_open(rules: list[Rule]) -> bool:
+def _is_open(cell: _Cell, rules: list[Rule]) -> bool:
     is_closed = any(isinstance(rule, Deny) and not rule.recipients for rule in rules)
-    return not is_closed and any(isinstance(rule, Allow) for rule in rules)
+    return not is_closed and (cell.purpose == "drain" or any(isinstance(rule, Allow) for rule in rules))
 
 
 def _recipients(before: list[Rule], after: list[Rule]) -> Iterator[tuple[str, bool]]:

@@ -12,7 +12,7 @@ from typing import Final
 from custody.chain.assets import to_amount, to_units
 from custody.policy.address_book import AddressBook
 from custody.policy.fixed_rules import ADJUSTMENT_K, fixed_words
-from custody.policy.genesis import Genesis, GenesisToken, Power
+from custody.policy.genesis import Genesis, GenesisToken, power_for
 from custody.policy.lowered_k import lowered_k
 from custody.policy.requests import Decision, HandOut, Outcome, Request, Situation, Verdict, Word
 from custody.policy.rules import (
@@ -32,6 +32,7 @@ from custody.policy.rules import (
 NO_RULE: Final = "default-deny"
 GENESIS_K: Final = "genesis:k"
 RAW_UNITS: Final = "genesis:raw-units"
+ROTATION: Final = "genesis:rotation"
 ADDITION_DECIMALS: Final = 18  # amounts of a currency add up over chains where its token has fewer decimals
 _SEVERITY: Final[dict[Outcome, int]] = {"allowed": 0, "needs_approvals": 1, "denied": 2}
 
@@ -64,6 +65,10 @@ def judge(
             sentence = f"{required} persons must approve, {', '.join(approved_by) or 'nobody'} did"
             if asking in (GENESIS_K, RAW_UNITS):
                 words.append(Word(GENESIS_K, "needs_approvals", sentence))
+    if (
+        request.purpose == "drain"
+    ):  # the genesis that names both treasuries has k signatures: no rule need allow it again
+        words.append(Word(ROTATION, "allows", "the genesis names both treasuries (R22)"))
     outcome, rule, sentence = _decide(words, asking, required, approved_by)
     return Decision(outcome, rule, sentence, required, approved_by, tuple(words), policy_hash, policy.version, amount)
 
@@ -79,7 +84,7 @@ def approving_persons(request: Request, situation: Situation, genesis: Genesis) 
     Not counted: another intent's, an unknown, revoked or not yet valid approver's, one without the power for this
     purpose, and that of whoever asked for it or is paid by it.
     """
-    power: Power = request.purpose
+    power = power_for(request.purpose)
     active = {each.address: each for each in genesis.active_approvers(power, situation.now)}
     asked = request.requested_by.strip().casefold()
     found: set[str] = set()
@@ -98,17 +103,19 @@ def approving_persons(request: Request, situation: Situation, genesis: Genesis) 
 def required_approvals(
     policy: Policy, genesis: Genesis, purpose: str, chain_id: int, currency: str, amount: Decimal
 ) -> tuple[str, int]:
-    """Which rule asks for most persons, and how many, for that many whole tokens.
+    """Which rule asks for most persons, and how many, for that many whole tokens. For a drain it is k at least.
 
     Without an approvals rule the genesis' k binds, but for sweeps, which cannot leave the house.
     """
     asked = [
         (rule.name, rule.required(amount))
         for rule in policy.rules
-        if isinstance(rule, Approvals) and rule.about(purpose, chain_id, currency)
+        if isinstance(rule, Approvals)
+        and rule.about(purpose, chain_id, currency)
+        and (purpose != "drain" or rule.purposes)
     ]
-    if not asked:
-        asked = [(GENESIS_K, 0 if purpose == "sweep" else genesis.k)]
+    if not asked or purpose == "drain":  # k named the treasury, and k move what lies at the one before
+        asked.append((GENESIS_K, 0 if purpose == "sweep" else genesis.k))
     name, k = max(asked, key=lambda each: each[1])
     if purpose == "adjustment" and k < ADJUSTMENT_K:
         return GENESIS_K, ADJUSTMENT_K
@@ -140,9 +147,18 @@ def _rank(rule: Rule) -> int:
 _Said = tuple[Verdict, str]
 
 
+def _concerns(rule: Rule, request: Request | HandOut, currency: str) -> bool:
+    """Whether a rule speaks of the request. A drain stays in the house: what bounds payouts in general bounds it only by name.
+
+    A general denial binds it too: deny rules come first.
+    """
+    is_general = request.purpose == "drain" and not rule.purposes and not isinstance(rule, Deny)
+    return not is_general and rule.about(request.purpose, request.chain_id, currency)
+
+
 def _word(rule: Rule, case: _Case) -> Word:
     request = case.request
-    if not rule.about(request.purpose, request.chain_id, case.token.currency):
+    if not _concerns(rule, request, case.token.currency):
         return Word(rule.name, "not_concerned", f"speaks of {rule.in_words()}")
     said: _Said
     match rule:
@@ -171,7 +187,7 @@ def _word(rule: Rule, case: _Case) -> Word:
 
 def _recipient_said(rule: Recipients, case: _Case) -> _Said:
     request = case.request
-    if request.purpose in ("sweep", "adjustment") or request.recipient is None:
+    if request.purpose in ("sweep", "adjustment", "drain") or request.recipient is None:
         return "not_concerned", f"a {request.purpose} pays nobody outside"
     if "buyer_signature" in rule.sources and request.purpose == "refund" and request.buyer_signed_recipient:
         return "passes", "the buyer signed the recipient"
@@ -198,7 +214,7 @@ def _day_said(rule: LimitPerDay, case: _Case) -> _Said:
         token = None if chain is None else chain.token(each.token)
         if token is None:
             return "denies", f"token {each.token} was handed out today and is not in the genesis"
-        if rule.about(each.purpose, each.chain_id, token.currency) and _same_recipient(rule, each, case.request):
+        if _concerns(rule, each, token.currency) and _same_recipient(rule, each, case.request):
             spent += _addable(each.amount_units, token.decimals)
     total = spent + _addable(case.request.amount_units, case.token.decimals)
     maximum = to_units(rule.maximum, ADDITION_DECIMALS)

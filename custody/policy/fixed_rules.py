@@ -24,6 +24,7 @@ def fixed_words(request: Request, genesis: Genesis, book: AddressBook) -> list[W
     words.append(Word("genesis:token", "passes", f"{token.symbol} is a token of the genesis"))
     rules: tuple[tuple[str, Callable[[Request, GenesisChain, Genesis, AddressBook], str | None]], ...] = (
         ("genesis:sweep-to-treasury", _sweep),
+        ("genesis:rotation", _rotation),
         ("genesis:not-our-own", _own_address),
         ("genesis:gas-payer", _gas_funding),
         ("genesis:recipient", _recipient_given),
@@ -42,11 +43,24 @@ def _sweep(request: Request, chain: GenesisChain, _genesis: Genesis, _book: Addr
     return None
 
 
+def _rotation(request: Request, chain: GenesisChain, _genesis: Genesis, _book: AddressBook) -> str | None:
+    """R22: coins move from a former treasury to the active one and nowhere else, and a retired one pays nobody."""
+    former = chain.former(request.treasury)
+    if request.purpose == "drain":
+        if former is None:
+            return f"coins are moved from a former treasury of {chain.name}, {request.treasury} is none"
+        if request.recipient != chain.treasury.address:
+            return f"coins are moved to the active treasury {chain.treasury.address}, not to {request.recipient}"
+    elif former is not None and former.state == "retired":
+        return f"treasury {former.address} of {chain.name} is retired: nobody is paid from it"
+    return None
+
+
 def _own_address(request: Request, chain: GenesisChain, genesis: Genesis, _book: AddressBook) -> str | None:
-    if request.purpose == "sweep" or request.recipient is None:
+    if request.purpose in ("sweep", "drain") or request.recipient is None:
         return None
     for each in genesis.chains:
-        named = {each.treasury.address: "our treasury"}
+        named = {treasury.address: "our treasury" for treasury in each.treasuries}
         if each.id == chain.id:
             named |= {token.address: f"the token {token.symbol}" for token in each.tokens}
             named |= {contract.address: f"the contract {contract.name}" for contract in each.contracts}

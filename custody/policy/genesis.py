@@ -4,7 +4,7 @@ Chains with their genesis hash, treasuries, tokens and contracts; the deposit ac
 """
 
 from datetime import datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -22,10 +22,25 @@ from custody.policy.documents import (
     Version,
     WholeTokens,
 )
-from custody.settings.chains import DEVELOPMENT_CHAINS, NATIVE
+from custody.settings.chains import DEVELOPMENT_CHAINS, FORMER_TREASURIES_MAXIMUM, NATIVE, FormerState
 
 Power = Literal["policy", "release", "refund", "sweep", "adjustment", "gas_funding"]
 """What a person's approval may count for: files (``policy``), or requests of that purpose."""
+POWERS: Final[tuple[Power, ...]] = get_args(Power)
+
+
+def power_for(purpose: str) -> Power:
+    """The power that approving a request of that purpose needs; who may let coins out may move them within the house (R22).
+
+    Raises ValueError for no purpose of a request.
+    """
+    wanted = "release" if purpose == "drain" else purpose
+    for power in POWERS:
+        if power == wanted:
+            return power
+    raise ValueError(f"{purpose!r} is no purpose of a request")
+
+
 K_MINIMUM: Final = 2  # two persons means two signatures (R10); one only where no money is real
 TOKEN_DECIMALS_MAXIMUM: Final = 18  # what the ledger's numeric(38,18) holds
 APPROVERS_MAXIMUM: Final = 32  # k of more persons is nobody's practice
@@ -75,6 +90,12 @@ class Treasury(Document):
         return self
 
 
+class FormerTreasury(Treasury):
+    """A treasury of before a rotation, and what is left to do with it (R22). It is never left out, and never active again."""
+
+    state: FormerState
+
+
 class Contract(Document):
     """A contract that the fleet calls or is paid through, with the hash of its runtime code (R25)."""
 
@@ -90,12 +111,22 @@ class GenesisChain(Document):
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,12}$")]
     genesis_hash: Hash32
     treasury: Treasury
+    former_treasuries: Annotated[tuple[FormerTreasury, ...], Field(max_length=FORMER_TREASURIES_MAXIMUM)] = ()
     tokens: Annotated[tuple[GenesisToken, ...], Field(min_length=1, max_length=64)]
     contracts: Annotated[tuple[Contract, ...], Field(max_length=32)] = ()
 
     def token(self, address: str) -> GenesisToken | None:
         """The token with that address, or None."""
         return next((token for token in self.tokens if token.address == address), None)
+
+    @property
+    def treasuries(self) -> tuple[Treasury, ...]:
+        """Every treasury that the chain ever had, the active one first."""
+        return (self.treasury, *self.former_treasuries)
+
+    def former(self, address: str | None) -> FormerTreasury | None:
+        """The former treasury at that address, or None."""
+        return next((each for each in self.former_treasuries if each.address == address), None)
 
     @model_validator(mode="after")
     def _addresses_differ(self) -> Self:
@@ -104,7 +135,10 @@ class GenesisChain(Document):
             raise ValueError("two tokens or contracts share an address")
         if len({token.symbol for token in self.tokens}) != len(self.tokens):
             raise ValueError("two tokens share a symbol: people could not tell them apart")
-        if self.treasury.address in named:
+        treasuries = [each.address for each in self.treasuries]
+        if len(set(treasuries)) != len(treasuries):
+            raise ValueError("former_treasuries: each treasury is named once; a former one never comes back (R22)")
+        if set(treasuries) & set(named):
             raise ValueError("the treasury is a token's or a contract's address: coins sent there are lost")
         if NATIVE not in named:
             raise ValueError("the chain's own coin is missing: add a token with address 'native'")
@@ -212,8 +246,8 @@ class Genesis(Document):
         signers = sum(1 for each in active if "policy" in each.powers)
         if self.k > signers:
             raise ValueError(f"k: expected at most {signers}, the active approvers with the power 'policy'")
-        accounts = {chain.treasury.address for chain in self.chains}
-        owners = {owner for chain in self.chains for owner in chain.treasury.owners}
+        accounts = {each.address for chain in self.chains for each in chain.treasuries}
+        owners = {owner for chain in self.chains for each in chain.treasuries for owner in each.owners}
         if both := accounts & owners:
             raise ValueError(
                 f"chains: {min(both)} is a treasury and a Safe's owner; expected accounts of their own (R6)"

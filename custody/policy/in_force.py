@@ -16,6 +16,7 @@ from custody.policy.address_book import AddressBook
 from custody.policy.differences import loosens, policy_differences
 from custody.policy.documents import document_hash, read_toml, validated
 from custody.policy.engine import judge, strictest
+from custody.policy.genesis import FormerTreasury as PinnedFormer
 from custody.policy.genesis import Genesis, Treasury
 from custody.policy.refusals import PolicyRefused
 from custody.policy.requests import Decision, Request, Situation
@@ -32,7 +33,7 @@ from custody.policy.verified import (
     verify_genesis,
     verify_policy,
 )
-from custody.settings.chains import Chain, Chains
+from custody.settings.chains import Chain, Chains, FormerTreasury
 
 HISTORY: Final = "history"
 
@@ -181,7 +182,7 @@ def _history(signed: SignedFolder, version: int) -> Path:
 
 
 def require_genesis_treasuries(genesis: Genesis, chains: Chains) -> None:
-    """Every configured chain is the genesis' own: id, genesis hash, treasury and whose it is (R8, R16, R17).
+    """Every configured chain is the genesis' own: id, genesis hash, treasuries and whose each is (R8, R16, R17, R22).
 
     Raises PolicyRefused.
     """
@@ -190,6 +191,11 @@ def require_genesis_treasuries(genesis: Genesis, chains: Chains) -> None:
         for field, found, expected in (
             ("genesis_hash", chain.genesis_hash, None if pinned is None else pinned.genesis_hash),
             ("treasury", chain.treasury, None if pinned is None else pinned.treasury.address),
+            (
+                "former_treasuries",
+                _said(chain.former_treasuries),
+                None if pinned is None else _said(pinned.former_treasuries),
+            ),
         ):
             if expected is None or found.lower() != expected.lower():
                 raise PolicyRefused(
@@ -198,7 +204,12 @@ def require_genesis_treasuries(genesis: Genesis, chains: Chains) -> None:
                     f"expected {expected or 'a chain of the genesis'}, got {found}",
                 )
         assert pinned is not None
-        _require_same_owners(chain, pinned.treasury)
+        for each in pinned.treasuries:
+            _require_same_owners(chain.at(each.address), each)
+
+
+def _said(former: Sequence[FormerTreasury | PinnedFormer]) -> str:
+    return ", ".join(sorted(f"{each.address} {each.state}" for each in former)) or "none"
 
 
 def _require_same_owners(chain: Chain, pinned: Treasury) -> None:

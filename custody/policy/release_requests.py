@@ -14,8 +14,8 @@ REQUESTED_BY: Final = "releases"
 
 _INSTRUCTION: Final = text(
     """
-    SELECT i.id, i.purpose, i.chain_id, i.token, i.recipient, i.amount_units, i.intent_hash,
-        i.raw_units, CASE i.purpose WHEN 'release' THEN p.seller_id ELSE p.buyer_id END AS beneficiary
+    SELECT i.id, i.purpose, i.chain_id, i.treasury, i.token, i.recipient, i.amount_units, i.intent_hash, i.raw_units,
+        CASE i.purpose WHEN 'release' THEN p.seller_id WHEN 'refund' THEN p.buyer_id END AS beneficiary
     FROM fleet.release_instructions i JOIN public.payments p ON p.id = i.payment_id WHERE i.id = :id
     """
 )
@@ -39,6 +39,7 @@ def instruction_request(connection: Connection, instruction_id: UUID) -> Request
     return Request.model_validate(
         {
             **_fields(row),
+            "treasury": row.treasury,
             "requested_by": REQUESTED_BY,
             "raw_units": row.raw_units,
             "beneficiary": None if row.beneficiary is None else str(row.beneficiary),

@@ -25,6 +25,8 @@ class Request(Document):
     chain_id: ChainId
     token: Address | Literal["native"]
     recipient: Address | None = None
+    treasury: Address | None = None
+    """Where the coins lie, for what leaves a treasury."""
     amount_units: Annotated[int, Field(ge=1, lt=2**256, strict=True)]
     requested_by: Annotated[str, Field(min_length=1, max_length=64)]
     """The person who asked for it, or the process."""

@@ -23,8 +23,9 @@ from custody.policy.documents import (
     WholeTokens,
 )
 
-Purpose = Literal["release", "refund", "sweep", "adjustment", "gas_funding"]
-PURPOSES: Final[tuple[Purpose, ...]] = ("release", "refund", "sweep", "adjustment", "gas_funding")
+Purpose = Literal["release", "refund", "sweep", "adjustment", "gas_funding", "drain"]
+"""A ``drain`` moves coins from a former treasury to the active one (R22)."""
+PURPOSES: Final[tuple[Purpose, ...]] = ("release", "refund", "sweep", "adjustment", "gas_funding", "drain")
 Source = Literal["address_book", "buyer_signature"]
 """How a recipient is known: a k-signed entry, or a proof by the buyer's own signature (R21)."""
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]

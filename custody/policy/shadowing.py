@@ -1,6 +1,6 @@
 """Rules that can never decide anything: an error, since whoever wrote one believes that it protects (R8)."""
 
-from custody.policy.genesis import Genesis, Power
+from custody.policy.genesis import Genesis, power_for
 from custody.policy.refusals import PolicyRefused
 from custody.policy.rules import (
     PURPOSES,
@@ -100,5 +100,5 @@ def _check_satisfiable(rule: Approvals, genesis: Genesis, *, file: str, field: s
 
 
 def _able(genesis: Genesis, purpose: Purpose) -> int:
-    power: Power = purpose
+    power = power_for(purpose)
     return sum(1 for each in genesis.approvers if each.revoked_at is None and power in each.powers)

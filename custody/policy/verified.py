@@ -14,6 +14,7 @@ from custody.policy.address_book import EMPTY_ADDRESS_BOOK, AddressBook, Address
 from custody.policy.documents import NO_HASH, document_hash, read_toml, validated
 from custody.policy.genesis import Genesis
 from custody.policy.refusals import PolicyRefused
+from custody.policy.rotation import require_rotation
 from custody.policy.rules import Policy
 from custody.policy.shadowing import check_rules
 from custody.policy.signatures import ApproverSignature, SignatureFile, require_signatures
@@ -103,6 +104,7 @@ def verify_genesis(
             _require_successor(file.name, genesis, Accepted(before.genesis.version, before.hash))
             _require_same(file.name, "environment", genesis.environment, before.genesis.environment)
             _require_notice(file.name, before.genesis, genesis)
+            require_rotation(file.name, before.genesis, genesis)
         if accepted is not None and place == accepted.version and found != accepted.hash:
             raise PolicyRefused(file.name, "hash", f"expected {accepted.hash}: another version {place} was accepted")
         if environment is not None:

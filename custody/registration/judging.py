@@ -142,8 +142,9 @@ def _in_use(connection: Connection, genesis: Genesis | None) -> InUse:
     if genesis is None:
         return InUse(addresses, xpubs)
     for chain in genesis.chains:
-        addresses |= dict.fromkeys(chain.treasury.owners, f"an owner's of the Safe on {chain.name}")
-        addresses[chain.treasury.address] = f"the treasury's on {chain.name}"
+        for treasury in chain.treasuries:
+            addresses |= dict.fromkeys(treasury.owners, f"an owner's of the Safe on {chain.name}")
+            addresses[treasury.address] = f"the treasury's on {chain.name}"
     for account in genesis.deposit_accounts:
         xpubs[account.xpub_sha256] = f"the deposit account {account.name}'s"
     for approver in genesis.approvers:

@@ -14,6 +14,8 @@ INSTRUCTION_CHARACTERS: Final = 8  # the last ones: a UUIDv7 begins with the tim
 RAW_UNITS_MARK: Final = " RAW"
 """Stands behind the instruction's number where the treasury's device will show smallest units (R2)."""
 _NATIVE_DECIMALS: Final = 18
+OUR_TREASURY: Final = "OUR NEW TREASURY"
+"""What a drain's recipient is called: the active treasury, which the signed genesis and trust.toml name (R22)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from custody.policy import AddressBook, Approval, Decision, Genesis, HandOut, In
 from custody.policy.break_glass_actions import read_break_glasses
 from custody.policy.release_requests import handed_out_of_a_day, instruction_request
 from custody.policy.signatures import signer_of
-from custody.releases.approval_text import Names, approval_text
+from custody.releases.approval_text import OUR_TREASURY, Names, approval_text
 from custody.releases.intent import Intent
 from custody.releases.refund_proof import BUYER_SIGNED
 from custody.releases.refunds import is_proved
@@ -112,6 +112,8 @@ def names_of(instruction: Instruction, genesis: Genesis, book: AddressBook) -> N
     chain = genesis.chain(instruction.chain_id)
     token = None if chain is None else chain.token(instruction.token)
     native = None if chain is None else chain.token(NATIVE)
+    if chain is not None and token is not None and native is not None and instruction.is_drain:
+        return Names(chain.name, token.symbol, token.decimals, native.symbol, OUR_TREASURY)
     entry = book.entry(instruction.chain_id, instruction.recipient, "payee")
     if chain is None or token is None or native is None:
         raise TextNotShowable(f"chain {instruction.chain_id} or token {instruction.token} is not in the genesis")

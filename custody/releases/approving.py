@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 
 from custody.policy import InForce, PolicyRefused, SignedFolder, read_in_force
+from custody.policy.genesis import power_for
 from custody.policy.operator_actions import ActionNotShowable, SignableAction
 from custody.policy.signatures import signer_of
 from custody.policy.signed_entries import entry_hash, read_entry
@@ -75,7 +76,7 @@ def _judge(connection: Connection, row: Any, in_force: InForce, now: datetime) -
     if row.subject_kind == SUBJECT:
         instruction = rows.lock(connection, row.subject_id)
         shown, digest = _shown_of_instruction(instruction, in_force)
-        power = instruction.purpose
+        power = power_for(instruction.purpose)
     elif row.subject_kind == "address_book_entry":
         shown, digest = _shown_of_entry(connection, row.subject_id)
     else:

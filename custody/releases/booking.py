@@ -14,6 +14,7 @@ from custody.chain.lanes import LaneTransaction, mark_final
 from custody.ledger import Entry, post
 from custody.payments import lock_payment, move_payment
 from custody.releases import rows
+from custody.releases.drain_entries import book_drained
 from custody.releases.outcome import Paid
 from custody.releases.requests import why_cancelled
 from custody.releases.rows import Instruction
@@ -42,6 +43,11 @@ def book_paid(
     rows.move(connection, instruction, "final", final_at=rows.now(connection))
     lock_payment(connection, instruction.payment_id)
     fact_id = _outbound_fact(connection, instruction, receipt, paid)
+    if instruction.is_drain:
+        book_drained(connection, instruction, fact_id, evidence)
+        if lane is not None:
+            _book_fee(connection, instruction, receipt, evidence)
+        return
     post(
         connection,
         Entry(

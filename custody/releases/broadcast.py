@@ -16,8 +16,10 @@ from custody.releases import rows
 from custody.releases.approvals import agreement_of, decide, intent_of
 from custody.releases.rows import Instruction
 from custody.releases.safe_execution import execution_to_send
-from custody.releases.safe_treasury import SafeStopped, SafeTreasury
+from custody.releases.safe_treasury import Safes, SafeStopped, SafeTreasury, safe_of
 from custody.releases.sources import Sources, SourceUnreadable, references
+from custody.releases.treasuries import goes_on_while_paused
+from custody.settings.chains import Chain
 from custody.store.engine import transaction
 
 log = structlog.get_logger(__name__)
@@ -46,7 +48,7 @@ def broadcast_signed(
     limit: int,
     *,
     signed: SignedFolder | None,
-    safe: SafeTreasury | None = None,
+    safes: Safes | None = None,
 ) -> int:
     """Send at most ``limit`` signed releases of one chain, in nonce order; how many were sent for the first time.
 
@@ -57,7 +59,7 @@ def broadcast_signed(
     """
     with transaction(engine) as connection:
         leased = rows.lease(connection, _DUE, {"chain": nodes.chain.id, "again": SEND_AGAIN_SECONDS}, limit)
-        named = references(connection, [each.payment_id for each in leased])
+        named = references(connection, [each.payment_id for each in leased if not each.is_drain])
     if not leased:
         return 0
     leased.sort(key=lambda each: each.nonce or 0)
@@ -70,12 +72,13 @@ def broadcast_signed(
     sent = 0
     for instruction in leased:
         try:
-            reading = readings[instruction.payment_id]
-            if not reading.is_fresh():  # those before it took their time
-                reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
-            if why := reading.why_it_stops(instruction.purpose):
-                raise _Waits(f"{why} It is signed but not sent: waits_for_cancel, or for the dispute's end (R1).")
-            sent += _send(engine, nodes, instruction, signed, safe)
+            if not instruction.is_drain:  # the marketplace has no say in where the house keeps its coins
+                reading = readings[instruction.payment_id]
+                if not reading.is_fresh():  # those before it took their time
+                    reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
+                if why := reading.why_it_stops(instruction.purpose):
+                    raise _Waits(f"{why} It is signed but not sent: waits_for_cancel, or for the dispute's end (R1).")
+            sent += _send(engine, nodes, instruction, signed, safe_of(safes or {}, instruction))
         except PolicyRefused as error:
             _hold(engine, instruction, f"policy_refused: {error}")
         except SourceUnreadable as error:
@@ -96,7 +99,7 @@ def _send(
 ) -> int:
     with transaction(engine) as connection:
         lane = None if instruction.is_safe else _lane_of(connection, instruction)
-        _require_quiet_books(connection, instruction)
+        _require_quiet_books(connection, instruction, nodes.chain)
         if signed is not None and instruction.state == "signed":
             _require_policy(connection, instruction, signed)
     if lane is None:
@@ -143,7 +146,7 @@ def _lane_of(connection: Connection, instruction: Instruction) -> LaneTransactio
     raise _Waits("no_signed_bytes: the nonce lane lost its signed bytes; an operator looks at it.")
 
 
-def _require_quiet_books(connection: Connection, instruction: Instruction) -> None:
+def _require_quiet_books(connection: Connection, instruction: Instruction, chain: Chain) -> None:
     row = connection.execute(
         text(
             """
@@ -154,11 +157,11 @@ def _require_quiet_books(connection: Connection, instruction: Instruction) -> No
         ),
         {"payment": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
     ).one()
-    if row.dispute_open or row.disputed:
+    if (row.dispute_open or row.disputed) and not instruction.is_drain:
         raise _Waits("dispute_open: waits_for_cancel, or for the dispute's end; it is signed but not sent (R1).")
     if row.overdraft > 0:
         raise _Waits("coins_lost: coins of it are gone from the chain; cover the loss: fleet ledger adjust cover.")
-    if row.paused_reason:
+    if row.paused_reason and not goes_on_while_paused(chain, instruction):
         raise _Waits(f"chain_paused: {row.paused_reason}; an operator resumes chain {instruction.chain_id}.")
 
 

@@ -60,10 +60,15 @@ def end_deep_ones(engine: Engine, nodes: ChainNodes, limit: int) -> int:
         return 0
     hashes = [transaction_hash for each in waiting for transaction_hash in each.hashes]
     mined = nodes.mined(hashes) if hashes else {}
-    spent = _spent_below(nodes, waiting, mined, threshold)
-    if mined or spent:
+    spent = {
+        treasury: _spent_below(
+            nodes, treasury, [each for each in waiting if each.instruction.treasury == treasury], mined, threshold
+        )
+        for treasury in dict.fromkeys(each.instruction.treasury for each in waiting)
+    }
+    if mined or any(spent.values()):
         nodes.require_identity()  # what ends an instruction is read from this very chain (R17)
-    return sum(_end(engine, nodes, each, mined, spent, threshold) for each in waiting)
+    return sum(_end(engine, nodes, each, mined, spent[each.instruction.treasury], threshold) for each in waiting)
 
 
 def _waiting(connection: Connection, chain_id: int, limit: int) -> list[Instruction]:
@@ -85,8 +90,10 @@ def _open(connection: Connection, instruction: Instruction) -> _Open:
     return _Open(instruction, None, (), frozenset())
 
 
-def _spent_below(nodes: ChainNodes, waiting: Sequence[_Open], mined: Mapping[str, Mined], threshold: int) -> int:
-    """Nonces below this are spent by canonical transactions at depth; 0 when nothing of ours is in doubt.
+def _spent_below(
+    nodes: ChainNodes, treasury: str, waiting: Sequence[_Open], mined: Mapping[str, Mined], threshold: int
+) -> int:
+    """Nonces of the treasury below this are spent by canonical transactions at depth; 0 when nothing of ours is in doubt.
 
     The count at an older block is asked only when a nonce is spent and has no receipt of ours, since it needs a
     node that keeps that block's state.
@@ -98,7 +105,6 @@ def _spent_below(nodes: ChainNodes, waiting: Sequence[_Open], mined: Mapping[str
     ]
     if not doubtful:
         return 0
-    treasury = nodes.chain.treasury
     if nodes.nonce(treasury) <= min(doubtful):
         return 0
     head = nodes.any(lambda client: client.head()).number

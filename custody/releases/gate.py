@@ -14,6 +14,7 @@ from custody.chain.addresses import InvalidAddress, parse_address
 from custody.chain.assets import to_units
 from custody.policy import AddressBook
 from custody.releases.fees import NO_FEES, NOTHING, FeeRates, Fees
+from custody.releases.treasuries import treasury_of, why_apart
 from custody.settings.chains import Chain, Chains
 from custody.settings.environment import SettingsError
 
@@ -113,6 +114,8 @@ def release_gate(
         return Gate(payment_id, 0, "", "", "", "", Decimal(0), 0, 0, (stop,))
     stops = [*_state_stops(row), *_ledger_stops(row)]
     treasury, recipient, label = "", row.recipient, row.label
+    held = row.held or Decimal(0)
+    fees = rates.of(held, row.decimals)
     if book is not None:
         entry = book.payee_of(str(row.seller_id), row.chain_id)
         recipient, label = (None, None) if entry is None else (entry.address, entry.label)
@@ -121,11 +124,12 @@ def release_gate(
     except SettingsError as error:
         stops.append(Stop("chain_unknown", f"{error}; add it, or release where it is configured."))
     else:
-        treasury = chain.treasury
-        stops += chain_stops(connection, chain)
+        amount = held - fees.total
+        treasury = treasury_of(connection, chain, payment_id, row.token, amount)
+        stops += chain_stops(connection, chain.at(treasury))
+        if not stops and (why := why_apart(connection, chain, payment_id, row.token, amount, treasury)):
+            stops.append(Stop(*why.split(": ", 1)))
         stops += _recipient_stops(connection, chain, recipient, is_proposed=row.recipient is not None)
-    held = row.held or Decimal(0)
-    fees = rates.of(held, row.decimals)
     return Gate(
         payment_id,
         row.chain_id,
@@ -176,7 +180,7 @@ def why_recipient_refused(connection: Connection, chain: Chain, recipient: str) 
     except InvalidAddress as error:
         return f"{error}."
     named = {
-        chain.treasury.lower(): "our treasury",
+        **{each.lower(): "our treasury" for each in chain.treasuries},
         chain.fee_proxy.lower(): "the payment proxy",
         **({} if chain.native_fee_proxy is None else {chain.native_fee_proxy.lower(): "the native payment proxy"}),
         **{token.address.lower(): f"the token {token.symbol}" for token in chain.tokens},

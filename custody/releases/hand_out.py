@@ -33,6 +33,8 @@ from custody.releases.rows import Instruction
 from custody.releases.safe_hand_out import ask_safe, safe_columns
 from custody.releases.safe_treasury import SafeStopped, SafeTreasury
 from custody.releases.sources import Reading, Sources, SourceUnreadable, references
+from custody.releases.treasuries import goes_on_while_paused, why_not_from
+from custody.releases.voiding import PROMISED
 from custody.safe import SafeState
 from custody.store.engine import transaction
 from custody.trezor.transaction import TransactionError
@@ -82,33 +84,36 @@ def hand_out_next(
     nodes: ChainNodes,
     sources: Sources,
     *,
+    treasury: str | None = None,
     signed: SignedFolder | None,
     ceiling_wei: int,
     in_flight_limit: int,
     safe: SafeTreasury | None = None,
 ) -> int:
-    """Hand out the chain's next ready instruction, if its treasury is free; 1 if one was, else 0.
+    """Hand out a treasury's next ready instruction, if it is free; 1 if one was, else 0.
 
-    ``signed``: where the signed files lie; None where no approvals are required. ``safe``: the Safe that the genesis pins
-    as the treasury. One that must wait keeps its state with its reason, and the next one is tried on the next round.
+    ``treasury``: the chain's active one, if none is named. ``signed``: where the signed files lie; None where no approvals are required. ``safe``: the Safe that the genesis pins
+    as that treasury. One that must wait keeps its state with its reason, and the next one is tried on the next round.
     """
     with transaction(engine) as connection:
         leased = rows.lease(
             connection,
             _MAY_GO,
-            {"chain": nodes.chain.id, "treasury": nodes.chain.treasury, "in_flight": in_flight_limit},
+            {"chain": nodes.chain.id, "treasury": treasury or nodes.chain.treasury, "in_flight": in_flight_limit},
             1,
         )
-        named = references(connection, [each.payment_id for each in leased])
+        named = references(connection, [each.payment_id for each in leased if not each.is_drain])
     if not leased:
         return 0
     instruction = leased[0]
     try:
-        reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
-        if why := reading.why_it_stops(instruction.purpose):
-            raise Held(why)
-        is_safe = safe is not None or nodes.chain.safe is not None
-        _require_no_contract(nodes, instruction)
+        reading = None
+        if not instruction.is_drain:  # the marketplace has no say in where the house keeps its coins
+            reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
+            if why := reading.why_it_stops(instruction.purpose):
+                raise Held(why)
+            _require_no_contract(nodes, instruction)
+        is_safe = safe is not None or nodes.chain.at(instruction.treasury).safe is not None
         prices = ask_safe(nodes, instruction, safe) if is_safe else _ask_chain(nodes, instruction)
         with transaction(engine) as connection:
             return _apply(connection, instruction, nodes, reading, prices, signed, ceiling_wei)
@@ -167,7 +172,7 @@ def _apply(
     connection: Connection,
     leased: Instruction,
     nodes: ChainNodes,
-    reading: Reading,
+    reading: Reading | None,
     prices: Prices | SafeState,
     signed: SignedFolder | None,
     ceiling_wei: int,
@@ -175,11 +180,14 @@ def _apply(
     instruction = rows.lock_leased(connection, leased)
     if instruction is None:
         return 0
-    if not reading.is_fresh():
+    if reading is not None and not reading.is_fresh():
         raise Held("source_stale: the marketplace's word grew too old while the chain answered; asked again.")
-    for stop in chain_stops(connection, nodes.chain):
-        raise Held(str(stop))
-    if why := why_recipient_refused(connection, nodes.chain, instruction.recipient):
+    for stop in chain_stops(connection, nodes.chain.at(instruction.treasury)):
+        if stop.reason != "chain_paused" or not goes_on_while_paused(nodes.chain, instruction):
+            raise Held(str(stop))
+    if why := why_not_from(connection, nodes.chain, instruction):
+        raise Held(why)
+    if not instruction.is_drain and (why := why_recipient_refused(connection, nodes.chain, instruction.recipient)):
         raise Held(f"recipient_refused: {why}")
     if signed is not None:
         _require_policy(connection, instruction, signed)
@@ -247,6 +255,11 @@ def _require_policy(connection: Connection, instruction: Instruction, signed: Si
         raise ApprovalsLost("its approvals ran out before it was handed out")
     if (why := why_outdated(instruction, in_force)) is not None:
         raise ApprovalsLost(why)
+    pinned = in_force.genesis.genesis.chain(instruction.chain_id)
+    former = None if pinned is None else pinned.former(instruction.treasury)
+    if former is not None and former.state != "draining" and not instruction.is_drain:
+        # The signed genesis binds before this worker's chains file says the same.
+        raise Held(f"treasury_{former.state}: nobody is paid from {former.address} any more (R22).")
     decision = decide(connection, instruction, in_force, now, moment="hand_out")
     if decision.outcome == "needs_approvals":
         raise ApprovalsLost(decision.sentence)
@@ -265,28 +278,32 @@ def _back_to_approvers(connection: Connection, leased: Instruction, reason: str)
 def _judge_books(connection: Connection, instruction: Instruction) -> None:
     """The last look under locks: payment before balances before house books (L17). Raises Held, EpochMoved."""
     state = lock_payment(connection, instruction.payment_id)
+    promised_in = "in_transit" if instruction.is_drain else PROMISED[instruction.purpose]
     if instruction.purpose == "release" and state.escrow != "releasing":
         raise Held(f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.")
     row = connection.execute(
         text(
             """
             SELECT dispute_open, release_epoch, overdraft,
-                CASE :purpose WHEN 'release' THEN releasing ELSE refunding END AS promised, (
-                SELECT coalesce(sum(CASE e.reason WHEN 'reserve' THEN e.amount ELSE -e.amount END), 0)
+                CASE CAST(:promised AS text) WHEN 'releasing' THEN releasing WHEN 'refunding' THEN refunding
+                    ELSE in_transit END AS promised, (
+                SELECT coalesce(sum(CASE WHEN CAST(:promised AS text) = CASE WHEN :is_asset THEN e.debit ELSE e.credit END
+                                    THEN e.amount ELSE -e.amount END), 0)
                 FROM public.funds_ledger_entries e
-                WHERE e.instruction_id = :id AND e.book_id = :book AND e.reason IN ('reserve', 'void', 'final')) AS own
+                WHERE e.instruction_id = :id AND e.book_id = :book AND CAST(:promised AS text) IN (e.debit, e.credit)) AS own
             FROM fleet.ledger_balances WHERE book_id = :book AND chain_id = :chain AND token = :token
             """
         ),
         {
             "id": instruction.id,
-            "purpose": instruction.purpose,
+            "promised": promised_in,
+            "is_asset": instruction.is_drain,
             "book": instruction.payment_id,
             "chain": instruction.chain_id,
             "token": instruction.token,
         },
     ).one()
-    if row.dispute_open:
+    if row.dispute_open and not instruction.is_drain:
         raise Held("dispute_open: a dispute is open in the books; it must be resolved first (L4).")
     if row.overdraft > 0:
         raise Held("coins_lost: coins of it are gone from the chain; cover the loss: fleet ledger adjust cover (L3).")

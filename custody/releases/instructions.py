@@ -143,6 +143,7 @@ def reserve(
     gate = release_gate(connection, instruction.payment_id, chains, book=book, rates=rates).require_open()
     if stops := _differences(gate, instruction):
         raise ReleaseStopped(instruction.payment_id, stops)
+    instruction = rows.pay_from(connection, instruction, gate.treasury)
     rows.move(connection, instruction, "awaiting_approval", release_epoch=gate.release_epoch)
     post(
         connection,
@@ -169,7 +170,6 @@ def reserve(
 
 def _differences(gate: Gate, instruction: Instruction) -> tuple[Stop, ...]:
     compared: Sequence[tuple[str, object, object]] = (
-        ("treasury", gate.treasury, instruction.treasury),
         ("recipient", gate.recipient, instruction.recipient),
         ("amount", gate.amount_units, instruction.amount_units),
         ("platform fee", gate.fees.platform, instruction.platform_fee),

@@ -21,6 +21,7 @@ from custody.releases import rows
 from custody.releases.gate import ReleaseStopped, Stop, chain_stops, why_recipient_refused
 from custody.releases.refund_proof import ProofRefused, require_proof
 from custody.releases.rows import Instruction
+from custody.releases.treasuries import treasury_of, why_apart
 from custody.settings.chains import Chains
 from custody.settings.environment import SettingsError
 from custody.store.engine import transaction
@@ -170,9 +171,9 @@ def _draft(engine: Engine, chains: Chains, order: RefundOrder, book: AddressBook
             ),
             {
                 "payment": order.payment_id,
-                "key": str(order.id),
+                "key": _request_key(connection, order),
                 "chain": route.chain_id,
-                "treasury": chain.treasury,
+                "treasury": treasury_of(connection, chain, order.payment_id, route.token, order.amount),
                 "token": route.token,
                 "recipient": address,
                 "amount": order.amount,
@@ -190,6 +191,18 @@ def _draft(engine: Engine, chains: Chains, order: RefundOrder, book: AddressBook
         )
     log.info("refund_drafted", payment_id=str(order.payment_id), instruction_id=str(made), cause=order.cause)
     return 1
+
+
+def _request_key(connection: Connection, order: RefundOrder) -> str:
+    """One instruction an order (L19), and another one after each that was voided with its treasury (R22)."""
+    made = connection.execute(
+        text(
+            "SELECT count(*) FROM fleet.release_instructions WHERE payment_id = :payment AND purpose = 'refund' "
+            "AND starts_with(request_key, :order) AND state = 'expired'"
+        ),
+        {"payment": order.payment_id, "order": str(order.id)},
+    ).scalar_one()
+    return str(order.id) if made == 0 else f"{order.id}-{made + 1}"
 
 
 def refund_address(
@@ -282,6 +295,7 @@ def reserve_refund(connection: Connection, instruction: Instruction, chains: Cha
     book = _book(connection, instruction)
     if stops := _stops(connection, instruction, chains, book):
         raise ReleaseStopped(instruction.payment_id, tuple(stops))
+    instruction = rows.pay_from(connection, instruction, _treasury(connection, instruction, chains))
     rows.move(connection, instruction, "awaiting_approval", release_epoch=book.release_epoch)
     evidence: dict[str, Any] = {
         "recipient": instruction.recipient,
@@ -335,9 +349,8 @@ def _stops(connection: Connection, instruction: Instruction, chains: Chains, boo
         chain = chains.chain(instruction.chain_id)
     except SettingsError as error:
         return [Stop("chain_unknown", f"{error}; add it, or refund where it is configured.")]
-    if chain.treasury != instruction.treasury:
-        stops.append(Stop("draft_outdated", f"the chain's treasury is {chain.treasury} now; order the refund again."))
-    stops += chain_stops(connection, chain)
+    treasury = _treasury(connection, instruction, chains)
+    stops += chain_stops(connection, chain.at(treasury))
     if why := why_recipient_refused(connection, chain, instruction.recipient):
         stops.append(Stop("recipient_refused", why))
     if book.dispute_open:
@@ -348,7 +361,14 @@ def _stops(connection: Connection, instruction: Instruction, chains: Chains, boo
         )
     if book.free - book.overdraft < instruction.amount:
         stops.append(Stop("not_swept", "its coins are not free in the treasury; the sweep must bring them first (L3)."))
+    elif why := why_apart(connection, chain, instruction.payment_id, instruction.token, instruction.amount, treasury):
+        stops.append(Stop(*why.split(": ", 1)))
     return stops
+
+
+def _treasury(connection: Connection, instruction: Instruction, chains: Chains) -> str:
+    chain = chains.chain(instruction.chain_id)
+    return treasury_of(connection, chain, instruction.payment_id, instruction.token, instruction.amount)
 
 
 def _wait(connection: Connection, order: RefundOrder, why: str) -> int:

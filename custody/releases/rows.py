@@ -3,7 +3,7 @@
 Steps with I/O lease their row, commit, do the I/O, and apply ``WHERE lease_token`` (L15).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, cast
@@ -18,6 +18,8 @@ from custody.trezor.transaction import UnsignedTransaction
 LEASE_SECONDS: Final = 60  # the slowest step: two nodes that each use up their time, then a bounded MongoDB read
 HOLD_MAXIMUM_SECONDS: Final = 15  # a seller waits at most this long once a dispute closed or MongoDB is back
 SAFE_TRANSACTION: Final = "safe_transaction"
+DRAIN: Final = "drain"
+"""The purpose of an instruction that moves a payment's coins from a former treasury to the active one (R22)."""
 REASON_CHARACTERS: Final = 1_000  # a node's own words are inside; a person reads it in a line or two
 
 
@@ -73,6 +75,11 @@ class Instruction:
     def is_safe(self) -> bool:
         """Whether its bytes are a SafeTx (R16); ``nonce`` is the Safe's own then."""
         return self.unsigned_kind == SAFE_TRANSACTION
+
+    @property
+    def is_drain(self) -> bool:
+        """Whether it pays nobody, and only moves coins between two treasuries of ours (R22)."""
+        return self.purpose == DRAIN
 
 
 _COLUMNS: Final = (
@@ -243,6 +250,17 @@ def replace_bytes(connection: Connection, instruction: Instruction, unsigned: Un
             "fee": unsigned.max_total_fee_wei,
         },
     )
+
+
+def pay_from(connection: Connection, instruction: Instruction, treasury: str) -> Instruction:
+    """Let a drafted instruction, which has promised nothing yet, pay from where its coins lie now (R22)."""
+    if instruction.treasury == treasury:
+        return instruction
+    connection.execute(
+        text("UPDATE fleet.release_instructions SET treasury = :treasury WHERE id = :id AND state = 'drafted'"),
+        {"id": instruction.id, "treasury": treasury},
+    )
+    return replace(instruction, treasury=treasury)
 
 
 def due_now(connection: Connection, instruction_id: UUID) -> None:

@@ -17,7 +17,7 @@ from custody.releases.requests import why_cancelled
 from custody.releases.rows import Instruction
 from custody.releases.safe_execution import execution_to_send
 from custody.releases.safe_signing import owner_signatures
-from custody.releases.safe_treasury import SafeStopped, SafeTreasury
+from custody.releases.safe_treasury import Safes, SafeStopped, SafeTreasury, safe_of
 from custody.store.engine import transaction
 
 log = structlog.get_logger(__name__)
@@ -40,12 +40,13 @@ def begin_rejection(connection: Connection, instruction: Instruction) -> Instruc
     return rows.lock(connection, instruction.id)
 
 
-def send_rejections(engine: Engine, nodes: ChainNodes, safe: SafeTreasury | None, limit: int) -> int:
+def send_rejections(engine: Engine, nodes: ChainNodes, safes: Safes, limit: int) -> int:
     """Execute at most ``limit`` rejections that enough owners signed; how many were sent. Others wait with a reason."""
     with transaction(engine) as connection:
         leased = rows.lease(connection, _DUE, {"chain": nodes.chain.id}, limit)
     sent = 0
     for instruction in leased:
+        safe = safe_of(safes, instruction)
         try:
             _require_owners(engine, safe, instruction)
             lane = execution_to_send(engine, nodes, safe, instruction)

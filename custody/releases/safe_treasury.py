@@ -32,9 +32,23 @@ class SafeTreasury:
     payer: ReleasePayer | None
 
 
-def safes_of(genesis: Genesis, payer: ReleasePayer | None) -> Mapping[int, SafeTreasury]:
-    """The Safes that a verified genesis pins, by chain id."""
-    return {chain.id: SafeTreasury(chain.treasury, payer) for chain in genesis.chains if chain.treasury.kind == "safe"}
+Safes = Mapping[tuple[int, str], SafeTreasury]
+"""By chain id and the Safe's address: while a treasury is drained, a chain has two (R22)."""
+
+
+def safes_of(genesis: Genesis, payer: ReleasePayer | None) -> Safes:
+    """The Safes that a verified genesis pins, those of before a rotation too."""
+    return {
+        (chain.id, each.address): SafeTreasury(each, payer)
+        for chain in genesis.chains
+        for each in chain.treasuries
+        if each.kind == "safe"
+    }
+
+
+def safe_of(safes: Safes, instruction: Instruction) -> SafeTreasury | None:
+    """The Safe that an instruction pays from, None where its treasury is no Safe, or none that is pinned."""
+    return safes.get((instruction.chain_id, instruction.treasury))
 
 
 def require_pinned(nodes: ChainNodes, safe: SafeTreasury) -> SafeState:

@@ -4,7 +4,7 @@ A submission is only ever (y_parity, r, s) or a refusal. The signature is put in
 changed field cannot be expressed; it counts when it recovers to the treasury over one of the nonce's digests (R1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from custody.releases.digests import Digest, digests_of, mark_signed, transactio
 from custody.releases.payout import BytesDiffer, call_of, stored_transaction
 from custody.releases.rows import Instruction
 from custody.releases.safe_signing import OWNERS_SIGN, take_owner_signature
-from custody.releases.safe_treasury import SafeTreasury
+from custody.releases.safe_treasury import Safes, SafeTreasury, safe_of
 from custody.releases.states import SIGNATURE_MAY_EXIST
 from custody.safe import OwnerSignatureRefused
 from custody.store.engine import transaction
@@ -31,7 +31,8 @@ _CLAIM: Final = text(
     SELECT id, instruction_id, kind, y_parity, r, s, reason FROM fleet.signature_submissions
     WHERE state = 'received' AND NOT EXISTS (   -- a Safe's owners are the genesis' to say: without one they wait
         SELECT FROM fleet.release_instructions i
-        WHERE i.id = instruction_id AND i.unsigned_kind = 'safe_transaction' AND NOT i.chain_id = ANY (:safes))
+        WHERE i.id = instruction_id AND i.unsigned_kind = 'safe_transaction'
+          AND NOT i.chain_id || ':' || i.treasury = ANY (:safes))
     ORDER BY received_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
     """
 )
@@ -42,27 +43,28 @@ class SubmissionRefused(Exception):
     """The submission does not count; the instruction stays as it is. The message is its refused_reason."""
 
 
-def judge_submissions(engine: Engine, limit: int, safes: Mapping[int, SafeTreasury] | None = None) -> int:
+def judge_submissions(engine: Engine, limit: int, safes: Safes | None = None) -> int:
     """Judge at most ``limit`` submissions, one transaction each, oldest first; how many were judged.
 
-    ``safes``: the treasuries that are Safes, by chain id.
+    ``safes``: the treasuries that are Safes.
     """
     for judged in range(limit):
         with transaction(engine) as connection:
-            row = connection.execute(_CLAIM, {"safes": list(safes or {})}).one_or_none()
+            known = [f"{chain_id}:{address}" for chain_id, address in safes or {}]
+            row = connection.execute(_CLAIM, {"safes": known}).one_or_none()
             if row is None:
                 return judged
             _judge(connection, row, safes or {})
     return limit
 
 
-def _judge(connection: Connection, row: Any, safes: Mapping[int, SafeTreasury]) -> None:
+def _judge(connection: Connection, row: Any, safes: Safes) -> None:
     instruction = rows.lock(connection, row.instruction_id)
     try:
         if row.kind == "rejection":
             _note_rejection(connection, instruction, row.reason or "no reason given")
         elif instruction.is_safe:
-            _accept_owner(connection, instruction, row, safes.get(instruction.chain_id))
+            _accept_owner(connection, instruction, row, safe_of(safes, instruction))
             return
         else:
             _accept(connection, instruction, row)

@@ -20,6 +20,7 @@ from custody.releases.approving import approve_due, judge_approvals
 from custody.releases.broadcast import broadcast_signed
 from custody.releases.cancelling import answer_requests, send_cancels
 from custody.releases.disputes import DisputeWatch, draft_after_disputes
+from custody.releases.drains import follow_rotations, reserve_drain
 from custody.releases.fees import NO_FEES, FeeRates
 from custody.releases.finality import end_deep_ones
 from custody.releases.gate import ReleaseStopped
@@ -29,7 +30,7 @@ from custody.releases.refunds import draft_refunds, reserve_refund
 from custody.releases.rows import Instruction
 from custody.releases.safe_finality import end_safe_ones
 from custody.releases.safe_rejection import send_rejections
-from custody.releases.safe_treasury import SafeTreasury, safes_of
+from custody.releases.safe_treasury import Safes, SafeTreasury, safes_of
 from custody.releases.signing import judge_submissions
 from custody.releases.sources import (
     MAY_BE_PAID,
@@ -38,6 +39,7 @@ from custody.releases.sources import (
     references,
 )
 from custody.releases.surplus import order_surplus
+from custody.releases.treasuries import paying_treasuries
 from custody.safe import ReleasePayer
 from custody.settings.chains import Chains, load_chains
 from custody.settings.environment import FleetSettings
@@ -71,8 +73,8 @@ class Step:
     rates: FeeRates = NO_FEES
     """What the house keeps of a release, in basis points."""
     payer: ReleasePayer | None = None
-    safes: Mapping[int, SafeTreasury] = field(default_factory=dict[int, SafeTreasury])
-    """Treasuries that are Safes, by chain id, as the genesis in force pins them."""
+    safes: Safes = field(default_factory=dict[tuple[int, str], SafeTreasury])
+    """Treasuries that are Safes, as the genesis in force pins them."""
     _after: UUID = field(default=FIRST, init=False)
     _dispute_watch: DisputeWatch | None = field(default=None, init=False)
 
@@ -97,26 +99,29 @@ class Step:
             self.safes = {}
         progressed += judge_submissions(self.engine, limit, self.safes)
         for nodes in self.nodes.values():
-            safe = self.safes.get(nodes.chain.id)
-            progressed += broadcast_signed(self.engine, nodes, self.sources, limit, signed=self.signed, safe=safe)
+            progressed += broadcast_signed(
+                self.engine, nodes, self.sources, limit, signed=self.signed, safes=self.safes
+            )
             progressed += answer_requests(self.engine, nodes, limit, ceiling_wei=self.release_max_total_fee_wei)
             progressed += send_cancels(self.engine, nodes, limit)
-            progressed += send_rejections(self.engine, nodes, safe, limit)
+            progressed += send_rejections(self.engine, nodes, self.safes, limit)
             try:
                 progressed += end_deep_ones(self.engine, nodes, limit)
                 progressed += end_safe_ones(self.engine, nodes, limit)
             except (ChainUnavailable, WrongChain) as error:
                 log.warning("releases_chain_unavailable", chain_id=nodes.chain.id, reason=str(error))
                 continue
-            progressed += hand_out_next(
-                self.engine,
-                nodes,
-                self.sources,
-                signed=self.signed,
-                ceiling_wei=self.release_max_total_fee_wei,
-                in_flight_limit=self.release_in_flight_limit,
-                safe=safe,
-            )
+            for treasury in paying_treasuries(nodes.chain):
+                progressed += hand_out_next(
+                    self.engine,
+                    nodes,
+                    self.sources,
+                    treasury=treasury,
+                    signed=self.signed,
+                    ceiling_wei=self.release_max_total_fee_wei,
+                    in_flight_limit=self.release_in_flight_limit,
+                    safe=self.safes.get((nodes.chain.id, treasury)),
+                )
         return progressed
 
     def close(self) -> None:
@@ -149,7 +154,8 @@ class Step:
 
     def _order_and_draft(self, limit: int, book: AddressBook | None) -> int:
         """Make the instructions of whatever orders one: completed requests, the timer, disputes, refund orders."""
-        moved = draft_after_disputes(self.engine, self.chains, limit, book=book, rates=self.rates)
+        moved = follow_rotations(self.engine, self.chains, limit, book=book, rates=self.rates)
+        moved += draft_after_disputes(self.engine, self.chains, limit, book=book, rates=self.rates)
         if self.surplus_refund_minimum is not None:
             moved += order_surplus(self.engine, self.surplus_refund_minimum, limit)
         return moved + draft_refunds(self.engine, self.chains, limit, book=book) + self._find(limit, book)
@@ -183,17 +189,18 @@ class Step:
     def _reserve(self, limit: int, book: AddressBook | None) -> int:
         """Reserve what was drafted, once the marketplace says that the seller may be paid."""
         with transaction(self.engine) as connection:
-            leased = rows.lease(connection, "w.state = 'drafted'", {}, limit)
+            drains = rows.lease(connection, "w.state = 'drafted' AND w.purpose = 'drain'", {}, limit)
+            leased = rows.lease(connection, "w.state = 'drafted' AND w.purpose <> 'drain'", {}, limit)
             named = references(connection, [each.payment_id for each in leased])
+        reserved = sum(self._reserve_one(instruction, book) for instruction in drains)
         if not leased:
-            return 0
+            return reserved
         try:
             readings = self.sources.read(list(named.values()))
         except SourceUnreadable as error:
             for instruction in leased:
                 self._hold(instruction, f"source_unreadable: {error}")
-            return 0
-        reserved = 0
+            return reserved
         for instruction in leased:
             reading = readings[instruction.payment_id]
             why = reading.why_it_stops(instruction.purpose)
@@ -214,11 +221,12 @@ class Step:
                 instruction = rows.lock_leased(connection, leased)
                 if instruction is None:
                     return 0
-                reserved = (
-                    reserve_refund(connection, instruction, self.chains)
-                    if instruction.purpose == "refund"
-                    else reserve(connection, instruction, self.chains, book=book, rates=self.rates)
-                )
+                if instruction.is_drain:
+                    reserved = reserve_drain(connection, instruction)
+                elif instruction.purpose == "refund":
+                    reserved = reserve_refund(connection, instruction, self.chains)
+                else:
+                    reserved = reserve(connection, instruction, self.chains, book=book, rates=self.rates)
                 if self.signed is None:
                     rows.move(connection, reserved, "ready")
         except ReleaseStopped as error:

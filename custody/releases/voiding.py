@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from custody.ledger import Entry, post
 from custody.payments import lock_payment, move_payment
 from custody.releases import rows
+from custody.releases.drain_entries import book_drain_voided
 from custody.releases.fees import give_back
 from custody.releases.rows import Instruction
 from custody.releases.states import InstructionState
@@ -25,6 +26,9 @@ _RESERVED: Final = frozenset[InstructionState]({"awaiting_approval", "ready"})
 def void(connection: Connection, instruction: Instruction, reason: str, evidence: Mapping[str, Any]) -> None:
     """``void`` back to the amount's source (to disputed while a dispute is open, L4), and the payment's state with it."""
     lock_payment(connection, instruction.payment_id)
+    if instruction.is_drain:
+        book_drain_voided(connection, instruction, reason, evidence)
+        return
     disputed = connection.execute(
         text(
             "SELECT dispute_open FROM fleet.ledger_balances "

@@ -24,6 +24,11 @@ RPC_DOMAINS_MINIMUM: Final = 2
 
 SAFE_OWNERS_MAXIMUM: Final = 32  # as many as a genesis may pin
 
+FormerState = Literal["draining", "compromised", "retired"]
+"""What is left to do with a treasury that another one took the place of (R22)."""
+FORMER_TREASURIES_MAXIMUM: Final = 8
+"""Former treasuries of a chain: each is asked for in every block, and a rotation a year makes one."""
+
 _FILE_MAXIMUM_BYTES: Final = 1_048_576  # a chains file is a few kilobytes
 
 _NO_ADDRESS: Final = "0x" + "0" * 40
@@ -100,6 +105,14 @@ class SafeOwners(_Strict):
         return self
 
 
+class FormerTreasury(_Strict):
+    """A treasury of before a rotation: what comes and goes there is still followed (R22). ``safe`` as a chain's."""
+
+    address: Address
+    state: FormerState
+    safe: SafeOwners | None = None
+
+
 class Chain(_Strict):
     """One chain. ``rpc_urls`` may hold secrets: they are never logged whole."""
 
@@ -110,6 +123,8 @@ class Chain(_Strict):
     treasury: Address
     safe: SafeOwners | None = None
     """Set where the treasury is a Safe; without it the treasury is an account of one device."""
+    former_treasuries: Annotated[tuple[FormerTreasury, ...], Field(max_length=FORMER_TREASURIES_MAXIMUM)] = ()
+    """Those that ``treasury`` took the place of, as the signed genesis names them: fleet treasury rotate."""
     fee_proxy: Address
     native_fee_proxy: Address | None = None
     tokens: Annotated[tuple[Token, ...], Field(min_length=1, max_length=64)]
@@ -130,6 +145,24 @@ class Chain(_Strict):
     def is_development(self) -> bool:
         return self.id in DEVELOPMENT_CHAINS
 
+    @property
+    def treasuries(self) -> tuple[str, ...]:
+        """Every treasury that the chain ever had, the active one first."""
+        return (self.treasury, *(each.address for each in self.former_treasuries))
+
+    def former(self, address: str) -> FormerTreasury | None:
+        """The former treasury at that address, or None."""
+        return next((each for each in self.former_treasuries if each.address == address), None)
+
+    def at(self, treasury: str) -> "Chain":
+        """The chain as one of its ``treasuries`` sees it: ``treasury`` and ``safe`` are that one's. Raises LookupError."""
+        if treasury == self.treasury:
+            return self
+        former = self.former(treasury)
+        if former is None:
+            raise LookupError(f"{treasury} is no treasury of chain {self.id}")
+        return self.model_copy(update={"treasury": former.address, "safe": former.safe})
+
     def token(self, address: str) -> Token | None:
         return next((token for token in self.tokens if token.address == address), None)
 
@@ -148,9 +181,12 @@ class Chain(_Strict):
             raise ValueError("the chain's own coin is missing: add a token with address 'native'")
         if self.native_fee_proxy in {self.fee_proxy, *addresses}:
             raise ValueError("native_fee_proxy is a token's or the token proxy's address: it is a contract of its own")
-        if self.treasury in {self.fee_proxy, self.native_fee_proxy, *addresses}:
+        if {self.fee_proxy, self.native_fee_proxy, *addresses} & set(self.treasuries):
             raise ValueError("the treasury is a token's or the fee proxy's address: coins sent there are lost")
-        if self.safe is not None and self.treasury in self.safe.owners:
+        if len(set(self.treasuries)) != len(self.treasuries):
+            raise ValueError("former_treasuries: each treasury is named once; a former one never comes back (R22)")
+        owners = {owner for each in (self, *self.former_treasuries) if each.safe for owner in each.safe.owners}
+        if owners & set(self.treasuries):
             raise ValueError("safe.owners: the treasury is the Safe itself, not one of its owners")
         return self
 

@@ -37,8 +37,11 @@ _FIND = text(
     UNION ALL
     SELECT i.updated_at, 'the ' || i.purpose || ' of payment ' || i.payment_id || ' ' || i.state, coalesce(i.held_reason, ''),
         'settle the reason, then: fleet ' || CASE i.purpose WHEN 'release' THEN 'release ' || i.payment_id || ' --again'
+            WHEN 'drain' THEN 'treasury rotate ' || i.chain_id || ' --drain'
             ELSE 'releases refund ' || i.payment_id || ' --source ' || i.source END
-    FROM fleet.release_instructions i WHERE i.state IN ('failed', 'expired', 'cancelled') AND NOT EXISTS (
+    FROM fleet.release_instructions i WHERE i.state IN ('failed', 'expired', 'cancelled')
+      -- Voided with its treasury: it is drafted again by itself (R22).
+      AND NOT (i.state = 'expired' AND coalesce(i.held_reason, '') ~ '^treasury_(compromised|rotated):') AND NOT EXISTS (
         SELECT FROM fleet.release_instructions later
         WHERE later.payment_id = i.payment_id AND later.purpose = i.purpose AND later.created_at > i.created_at)
       AND NOT EXISTS (SELECT FROM fleet.payment_disputes d

@@ -13,6 +13,8 @@ from custody.chain.erc20 import selector
 from custody.chain.house_funding import book_funding
 from custody.chain.lanes import open_lane, store_signed, take_nonce
 from custody.chain.outflows import unauthorised, watch_outflows
+from custody.ledger.house import ensure_house_account
+from custody.settings.chains import Chains, FormerState, FormerTreasury
 from custody.store.engine import transaction
 from tests.integration.chain_fixtures import WatchingFleet, units
 from tests.losing import LosingFleet
@@ -248,3 +250,30 @@ def test_a_block_without_the_treasury_has_no_outflow(losing: LosingFleet) -> Non
         with transaction(fleet.watcher) as connection:
             block = scanned(fleet.world, losing.chain.treasury, receipt.block_number)
             assert unauthorised(connection, losing.chain, block) == []
+
+
+# A treasury of before a rotation (R22) --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["draining", "compromised", "retired"])
+def test_what_leaves_a_former_treasury_is_followed_whatever_its_state(losing: LosingFleet, state: FormerState) -> None:
+    world, old = losing.fleet.world, losing.chain.treasury
+    new = losing._wallet(Account.create()).address
+    former = (FormerTreasury(address=old, state=state),)
+    losing.fleet.chains = Chains(
+        chains=(losing.chain.model_copy(update={"treasury": new, "former_treasuries": former}),)
+    )
+    with transaction(losing.fleet.database.engine("fleet_operator")) as connection:
+        ensure_house_account(connection, CHAIN_ID, new, "treasury")
+    book_funding(losing.fleet.watcher, world.client, losing.chain, losing.fleet.block_watch.fence, world.client.head())
+    sent = steal(losing)
+    fee = world.client.receipt(sent).fee  # pyright: ignore[reportOptionalMemberAccess]
+    number = world.client.head().number
+    seen = scanned(world, old, number)
+    assert watch(losing, former={old: (seen.treasury_balance, seen.treasury_nonce)}) == 3
+    assert house_entries(losing) == [
+        (losing.fleet.token, "unauthorised", "loss", "overdraft", 30),
+        ("native", "unauthorised", "loss", "overdraft", to_amount(fee, 18)),
+    ]
+    assert losing.paused() is not None
+    losing.require_books_equal_chain()

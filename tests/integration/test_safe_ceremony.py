@@ -64,7 +64,7 @@ def test_the_safe_is_pinned_as_the_chain_shows_it(safe: OwnedSafe, tmp_path: Pat
     assert made.exit_code == 0, made.output
     said = tomllib.loads((tmp_path / "policy" / "genesis.toml").read_text())
     genesis = validated(Genesis, said, file="genesis.toml")
-    pinned = safes_of(genesis, None)[31337].pinned
+    pinned = safes_of(genesis, None)[31337, safe.address].pinned
     state = state_of(safe)
     assert safe_differences(state, pinned) == ()
     assert (pinned.proxy_code_hash, pinned.guard) == (state.proxy_code_hash, None)
@@ -118,4 +118,4 @@ def test_a_hash_of_before_the_proxys_pin_is_still_good(safe: OwnedSafe, tmp_path
     del said["chains"][0]["treasury"]["proxy_code_hash"]
     older = validated(Genesis, said, file="genesis.toml")
     assert document_hash("genesis", said) != with_pin
-    assert safe_differences(state_of(safe), safes_of(older, None)[31337].pinned) == ()
+    assert safe_differences(state_of(safe), safes_of(older, None)[31337, safe.address].pinned) == ()

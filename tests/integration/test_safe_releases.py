@@ -275,7 +275,7 @@ def test_a_reverted_execution_spends_nothing_and_is_tried_again(scene: SafeScene
 
 def test_without_payer_genesis_or_coins_it_waits_with_a_sentence(scene: SafeScene) -> None:
     payment = scene.payment()
-    pinned = scene.step.safes[31337].pinned
+    pinned = scene.step.safes[31337, scene.treasury].pinned
     scene.pin(None)
     scene.run()
     assert scene.instruction(payment).held_reason.startswith("safe_not_pinned: the chains file says")

@@ -15,7 +15,7 @@ A_DAY = {"name": "day", "kind": "limit_per_day", "currency": "USDC", "maximum": 
 KNOWN = {"name": "known", "kind": "recipients", "sources": ["address_book"], "cool_down_seconds": 60}
 HOURS = {"name": "hours", "kind": "hours", "windows": [{"days": ["mon"], "from": "08:00", "until": "09:00"}]}
 TIERS = {"name": "k", "kind": "approvals", "tiers": [{"from": "0", "k": 1}, {"from": "50", "k": 2}]}
-DENY = {"name": "no", "kind": "deny", "reason": "no"}
+DENY = {"name": "no", "kind": "deny", "purposes": ["release"], "reason": "no"}
 WHERE = ("release of USDC on chain 1",)
 
 

@@ -41,6 +41,7 @@ _GROUPS: Final = (
     "alarms",
     "pause",
     "break_glass",
+    "treasury",
     "processes",
     "demo",
     "signer",

@@ -11,8 +11,7 @@ from custody.chain import ChainClient, ChainUnavailable, WrongChain, connections
 from custody.chain.nodes import ChainNodes
 from custody.policy import Genesis, PolicyRefused
 from custody.policy.documents import NO_HASH, document_hash, read_toml, validated
-from custody.policy.genesis import TOKEN_DECIMALS_MAXIMUM, Treasury
-from custody.policy.rules import PURPOSES
+from custody.policy.genesis import POWERS, TOKEN_DECIMALS_MAXIMUM, Treasury
 from custody.policy.signing import add_signature, document_text, signatures_path
 from custody.policy.toml_text import toml_text
 from custody.policy.verified import GENESIS_FILE
@@ -156,7 +155,7 @@ def _approvers(valid_from: datetime) -> list[dict[str, Any]]:
                     "address": device.address,
                     "device_model": device.model,
                     "xpub_sha256": hashlib.sha256(xpub.encode()).hexdigest(),
-                    "powers": ["policy", *PURPOSES],
+                    "powers": [*POWERS],
                     "valid_from": valid_from,
                 }
             )

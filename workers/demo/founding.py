@@ -15,7 +15,7 @@ from eth_utils.crypto import keccak
 from custody.chain import ChainClient
 from custody.chain.nodes import ChainNodes
 from custody.policy.documents import NO_HASH, document_hash, read_toml
-from custody.policy.rules import PURPOSES
+from custody.policy.genesis import POWERS
 from custody.policy.signing import add_signature, document_text
 from custody.policy.toml_text import toml_text
 from custody.policy.verified import GENESIS_FILE, POLICY_FILE
@@ -118,7 +118,7 @@ def _approver(person: str, path: str, now: datetime) -> dict[str, Any]:
             "address": device.address,
             "device_model": device.model,
             "xpub_sha256": hashlib.sha256(xpub.encode()).hexdigest(),
-            "powers": ["policy", *PURPOSES],
+            "powers": [*POWERS],
             "valid_from": now,
         }
 

@@ -19,7 +19,7 @@ from custody.policy.genesis import Approver
 from custody.policy.operator_actions import ActionNotShowable, SignableAction
 from custody.policy.signed_entries import entry_hash, who_signed
 from custody.policy.texts import entry_text
-from custody.releases.approval_text import Names, approval_text
+from custody.releases.approval_text import OUR_TREASURY, Names, approval_text
 from custody.releases.refund_proof import BUYER_SIGNED
 from custody.trezor import DeviceError, SigningDevice, open_device
 from custody.trezor.text_rows import TextNotShowable, rows_of
@@ -27,6 +27,7 @@ from workers.signer.agreed import claimed_intent
 from workers.signer.checks import InstructionRefused
 from workers.signer.client import ApiAction, ApiEntry, ApiInstruction, ApprovalSubject, SignerApiAway, SignerClient
 from workers.signer.evidence import read_evidence
+from workers.signer.treasuries import DRAIN, why_not_from
 
 APPROVAL_PATH: Final = "m/44'/60'/2'/0/0"
 """Approvals have an account of their own: no signature of it is worth anything elsewhere (R6)."""
@@ -100,18 +101,20 @@ def approvable_instruction(claimed: ApiInstruction, desk: ApproverDesk, now: dat
     expires_in = asked.expires_at - now
     for field_name, found, expected in (
         ("environment", asked.environment, genesis.environment),
-        ("treasury", claimed.treasury, chain.treasury.address),
         ("policy", f"{asked.policy_version}:{asked.policy_hash}", f"{policy.policy.version}:{policy.hash}"),
     ):
         if found != expected:
             raise _refused(claimed.id, f"its {field_name} is {found}, this machine's signed files say {expected}")
+    former = {each.address: each.state for each in chain.former_treasuries}
+    if (why := why_not_from(claimed, chain.treasury.address, former)) is not None:
+        raise _refused(claimed.id, why)
     if int(asked.fee_ceiling_wei) > desk.fee_cap_wei:
         raise _refused(
             claimed.id, f"its fee may reach {asked.fee_ceiling_wei} wei, this machine allows {desk.fee_cap_wei}"
         )
     if not timedelta(0) < expires_in <= LIFETIME_MAXIMUM:
         raise _refused(claimed.id, f"it expires {asked.expires_at:%Y-%m-%d %H:%M} UTC; expected within 7 days from now")
-    label = _label(claimed, desk, now)
+    label = OUR_TREASURY if claimed.purpose == DRAIN else _label(claimed, desk, now)
     intent = claimed_intent(claimed, asked)
     if intent.hash().hex() != asked.intent_hash:
         raise _refused(claimed.id, f"the hash of its fields is {intent.hash().hex()}, the API says {asked.intent_hash}")

@@ -43,10 +43,10 @@ class Case:
             if where not in self.destinations:
                 raise self.refused(f"coins of it are said to have been at {where}, whose derivation is not shown")
         for sweep in self.sweeps:
-            if sweep.to_address != self.pinned.treasury:
+            if sweep.to_address not in self.pinned.treasuries:
                 raise self.refused(
                     f"sweep {sweep.transaction_hash} went to {sweep.to_address}, the pinned treasury is "
-                    f"{self.pinned.treasury}"
+                    f"{' or '.join(sorted(self.pinned.treasuries))}"
                 )
         if self.checked.claimed.recipient in self.destinations:
             raise self.refused(f"recipient {self.checked.claimed.recipient} is a deposit address")

@@ -14,6 +14,7 @@ from custody.trezor import DeviceFacts
 from custody.trezor.readability import why_amount_not_readable, why_firmware_refused
 from custody.trezor.transaction import TransactionError, UnsignedTransaction, decode_erc20_transfer
 from workers.signer.client import ApiInstruction
+from workers.signer.treasuries import DRAIN, why_not_from
 
 UDP: Final = "udp:"
 """Software devices and emulators: for development chains only (R17)."""
@@ -75,12 +76,13 @@ def check_claims(claimed: ApiInstruction, chains: Chains) -> tuple[Chain, Token]
     token = chain.token(claimed.token)
     if token is None:
         raise refused(claimed, f"token {claimed.token} is not in this machine's chains file")
-    _require(claimed, "treasury", claimed.treasury, chain.treasury)
+    if why := why_not_from(claimed, chain.treasury, {each.address: each.state for each in chain.former_treasuries}):
+        raise refused(claimed, why)
     _require(claimed, "symbol", claimed.symbol, token.symbol)
     _require(claimed, "decimals", claimed.decimals, token.decimals)
     _check_recipient(claimed, chain)
     _check_amount(claimed)
-    return chain, token
+    return chain.at(claimed.treasury), token
 
 
 def refused(claimed: ApiInstruction, why: str) -> InstructionRefused:
@@ -132,7 +134,9 @@ def _check_recipient(claimed: ApiInstruction, chain: Chain) -> None:
         recipient = parse_address(claimed.recipient, field="recipient", require_checksum=True)
     except InvalidAddress as error:
         raise refused(claimed, str(error)) from None
-    ours = {chain.treasury, chain.fee_proxy, chain.native_fee_proxy, *(token.address for token in chain.tokens)}
+    ours = {*chain.treasuries, chain.fee_proxy, chain.native_fee_proxy, *(token.address for token in chain.tokens)}
+    if claimed.purpose == DRAIN:
+        ours.discard(chain.treasury)  # where a drain goes, and nothing else
     if recipient.lower() in {address.lower() for address in ours if address is not None}:
         raise refused(claimed, f"recipient {recipient} is our treasury, the payment proxy or a token")
 

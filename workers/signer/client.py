@@ -124,7 +124,7 @@ class ApiInstruction(BaseModel):
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     payment_id: str
-    purpose: Literal["release", "refund"]
+    purpose: Literal["release", "refund", "drain"]
     state: str
     chain_id: int
     treasury: str

@@ -69,7 +69,7 @@ class Payout(_Claim):
     """Another instruction of the same payment."""
 
     id: Annotated[str, Field(max_length=36)]
-    purpose: Literal["release", "refund"]
+    purpose: Literal["release", "refund", "drain"]
     state: Annotated[str, Field(max_length=20)]
     token: Token
     recipient: str

@@ -248,9 +248,10 @@ class Journal:
             previous = line.hash
 
 
-def open_promises(journal: Journal, asked: Iterable[Asked], *, nonce: int) -> list[tuple[Asked, list[str]]]:
-    """Payouts of other nonces that have paid or still can, one a nonce, each with its known transaction hashes.
+def open_promises(journal: Journal, asked: Iterable[Asked], *, nonce: int | None) -> list[tuple[Asked, list[str]]]:
+    """Payouts of one treasury that have paid or still can, one a nonce, each with its known transaction hashes.
 
+    ``nonce``: whose own payouts are left out; None: nobody's.
     A payout whose device said no every time is left out, one whose answer is unknown stays in. A Safe's always stays in:
     its other owners were handed the same (R1).
     """

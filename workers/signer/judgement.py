@@ -25,6 +25,7 @@ from workers.signer.pins import require_pinned, require_trust
 from workers.signer.recipients import require_known_recipient
 from workers.signer.safe_checks import Checked
 from workers.signer.seals import require_extends
+from workers.signer.treasuries import DRAIN
 from workers.signer.trust import Trust, TrustedChain
 
 UNCHECKED: Final = (
@@ -60,7 +61,7 @@ class Judge:
         """Judge one instruction. Raises InstructionRefused with the sentence why it must not be signed."""
         require_trust(checked.chain, self.trust)
         claimed = checked.claimed
-        asked = self._asked(checked)
+        asked = self._asked(checked, checked.chain.treasury)
         if self.trust is None:
             require_one_intent(checked.transaction, claimed.id, checked.chain.treasury, asked)
             promise = Promise(claimed.token, claimed.payment_id, int(claimed.amount_units), frozenset())
@@ -79,7 +80,12 @@ class Judge:
         seen = as_claimed(case) if self.offline else look(case, urls)
         recipient = require_known_recipient(checked, evidence, self.trust)
         agreed = require_agreed(checked, evidence, self.trust, pinned, recipient.label, datetime.now(UTC))
-        promise = self._require_covered(case, seen, asked, urls)
+        # A drain pays nobody: its coins lie in the house before and after it, and count as much (R22).
+        promise = (
+            Promise(claimed.token, claimed.payment_id, 0, seen.destinations, seen.swept)
+            if claimed.purpose == DRAIN
+            else self._require_covered(case, seen, asked, urls)
+        )
         require_one_intent(checked.transaction, claimed.id, checked.chain.treasury, asked)
         by = "the machine that exported it" if self.offline else f"{len(urls)} of your own nodes"
         return Judged(
@@ -96,16 +102,28 @@ class Judge:
             seen.safe,
         )
 
-    def _asked(self, checked: Checked) -> list[Asked]:
+    def _asked(self, checked: Checked, treasury: str) -> list[Asked]:
         if self.journal is None:
             return []
-        return self.journal.asked(checked.chain.id, checked.chain.genesis_hash, checked.chain.treasury)
+        return self.journal.asked(checked.chain.id, checked.chain.genesis_hash, treasury)
+
+    def _promised(self, case: Case, asked: list[Asked]) -> tuple[list[tuple[Asked, list[str]]], list[Asked]]:
+        """What this machine signed before for any treasury of the chain that can still pay, and all that was asked (R22)."""
+        if self.journal is None:
+            return [], []
+        treasury = case.checked.chain.treasury
+        found = open_promises(self.journal, asked, nonce=case.checked.transaction.nonce)
+        for other in sorted(case.pinned.treasuries - {treasury}):
+            elsewhere = self._asked(case.checked, other)
+            found += open_promises(self.journal, elsewhere, nonce=None)
+            asked = [*asked, *elsewhere]
+        return found, asked
 
     def _require_covered(self, case: Case, seen: Seen, asked: list[Asked], urls: Sequence[str]) -> Promise:
         """R4: releases and refunds of this payment so far plus this one are at most what was swept for it."""
         checked, claimed = case.checked, case.checked.claimed
         promise = Promise(case.token, claimed.payment_id, int(claimed.amount_units), seen.destinations, seen.swept)
-        before = [] if self.journal is None else open_promises(self.journal, asked, nonce=checked.transaction.nonce)
+        before, asked = self._promised(case, asked)
         unknown = _unknown_units(case.evidence, case.token, claimed.id, asked)
         if not coverage(promise, [each.promise for each, _ in before], unknown_units=unknown).is_enough:
             before = [(each, hashes) for each, hashes in before if not self._is_over(each, hashes, case.pinned, urls)]
@@ -140,7 +158,11 @@ def _unknown_units(evidence: Evidence, token: str, instruction: str, asked: list
     return sum(
         each.amount_units
         for each in evidence.payouts
-        if each.may_pay and each.token == token and each.id not in known and each.id != instruction
+        if each.may_pay
+        and each.purpose != DRAIN
+        and each.token == token
+        and each.id not in known
+        and each.id != instruction
     )
 
 

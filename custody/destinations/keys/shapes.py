@@ -4,8 +4,8 @@ Pure: the bytes, who may be paid and the addresses are all given. An unsigned tr
 zero, its access list empty and its encoding canonical already (``UnsignedTransaction.from_signing_bytes``).
 """
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from custody.destinations.derivation import DerivationError
@@ -61,6 +61,8 @@ class KnownChain:
     id: int
     treasury: str
     tokens: Collection[str]
+    former: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Treasuries that this one took the place of, with their state, for a sentence that says so (R22)."""
 
 
 def require_shape(asked: Asked, *, chain: KnownChain, address_at: Callable[[str, int], str]) -> None:
@@ -73,6 +75,11 @@ def require_shape(asked: Asked, *, chain: KnownChain, address_at: Callable[[str,
     transaction = asked.transaction
     if transaction.chain_id != chain.id:
         raise ShapeRefused(f"chain: expected {chain.id}, got {transaction.chain_id}")
+    if asked.treasury in chain.former:
+        raise ShapeRefused(
+            f"treasury: {asked.treasury} is {chain.former[asked.treasury]}: no sweep goes there any more, {chain.treasury} took "
+            f"its place on chain {chain.id} (R22)"
+        )
     if asked.treasury != chain.treasury:
         raise ShapeRefused(f"treasury: {asked.treasury} is asked for, but {chain.treasury} binds on chain {chain.id}")
     _require_fees(transaction)

@@ -23,6 +23,7 @@ from custody.destinations.sweeps.lane_tending import lanes_due, tend
 from custody.destinations.sweeps.native_drain import NativeDrain
 from custody.destinations.sweeps.payers import Payers, close_payers, open_payers
 from custody.destinations.sweeps.planner import candidates, plan
+from custody.destinations.sweeps.rotation import follow_treasury
 from custody.destinations.sweeps.signing import SweepSigner
 from custody.destinations.sweeps.strategy import Depth, SweepRound, SweepStrategy, in_transaction
 from custody.destinations.sweeps.top_up_transfer import TopUpTransfer
@@ -164,6 +165,7 @@ def _advance_chain(
     if client is None:
         in_transaction(engine, lambda connection: jobs.postpone(connection, leased, "no client for the chain"))
         return 0
+    leased = in_transaction(engine, lambda connection: follow_treasury(connection, chain, leased))
     depth, agreed_number, paused = in_transaction(engine, lambda connection: _standing(connection, chain.id))
     accepted = _accepted(engine, chain, signer, leased, paused)
     if paused is not None:
@@ -235,7 +237,7 @@ def _accepted(
             refusals[job.id] = f"chain_paused: {paused}"
         elif job.account_fingerprint not in signer.accounts:
             refusals[job.id] = f"other_deposit_account: the keys agent has the seeds of {', '.join(signer.accounts)}"
-        elif job.treasury != chain.treasury:
+        elif job.treasury not in chain.treasuries:
             refusals[job.id] = "treasury_changed: the chains file names another treasury than this job"
     for reason in sorted(set(refusals.values())):
         refused = [job for job in leased if refusals.get(job.id) == reason]

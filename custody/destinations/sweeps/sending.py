@@ -45,7 +45,9 @@ def ensure_signed(work: SweepRound, job: SweepJob, transaction: LaneTransaction,
     if raw is None:
         return transaction
     transaction_hash = "0x" + keccak(raw).hex()
-    work.apply(lambda connection: store_signed(connection, transaction.id, raw, transaction_hash))
+    work.apply(
+        lambda connection: store_signed(connection, transaction.id, raw, transaction_hash, data=transaction.data)
+    )
     return reload(work, transaction)
 
 

@@ -6,16 +6,14 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from custody.chain.assets import to_amount
+from custody.ledger.positions import treasury_position
 from custody.settings.chains import Chains
 from custody.store.work import bury
 
-# What the books say lies there, and what is on its way. Books without coins in the treasury are most of them.
-_THERE: Final = text(
+_COMING: Final = text(
     """
-    SELECT (SELECT coalesce(sum(b.treasury), 0) FROM fleet.ledger_balances b
-            WHERE b.chain_id = :chain AND b.token = :token AND b.treasury > 0) AS booked,
-        (SELECT coalesce(sum(j.amount_units), 0) FROM fleet.sweep_jobs j
-         WHERE j.chain_id = :chain AND j.token = :token AND j.state IN ('planned', 'funding', 'transferring')) AS coming
+    SELECT coalesce(sum(j.amount_units), 0) FROM fleet.sweep_jobs j WHERE j.chain_id = :chain AND j.token = :token
+        AND j.treasury = :treasury AND j.state IN ('planned', 'funding', 'transferring')
     """
 )
 _SUBJECT: Final = "treasury"
@@ -45,8 +43,13 @@ class TreasuryRoom:
         assert token is not None
         place = (chain_id, token_address)
         if place not in self._there:
-            row = self._connection.execute(_THERE, {"chain": chain_id, "token": token_address}).one()
-            self._there[place] = row.booked + to_amount(int(row.coming), token.decimals)
+            booked = treasury_position(
+                self._connection, chain_id, token_address, chain.treasury, is_only=not chain.former_treasuries
+            )
+            coming = self._connection.execute(
+                _COMING, {"chain": chain_id, "token": token_address, "treasury": chain.treasury}
+            ).scalar_one()
+            self._there[place] = booked + to_amount(int(coming), token.decimals)
         subject = f"{chain_id}:{token_address}"
         after = self._there[place] + amount
         if after <= token.treasury_maximum:

@@ -127,8 +127,8 @@ def read_books(connection: Connection, chain: Chain, at_block: int | None, windo
     }
     expected = connection.execute(_EXPECTED, values).all()
     held: dict[Place, int] = {(row.token, row.address): 0 for row in expected if row.token is not None}
-    # The treasury's whole content is escrow or the house's, booked or not.
-    held |= {(token, chain.treasury): 0 for token in tokens}
+    # A treasury's whole content is escrow or the house's, booked or not; a former one's too, whatever its state (R22).
+    held |= {(token, treasury): 0 for token in tokens for treasury in chain.treasuries}
     for position in asset_positions(connection, chain_id):
         held[position.token, position.address] = _signed(position.amount, tokens[position.token])
     totals = account_totals(connection, chain_id=chain_id)
@@ -139,7 +139,7 @@ def read_books(connection: Connection, chain: Chain, at_block: int | None, windo
         tokens=tokens,
         held=held,
         addresses=frozenset({row.address for row in expected} | {address for _, address in held}),
-        house=frozenset({row.address for row in expected if row.is_house} | {chain.treasury}),
+        house=frozenset({row.address for row in expected if row.is_house} | {*chain.treasuries}),
         later=[
             Booked(
                 row.id,

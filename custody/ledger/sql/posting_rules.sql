@@ -36,6 +36,10 @@ VALUES
     ('payment', 'provider_fee', 'charged', 'held', 'provider_fees', 'fleet_releases', false, true, false),
     ('payment', 'provider_fee', 'returned', 'provider_fees', 'held', 'fleet_releases', false, true, false),
     ('payment', 'provider_fee', 'returned', 'provider_fees', 'disputed', 'fleet_releases', false, true, false),
+    -- from a former treasury to the active one (R22): promised, arrived, given up
+    ('payment', 'adjustment', 'rotation', 'in_transit', 'treasury', 'fleet_releases', false, true, false),
+    ('payment', 'adjustment', 'rotation', 'treasury', 'in_transit', 'fleet_releases', true, true, false),
+    ('payment', 'adjustment', 'rotation_void', 'treasury', 'in_transit', 'fleet_releases', false, true, false),
     -- disputes
     ('payment', 'dispute_hold', 'opened', 'held', 'disputed', 'fleet_releases', false, false, false),
     ('payment', 'dispute_hold', 'lifted', 'disputed', 'held', 'fleet_releases', false, false, false),

@@ -79,6 +79,7 @@ GRANT UPDATE (state, reason, ended_at) ON fleet.sweep_batches TO fleet_sweeps;
 GRANT INSERT ON fleet.outbox TO fleet_sweeps;
 
 -- Releases promise, hand out, broadcast and book.
+GRANT SELECT ON fleet.treasury_drains TO fleet_releases;
 GRANT SELECT ON fleet.chain_cursors, fleet.tokens, fleet.house_accounts, fleet.payment_routes, fleet.address_book,
     fleet.ledger_balances, public.funds_ledger_entries, public.seller_offers, public.disputes,
     public.derived_destinations, public.config_settings, public.config_setting_history, public.payments,
@@ -203,6 +204,7 @@ GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recip
 -- An operator asks for a cancel or higher fees; the releases worker does it, and the device signs it (R1).
 GRANT INSERT (instruction_id, kind, reason, requested_by) ON fleet.release_requests TO fleet_operator;
 GRANT INSERT (payment_id, cause, source, amount, ordered_by) ON fleet.refund_orders TO fleet_operator;
+GRANT INSERT (chain_id, treasury, ordered_by), UPDATE (ordered_by, ordered_at) ON fleet.treasury_drains TO fleet_operator;
 -- A buyer's signature as it came; the releases worker recovers it again before it pays anything there (R9, R21).
 GRANT INSERT (payment_id, chain_id, address, signed_at, y_parity, r, s, added_by) ON fleet.refund_addresses TO fleet_operator;
 

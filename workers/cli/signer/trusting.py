@@ -60,6 +60,10 @@ def _lines(found: Trust) -> list[str]:
             f"  treasury   {chain.treasury}, device {chain.device_fingerprint or 'not pinned'}",
             *([] if chain.safe is None else _safe(chain.safe)),
             *([] if chain.native_fee_proxy is None else [f"  coin proxy {chain.native_fee_proxy}"]),
+            *(
+                f"  former     {each.address}, {each.state}, device {each.device_fingerprint or 'not pinned'}"
+                for each in chain.former_treasuries
+            ),
             f"  depth      {chain.depth} confirmations",
             f"  nodes      {', '.join(urlsplit(url).hostname or '?' for url in chain.verify_rpc) or 'none: give --verify-rpc'}",
             *(f"  token      {each.symbol}, {each.decimals} decimals, {each.address}" for each in chain.tokens),

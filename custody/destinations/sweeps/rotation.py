@@ -1,0 +1,52 @@
+"""Sweeps after a treasury's rotation (R22): what is not signed yet goes to the new treasury, what is signed settles at its own.
+
+Bytes that were stored may have been sent, so they are final: their coins are booked where they went, and moved from there.
+An intent without bytes binds nobody, for only stored bytes are ever sent (L15): its recipient is written anew. What is in
+a batch, or a drain under way, stays as it is: the keys agent signs neither for the old treasury, and the lane cancels it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+from sqlalchemy import Connection, text
+
+from custody.chain.erc20 import encode_transfer
+from custody.destinations.sweeps.jobs import SweepJob
+from custody.settings.chains import Chain
+
+log = structlog.get_logger(__name__)
+
+
+def follow_treasury(connection: Connection, chain: Chain, jobs: Sequence[SweepJob]) -> list[SweepJob]:
+    """The leased jobs as they are after ``chain.treasury`` took another's place, in one transaction with their intents."""
+    return [
+        _follow(connection, chain, job) if job.treasury != chain.treasury and job.treasury in chain.treasuries else job
+        for job in jobs
+    ]
+
+
+def _follow(connection: Connection, chain: Chain, job: SweepJob) -> SweepJob:
+    moved = connection.execute(
+        text(
+            """
+            UPDATE fleet.sweep_jobs j SET treasury = :treasury, updated_at = clock_timestamp()
+            WHERE j.id = :id AND j.lease_token = :token AND (j.state = 'planned' OR j.strategy = 'top_up_transfer')
+              AND NOT EXISTS (
+                SELECT FROM fleet.chain_transactions t
+                WHERE t.subject_id = j.id AND t.purpose = 'sweep' AND t.state <> 'intent')
+            """
+        ),
+        {"id": job.id, "token": job.lease_token, "treasury": chain.treasury},
+    )
+    if moved.rowcount == 0:
+        return job
+    connection.execute(
+        text(
+            "UPDATE fleet.chain_transactions SET data = :data "
+            "WHERE subject_id = :id AND purpose = 'sweep' AND state = 'intent'"
+        ),
+        {"id": job.id, "data": encode_transfer(chain.treasury, job.amount_units)},
+    )
+    log.info("sweep_follows_treasury", job=str(job.id), before=job.treasury, treasury=chain.treasury)
+    return replace(job, treasury=chain.treasury)
