@@ -127,7 +127,7 @@ def client_with_devices(url: str, folder: Path) -> SignerClient:
     return SignerClient(url, LoggingIn(lambda: place_of(url), file, wallet, lambda _said, _text: None, takes_any=True))
 
 
-def kept(url: str, address: str) -> KeptSession:
+def kept(url: str, address: str, derivation_path: str = TREASURY_PATH) -> KeptSession:
     """SIGNER's session as a machine keeps it, for the wallet with that address."""
     place = place_of(url)
     return KeptSession(
@@ -137,7 +137,7 @@ def kept(url: str, address: str) -> KeptSession:
         address=address,
         role="treasury",
         person=None,
-        derivation_path=TREASURY_PATH,
+        derivation_path=derivation_path,
         fingerprint="00000000",
         expires_at=datetime.now(UTC) + timedelta(hours=1),
     )

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from custody.settings.environment import settings
+from custody.trezor.derivation import SAFE_OWNER_PATH
 from tests.signer_api_server import kept
 from tests.signer_scene import SignerScene
 from workers.cli.signer import signer
@@ -23,7 +24,10 @@ JOURNAL = "journal.jsonl"
 def desk_environment(scene: SignerScene, device_path: str, api: str) -> dict[str, str]:
     """The settings of a signer's machine, who has logged in there: no database among them."""
     state = scene.folder / "state"
-    SessionFile(state / SESSIONS_FILE).put(kept(api, scene.treasury))
+    sessions = SessionFile(state / SESSIONS_FILE)
+    sessions.put(kept(api, scene.treasury))
+    for owner in getattr(scene, "owners", ()):
+        sessions.put(kept(api, owner.address, SAFE_OWNER_PATH))
     return {
         "CHAINS_FILE": str(scene.folder / "chains.toml"),
         "SIGNER_API_URL": api,

@@ -10,7 +10,7 @@ from tests.conftest import STATE_DIR, Database
 from tests.counts import Counts
 from tests.native_scene import NativeScene
 from tests.release_scene import TokenChain
-from tests.signer_api_server import TOKEN, serving
+from tests.signer_api_server import client_at, serving
 from tests.signer_desk import Cli, at_desk, said
 from tests.signer_scene import random_hash, thief
 from tests.superuser import rewritten
@@ -21,7 +21,7 @@ from workers.demo.development_chain import ETHER
 from workers.embedded import npm_packages
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice
-from workers.signer import SignerClient, load_trust
+from workers.signer import load_trust
 from workers.signer.case import Case
 from workers.signer.evidence import read_evidence
 from workers.signer.own_eyes import look
@@ -216,7 +216,7 @@ def test_a_deposit_through_the_proxy_needs_the_pinned_proxy(
 
 def test_what_only_a_balance_told_counts_as_far_as_the_address_held_it(scene: NativeScene) -> None:
     payment = scene.handed_out_payment()
-    with serving(scene.database) as url, SignerClient(url, TOKEN) as client:
+    with serving(scene.database) as url, client_at(url) as client:
         claimed = client.instruction(str(scene.instruction(payment).id))
     trust = load_trust(scene.write_trust())
     pinned = trust.chain(31337)

@@ -19,7 +19,7 @@ from tests.counts import Counts, declared
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
 from tests.safe_world import OTHER, deploy, sign_hash
-from tests.signer_api_server import TOKEN, post, serving
+from tests.signer_api_server import client_at, post, serving
 from workers.demo.development_chain import ETHER
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
@@ -85,7 +85,7 @@ def _desk(
         trust = load_trust(scene.write_trust())
         with (
             serving(scene.database) as url,
-            SignerClient(url, TOKEN) as client,
+            client_at(url) as client,
             Journal(tmp_path / "journal.jsonl", create=True) as journal,
         ):
             honest = client.instruction(str(scene.instruction(payment).id))
