@@ -16,6 +16,7 @@ from custody.registration import ApiPlace
 from custody.settings.chains import Chains, load_chains
 from custody.settings.environment import SettingsError, settings
 from custody.trezor import DeviceError
+from custody.trezor.accounts import Role, role_path
 from custody.trezor.derivation import DerivationPathError
 from custody.trezor.text_rows import rows_of
 from workers.signer import (
@@ -78,15 +79,28 @@ def client_of(access: Access | None) -> SignerClient:
 
 
 def wallet(derivation_path: str | None = None) -> LoginWallet:
-    """The wallet of this machine's device that logs in; default TREZOR_DERIVATION_PATH."""
+    """The wallet of this machine's device that logs in; default TREZOR_DERIVATION_PATH, else the role's account (R6)."""
     configured = settings()
     return LoginWallet(
         device_path=configured.trezor_path,
-        derivation_path=derivation_path or configured.trezor_derivation_path,
+        derivation_path=derivation_path or configured.trezor_derivation_path or role_path(_signing_role()),
         approval_timeout_seconds=configured.trezor_approval_timeout_seconds,
         fingerprint=configured.trezor_fingerprint if derivation_path is None else None,
         pin_callback=ask_pin,
     )
+
+
+def _signing_role() -> Role:
+    """What this machine's device signs as: an owner where the trust file, else the chains file, knows a Safe alone."""
+    known = trust()
+    configured = settings()
+    if known is not None:
+        safes = [chain.safe is not None for chain in known.chains]
+    elif configured.chains_file is not None:
+        safes = [chain.safe is not None for chain in load_chains(configured.path("chains_file")).chains]
+    else:
+        safes = [False]
+    return "safe_owner" if all(safes) else "treasury"
 
 
 def session_file() -> SessionFile:
