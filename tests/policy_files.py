@@ -48,7 +48,7 @@ USDT_BSC, USDT_ETH, USDC_ETH = address(0x5601), address(0x101), address(0x102)
 TREASURY_BSC, TREASURY_ETH, PROXY = address(0x56FF), address(0x1FF), address(0x56F0)
 SELLER, SELLER_TWO, BUYER, PAYER, STRANGER = (address(0xA0 + number) for number in range(5))
 PEOPLE: Final = ("ada", "bob", "cyd")
-POWERS: Final = ["policy", "release", "refund", "adjustment", "gas_funding"]
+POWERS: Final = ["policy", "release", "refund", "adjustment", "gas_funding", "fee_payout"]
 
 
 def approver(person: str, **changed: Any) -> dict[str, Any]:

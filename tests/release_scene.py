@@ -147,19 +147,34 @@ class Scene:
         return pymongo.MongoClient(self.mongo_url)
 
     def payment(
-        self, *, swept: bool = True, completed: bool = True, recipient: str | None = "new", units: int = UNITS
-    ) -> UUID:
-        """A payment with coins held, swept into the treasury in the books and on the chain unless told otherwise."""
+        self, *, swept: bool = True, completed: bool = True, recipient: str | None = "new", units: int = UNITS,
+        seller_of: UUID | None = None,
+    ) -> UUID:  # fmt: skip
+        """A payment with coins held, swept into the treasury in the books and on the chain unless told otherwise.
+
+        ``seller_of``: another payment, whose seller and whose seller's wallet are this one's too.
+        """
         payment = self.market.payment(AMOUNT)
         self.payments.append(payment)
         self._hold(payment, units)
         if swept:
             self.sweep(payment, units)
+        if seller_of is not None:
+            self.share_seller(payment, seller_of)
+            recipient = None
         seller = self.market.execute("SELECT seller_id FROM public.payments WHERE id = :id", id=payment)[0].seller_id
         if recipient is not None:
             self.address_book(seller, Account.create().address if recipient == "new" else recipient)
         self.set_request(payment, "completed" if completed else "delivery")
         return payment
+
+    def share_seller(self, payment: UUID, other: UUID) -> None:
+        """Make the other payment's seller this one's."""
+        self.market.execute(
+            "UPDATE public.payments p SET seller_id = o.seller_id FROM public.payments o WHERE o.id = :other AND p.id = :id",
+            other=other,
+            id=payment,
+        )
 
     def _safekeeping(self) -> dict[str, Any]:
         if self.rules is None:
@@ -183,7 +198,7 @@ class Scene:
 
     def approve(self, payment: UUID, *people: str, **changed: Any) -> None:
         """Hand in approvals with the signer API's role, as these people's devices make them over what is shown now."""
-        instruction, shown = self.instruction(payment), self.approval_shown(payment)
+        instruction, shown = self.paying(payment), self.approval_shown(payment)
         for person in people:
             hand_in_approval(
                 self.database.engine("fleet_signer_api"),
@@ -199,7 +214,7 @@ class Scene:
         """The text that approvers of its instruction see now."""
         with transaction(self.database.engine("fleet_releases")) as connection:
             in_force = read_in_force(connection, self.signed, datetime.now(UTC))
-            return signed_text(rows.select(connection, "i.id = :id", {"id": self.instruction(payment).id})[0], in_force)
+            return signed_text(rows.select(connection, "i.id = :id", {"id": self.paying(payment).id})[0], in_force)
 
     def approval_signature(self, payment: UUID, person: str) -> bytes:
         """The 65 bytes of a person's approval."""
@@ -336,6 +351,18 @@ class Scene:
         )
         return found[0] if found else None
 
+    def paying(self, payment: UUID) -> Any:
+        """What is handed out for a payment: its newest instruction, or the group that it is paid with."""
+        return self.group(payment) or self.instruction(payment)
+
+    def group(self, payment: UUID) -> Any:
+        """The group that a payment's newest instruction is paid with, None without one."""
+        group_id = self.instruction(payment).group_id
+        return None if group_id is None else self.instruction_row(group_id)
+
+    def instruction_row(self, instruction_id: UUID) -> Any:
+        return self.market.execute("SELECT * FROM fleet.release_instructions WHERE id = :id", id=instruction_id)[0]
+
     def submissions(self, payment: UUID) -> list[tuple[str, str | None]]:
         rows = self.market.execute(
             "SELECT s.state, s.refused_reason FROM fleet.signature_submissions s "
@@ -347,7 +374,7 @@ class Scene:
 
     def sign(self, payment: UUID) -> Signature:
         """What the treasury's device would answer."""
-        raw = UnsignedTransaction.from_signing_bytes(bytes(self.instruction(payment).unsigned_bytes))
+        raw = UnsignedTransaction.from_signing_bytes(bytes(self.paying(payment).unsigned_bytes))
         return self.sign_hash(raw.signing_hash())
 
     def sign_hash(self, digest: bytes) -> Signature:
@@ -366,7 +393,7 @@ class Scene:
                     "INSERT INTO fleet.signature_submissions (instruction_id, kind, y_parity, r, s) "
                     "VALUES (:id, 'signature', :y, :r, :s)"
                 ),
-                {"id": self.instruction(payment).id, "y": y_parity, "r": r, "s": s},
+                {"id": self.paying(payment).id, "y": y_parity, "r": r, "s": s},
             )
 
     def token_balance(self, address: str) -> int:
@@ -403,7 +430,7 @@ class Scene:
     def receipt(self, payment: UUID) -> Receipt:
         row = self.market.execute(
             "SELECT transaction_hash FROM fleet.chain_transactions WHERE subject_id = :id",
-            id=self.instruction(payment).id,
+            id=self.paying(payment).id,
         )[0]
         found = self.chain.deployer.client.receipt(row.transaction_hash)
         assert found is not None

@@ -79,7 +79,7 @@ class SafeScene(Scene):
 
     def transaction(self, payment: UUID) -> SafeTransaction:
         """The SafeTx that was handed out."""
-        return SafeTransaction.from_stored_bytes(bytes(self.instruction(payment).unsigned_bytes))
+        return SafeTransaction.from_stored_bytes(bytes(self.paying(payment).unsigned_bytes))
 
     def owner_signs(self, payment: UUID, owner: LocalAccount) -> Signature:
         """What an owner's device would answer."""

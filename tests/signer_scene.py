@@ -56,8 +56,9 @@ class SignerScene(Scene):
         return account_xpub_from_seed(self.deposit_seed)
 
     def payment(
-        self, *, swept: bool = True, completed: bool = True, recipient: str | None = "new", units: int | None = None
-    ) -> UUID:
+        self, *, swept: bool = True, completed: bool = True, recipient: str | None = "new", units: int | None = None,
+        seller_of: UUID | None = None,
+    ) -> UUID:  # fmt: skip
         units = units or self.units
         index = self.market._indices + 1
         address = address_at(self.xpub, index)
@@ -71,6 +72,9 @@ class SignerScene(Scene):
         self.deposit(payment, address, units)
         if swept:
             self.sweep_really(payment, index, units)
+        if seller_of is not None:
+            self.share_seller(payment, seller_of)
+            recipient = None
         seller = self.market.execute("SELECT seller_id FROM public.payments WHERE id = :id", id=payment)[0].seller_id
         if recipient is not None:
             chosen = Account.create().address if recipient == "new" else recipient

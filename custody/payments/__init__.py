@@ -6,7 +6,16 @@ from custody.payments.transitions import (
     TransitionRefused,
     legal_moves,
     lock_payment,
+    lock_payments,
     move_payment,
 )
 
-__all__ = ["TRANSITIONS", "PaymentState", "TransitionRefused", "legal_moves", "lock_payment", "move_payment"]
+__all__ = [
+    "TRANSITIONS",
+    "PaymentState",
+    "TransitionRefused",
+    "legal_moves",
+    "lock_payment",
+    "lock_payments",
+    "move_payment",
+]

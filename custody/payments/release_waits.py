@@ -13,17 +13,29 @@ def waits_for_release(connection: Connection, payment: Any) -> Iterator[Wait]:
     """What each open instruction waits for; without one, what its draft waits for."""
     instructions = connection.execute(
         text(
-            "SELECT id, purpose, state, held_reason, rejected_reason, created_at, handed_out_at, signed_at "
-            "FROM fleet.release_instructions "
-            "WHERE payment_id = :id AND state NOT IN ('final', 'cancelled', 'expired', 'failed') ORDER BY created_at"
+            # One that is paid with others waits for what its group waits for (R23).
+            """
+            SELECT coalesce(g.id, i.id) AS id, i.purpose, i.state, coalesce(g.held_reason, i.held_reason) AS held_reason,
+                coalesce(g.rejected_reason, i.rejected_reason) AS rejected_reason, i.created_at, i.handed_out_at, i.signed_at, (
+                SELECT count(*) FROM fleet.release_instructions m WHERE m.group_id = g.id) AS together
+            FROM fleet.release_instructions i LEFT JOIN fleet.release_instructions g ON g.id = i.group_id
+            WHERE i.payment_id = :id AND i.state NOT IN ('final', 'cancelled', 'expired', 'failed') ORDER BY i.created_at
+            """
         ),
         {"id": payment.id},
     ).all()
     for row in instructions:
         reason = f": {row.held_reason}" if row.held_reason else ""
+        if row.together:
+            reason += f" (one transfer for {row.together} payments: fleet releases show {row.id})"
         if row.state == "handed_out":
             said = f" (refused on the device: {row.rejected_reason})" if row.rejected_reason else ""
-            yield Wait(f"the signer's approval on the treasury device{said}", row.handed_out_at, "fleet signer sign")
+            with_others = f" of {row.together} payments at once, group {row.id}" if row.together else ""
+            yield Wait(
+                f"the signer's approval{with_others} on the treasury device{said}",
+                row.handed_out_at,
+                "fleet signer sign",
+            )
         elif row.state == "cancelling":
             yield Wait(
                 f"the {row.purpose} is being cancelled{reason}",

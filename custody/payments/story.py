@@ -182,7 +182,7 @@ def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
         SELECT t.created_at, t.broadcast_at, t.final_at, t.purpose, t.nonce, t.sender, t.transaction_hash, t.state
         FROM fleet.chain_transactions t
         WHERE t.subject_id IN (
-            SELECT id FROM fleet.release_instructions WHERE payment_id = :id
+            SELECT coalesce(group_id, id) FROM fleet.release_instructions WHERE payment_id = :id
             UNION ALL SELECT id FROM fleet.sweep_jobs WHERE destination_id = :destination
             UNION ALL SELECT i.batch_id FROM fleet.sweep_batch_items i JOIN fleet.sweep_jobs j ON j.id = i.job_id
                 WHERE j.destination_id = :destination)
@@ -199,12 +199,22 @@ def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
             yield Happening(row.final_at, "transaction", f"{name}: {row.state}")
     for row in _rows(
         connection,
-        "SELECT i.*, i.amount AS whole FROM fleet.release_instructions i WHERE payment_id = :id ORDER BY created_at",
+        """
+        SELECT i.id, i.purpose, i.created_at, i.recipient, i.handed_out_at, i.signed_at, i.final_at, i.amount AS whole, i.group_id,
+            coalesce(g.nonce, i.nonce) AS nonce, g.created_at AS grouped_at, g.amount AS together, (
+            SELECT count(*) FROM fleet.release_instructions m WHERE m.group_id = g.id) AS payments
+        FROM fleet.release_instructions i LEFT JOIN fleet.release_instructions g ON g.id = i.group_id
+        WHERE i.payment_id = :id ORDER BY i.created_at
+        """,
         id=payment.id,
     ):
         name = f"{row.purpose} {str(row.id)[-8:]}"
         yield Happening(row.created_at, "release", f"{name} drafted: {row.whole.normalize():f} to {row.recipient}")
         for at, what in (
+            (
+                row.grouped_at,
+                f"{name} is paid with others: {row.payments} payments, {(row.together or Decimal(0)).normalize():f} in all, group {row.group_id}",
+            ),
             (row.handed_out_at, f"{name} handed out to the signer with nonce {row.nonce}"),
             (row.signed_at, f"{name} signed by the treasury device"),
             (row.final_at, f"{name} final"),
@@ -215,7 +225,8 @@ def _happenings(connection: Connection, payment: Any) -> Iterator[Happening]:
         connection,
         """
         SELECT s.received_at, s.kind, s.state, s.reason, s.refused_reason, s.instruction_id
-        FROM fleet.signature_submissions s JOIN fleet.release_instructions i ON i.id = s.instruction_id
+        FROM fleet.signature_submissions s
+        JOIN fleet.release_instructions i ON s.instruction_id = coalesce(i.group_id, i.id)
         WHERE i.payment_id = :id ORDER BY s.received_at LIMIT 100
         """,
         id=payment.id,
@@ -240,7 +251,7 @@ def _happened_in_disputes(connection: Connection, payment_id: UUID) -> Iterator[
         connection,
         """
         SELECT r.requested_at, r.kind, r.requested_by, r.reason, r.state, r.answer
-        FROM fleet.release_requests r JOIN fleet.release_instructions i ON i.id = r.instruction_id
+        FROM fleet.release_requests r JOIN fleet.release_instructions i ON r.instruction_id IN (i.id, i.group_id)
         WHERE i.payment_id = :id ORDER BY r.requested_at LIMIT 100
         """,
         id=payment_id,

@@ -67,6 +67,9 @@ TRANSITIONS: Final = {
         Transition("release_reserved", (_RELEASABLE,), _RELEASING, "release", "reserve"),
         Transition("release_voided", (_RELEASING,), _RELEASABLE, "release", "void"),
         Transition("released", (_RELEASING,), _RELEASED, "release", "final"),
+        # A part was paid: the rest is held as before, and the last of it decides how the payment ends.
+        Transition("part_released", (_RELEASING,), _FUNDED, "release", "final"),
+        Transition("rest_refunded", (_FUNDED, _RELEASABLE), _RELEASED, "release", "final"),
         Transition("refunded", (_FUNDED, _RELEASABLE, _PARTIAL), _REFUNDED, "refund", "final"),
         # Reorganisations take back what the chain took back (L1); the reverse entries are the watcher's.
         Transition("undetected", (_PROCESSING,), _PENDING, "adjustment"),

@@ -11,11 +11,13 @@ from custody.policy.documents import NO_HASH, Address, ChainId, Document, Docume
 
 ENTRIES_MAXIMUM: Final = 20_000  # read whole at each start; above it the book belongs in pages
 
-Role = Literal["payee", "gas_payer"]
+Role = Literal["payee", "gas_payer", "fee_payee"]
+_OURS: Final = frozenset[Role]({"gas_payer", "fee_payee"})
 
 
 class AddressBookEntry(Document):
-    """One signed line. ``owner`` is the marketplace user who is paid there, or ``house`` for a gas payer of ours."""
+    """One signed line. ``owner`` is the marketplace user who is paid there, or ``house`` for a gas payer of ours and for
+    where the house's fees are paid to."""
 
     environment: EnvironmentId
     number: Annotated[int, Field(ge=1, le=ENTRIES_MAXIMUM, strict=True)]
@@ -34,8 +36,8 @@ class AddressBookEntry(Document):
     def _whole(self) -> Self:
         if (self.number == 1) != (self.previous == NO_HASH):
             raise ValueError("previous: expected 64 zeros for entry 1, else the hash of the entry before")
-        if (self.role == "gas_payer") != (self.owner == "house"):
-            raise ValueError("owner: expected 'house' for a gas payer, and for nobody else")
+        if (self.role in _OURS) != (self.owner == "house"):
+            raise ValueError("owner: expected 'house' for a gas payer or a fee payee, and for nobody else")
         return self
 
 

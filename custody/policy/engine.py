@@ -14,7 +14,7 @@ from custody.policy.address_book import AddressBook
 from custody.policy.fixed_rules import ADJUSTMENT_K, fixed_words
 from custody.policy.genesis import Genesis, GenesisToken, power_for
 from custody.policy.lowered_k import lowered_k
-from custody.policy.requests import Decision, HandOut, Outcome, Request, Situation, Verdict, Word
+from custody.policy.requests import Decision, HandOut, Outcome, Request, Situation, Verdict, Word, role_paid
 from custody.policy.rules import (
     DAY_SECONDS,
     Allow,
@@ -193,7 +193,7 @@ def _recipient_said(rule: Recipients, case: _Case) -> _Said:
         return "passes", "the buyer signed the recipient"
     if "address_book" not in rule.sources:
         return "denies", "the buyer did not sign the recipient"
-    role = "gas_payer" if request.purpose == "gas_funding" else "payee"
+    role = role_paid(request.purpose)
     entry = case.book.entry(request.chain_id, request.recipient, role)
     if entry is None:
         return "denies", f"{request.recipient} is not in the address book"

@@ -27,6 +27,7 @@ def fixed_words(request: Request, genesis: Genesis, book: AddressBook) -> list[W
         ("genesis:rotation", _rotation),
         ("genesis:not-our-own", _own_address),
         ("genesis:gas-payer", _gas_funding),
+        ("genesis:fee-payee", _fee_payout),
         ("genesis:recipient", _recipient_given),
         ("genesis:removed-recipient", _removed),
         ("genesis:known-recipient", _known),
@@ -76,6 +77,14 @@ def _gas_funding(request: Request, _chain: GenesisChain, _genesis: Genesis, book
         return "gas is paid in the chain's own coin, not in a token"
     if request.recipient is None or book.entry(request.chain_id, request.recipient, "gas_payer") is None:
         return f"recipient {request.recipient} is no gas payer of the address book"
+    return None
+
+
+def _fee_payout(request: Request, _chain: GenesisChain, _genesis: Genesis, book: AddressBook) -> str | None:
+    if request.purpose != "fee_payout":
+        return None
+    if request.recipient is None or book.entry(request.chain_id, request.recipient, "fee_payee") is None:
+        return f"recipient {request.recipient} is no fee payee of the address book"
     return None
 
 

@@ -24,7 +24,7 @@ from custody.policy.documents import (
 )
 from custody.settings.chains import DEVELOPMENT_CHAINS, FORMER_TREASURIES_MAXIMUM, NATIVE, FormerState
 
-Power = Literal["policy", "release", "refund", "sweep", "adjustment", "gas_funding"]
+Power = Literal["policy", "release", "refund", "sweep", "adjustment", "gas_funding", "fee_payout"]
 """What a person's approval may count for: files (``policy``), or requests of that purpose."""
 POWERS: Final[tuple[Power, ...]] = get_args(Power)
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from custody.policy.requests import HandOut, Request
+from custody.policy.requests import HandOut, Request, policy_purpose
 from custody.policy.rules import DAY_SECONDS
 
 REQUESTED_BY: Final = "releases"
@@ -14,15 +14,19 @@ REQUESTED_BY: Final = "releases"
 
 _INSTRUCTION: Final = text(
     """
-    SELECT i.id, i.purpose, i.chain_id, i.treasury, i.token, i.recipient, i.amount_units, i.intent_hash, i.raw_units,
-        CASE i.purpose WHEN 'release' THEN p.seller_id WHEN 'refund' THEN p.buyer_id END AS beneficiary
-    FROM fleet.release_instructions i JOIN public.payments p ON p.id = i.payment_id WHERE i.id = :id
+    SELECT i.id, i.purpose, i.chain_id, i.treasury, i.token, i.recipient, i.amount_units, i.intent_hash, i.raw_units, (
+        -- A group's payments have one seller, or it would be none.
+        SELECT CASE i.purpose WHEN 'release' THEN p.seller_id WHEN 'refund' THEN p.buyer_id END
+        FROM fleet.release_instructions m JOIN public.payments p ON p.id = m.payment_id
+        WHERE m.id = i.id OR m.group_id = i.id ORDER BY m.id LIMIT 1) AS beneficiary
+    FROM fleet.release_instructions i WHERE i.id = :id
     """
 )
 _HANDED_OUT: Final = text(
     """
     SELECT id, handed_out_at, purpose, chain_id, token, recipient, amount_units, intent_hash FROM fleet.release_instructions
     WHERE handed_out_at > CAST(:now AS timestamptz) - make_interval(secs => :seconds) AND state <> 'cancelled'
+      AND group_id IS NULL  -- a group counts once, with all its payments
     ORDER BY handed_out_at, id
     """
 )
@@ -56,7 +60,7 @@ def handed_out_of_a_day(connection: Connection, now: datetime) -> list[HandOut]:
 def _fields(row: Any) -> dict[str, Any]:
     return {
         "intent": str(row.id) if row.intent_hash is None else bytes(row.intent_hash).hex(),
-        "purpose": row.purpose,
+        "purpose": policy_purpose(row.purpose),
         "chain_id": row.chain_id,
         "token": row.token,
         "recipient": row.recipient,

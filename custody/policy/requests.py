@@ -4,13 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from custody.policy.address_book import Role
 from custody.policy.break_glass import BreakGlass
 from custody.policy.documents import Address, ChainId, Document, Moment
 from custody.policy.rules import Purpose
+
+FEE_PURPOSES: Final = frozenset({"platform_fee", "provider_fee"})
+"""Instructions that pay out what the house kept (L7)."""
+
+
+def policy_purpose(purpose: str) -> str:
+    """What a policy calls an instruction's purpose: both kinds of fees are one to it."""
+    return "fee_payout" if purpose in FEE_PURPOSES else purpose
+
+
+def role_paid(purpose: str) -> Role:
+    """The role that a recipient has in the address book, by an instruction's or a request's purpose."""
+    if purpose == "gas_funding":
+        return "gas_payer"
+    return "fee_payee" if policy_purpose(purpose) == "fee_payout" else "payee"
 
 
 class Request(Document):

@@ -23,9 +23,17 @@ from custody.policy.documents import (
     WholeTokens,
 )
 
-Purpose = Literal["release", "refund", "sweep", "adjustment", "gas_funding", "drain"]
-"""A ``drain`` moves coins from a former treasury to the active one (R22)."""
-PURPOSES: Final[tuple[Purpose, ...]] = ("release", "refund", "sweep", "adjustment", "gas_funding", "drain")
+Purpose = Literal["release", "refund", "sweep", "adjustment", "gas_funding", "drain", "fee_payout"]
+"""A ``drain`` moves coins from a former treasury to the active one (R22); a ``fee_payout`` pays what the house kept (L7)."""
+PURPOSES: Final[tuple[Purpose, ...]] = (
+    "release",
+    "refund",
+    "sweep",
+    "adjustment",
+    "gas_funding",
+    "drain",
+    "fee_payout",
+)
 Source = Literal["address_book", "buyer_signature"]
 """How a recipient is known: a k-signed entry, or a proof by the buyer's own signature (R21)."""
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]

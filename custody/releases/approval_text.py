@@ -42,11 +42,16 @@ def approval_text(intent: Intent, names: Names) -> str:
         amount=f"{_plain(to_amount(intent.amount_units, names.decimals))} {names.symbol}",
         recipient=intent.recipient,
         label=names.label[:COLUMNS],
-        instruction=f"nr {str(intent.instruction_id)[-INSTRUCTION_CHARACTERS:]}{RAW_UNITS_MARK * intent.raw_units}",
+        instruction=f"nr {str(intent.instruction_id)[-INSTRUCTION_CHARACTERS:]}{RAW_UNITS_MARK * intent.raw_units}{_many(intent)}",
         intent=f"# {intent.hash().hex()[:SHOWN_CHARACTERS]}",
         fee=f"fee<{_plain(fee)} {names.native_symbol}",
         expiry=intent.expires_at.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ"),
     )
+
+
+def _many(intent: Intent) -> str:
+    """How many payments a group pays for, beside its number in the same row (R23)."""
+    return f" {len(intent.payments)} pay" if intent.shares else ""
 
 
 def _plain(amount: Decimal) -> str:

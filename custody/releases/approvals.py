@@ -14,9 +14,10 @@ from custody.chain.assets import NATIVE
 from custody.policy import AddressBook, Approval, Decision, Genesis, HandOut, InForce, Situation
 from custody.policy.break_glass_actions import read_break_glasses
 from custody.policy.release_requests import handed_out_of_a_day, instruction_request
+from custody.policy.requests import role_paid
 from custody.policy.signatures import signer_of
 from custody.releases.approval_text import OUR_TREASURY, Names, approval_text
-from custody.releases.intent import Intent
+from custody.releases.intent import Intent, Share
 from custody.releases.refund_proof import BUYER_SIGNED
 from custody.releases.refunds import is_proved
 from custody.releases.rows import Instruction
@@ -68,8 +69,8 @@ def agreement_now(in_force: InForce, now: datetime, *, fee_ceiling_wei: int, lif
     )
 
 
-def intent_of(instruction: Instruction, agreement: Agreement, *, release_epoch: int | None = None) -> Intent:
-    """The intent that approvers sign (R18). ``release_epoch``: of the book as it is judged; default the instruction's."""
+def intent_of(instruction: Instruction, agreement: Agreement) -> Intent:
+    """The intent that approvers sign (R18): a group's covers each of its payments, with its share and its epoch (R23)."""
     return Intent(
         environment=agreement.environment,
         instruction_id=instruction.id,
@@ -79,8 +80,9 @@ def intent_of(instruction: Instruction, agreement: Agreement, *, release_epoch: 
         token=instruction.token,
         recipient=instruction.recipient,
         amount_units=instruction.amount_units,
-        payments=(instruction.payment_id,),
-        release_epoch=instruction.release_epoch if release_epoch is None else release_epoch,
+        payments=instruction.payment_ids,
+        release_epoch=instruction.release_epoch,
+        shares=tuple(Share(each.amount_units, each.release_epoch) for each in instruction.members),
         policy_version=agreement.policy_version,
         max_total_fee_wei=agreement.fee_ceiling_wei,
         expires_at=agreement.expires_at,
@@ -114,7 +116,7 @@ def names_of(instruction: Instruction, genesis: Genesis, book: AddressBook) -> N
     native = None if chain is None else chain.token(NATIVE)
     if chain is not None and token is not None and native is not None and instruction.is_drain:
         return Names(chain.name, token.symbol, token.decimals, native.symbol, OUR_TREASURY)
-    entry = book.entry(instruction.chain_id, instruction.recipient, "payee")
+    entry = book.entry(instruction.chain_id, instruction.recipient, role_paid(instruction.purpose))
     if chain is None or token is None or native is None:
         raise TextNotShowable(f"chain {instruction.chain_id} or token {instruction.token} is not in the genesis")
     label = (

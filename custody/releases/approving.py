@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from custody.policy import InForce, PolicyRefused, SignedFolder, read_in_force
 from custody.policy.genesis import power_for
 from custody.policy.operator_actions import ActionNotShowable, SignableAction
+from custody.policy.requests import policy_purpose
 from custody.policy.signatures import signer_of
 from custody.policy.signed_entries import entry_hash, read_entry
 from custody.policy.texts import entry_text
@@ -26,6 +27,7 @@ from custody.releases.approvals import (
     signed_text,
     why_outdated,
 )
+from custody.releases.grouping import is_denied_for_its_sum, take_apart
 from custody.releases.rows import Instruction
 from custody.releases.voiding import void_before_hand_out
 from custody.store.engine import transaction
@@ -76,7 +78,7 @@ def _judge(connection: Connection, row: Any, in_force: InForce, now: datetime) -
     if row.subject_kind == SUBJECT:
         instruction = rows.lock(connection, row.subject_id)
         shown, digest = _shown_of_instruction(instruction, in_force)
-        power = power_for(instruction.purpose)
+        power = power_for(policy_purpose(instruction.purpose))
     elif row.subject_kind == "address_book_entry":
         shown, digest = _shown_of_entry(connection, row.subject_id)
     else:
@@ -109,6 +111,8 @@ def _judge(connection: Connection, row: Any, in_force: InForce, now: datetime) -
 
 
 def _shown_of_instruction(instruction: Instruction, in_force: InForce) -> tuple[str, bytes]:
+    if instruction.group_id is not None:
+        raise _Refused(f"grouped: it is paid together with others now; approve its group {instruction.group_id}.")
     if instruction.state != "awaiting_approval":
         raise _Refused(f"not_awaiting: the instruction is {instruction.state}; it takes no approval.")
     try:
@@ -206,6 +210,14 @@ def approve_due(
                     log.info("release_asked_again", instruction_id=str(instruction.id), reason=why)
                 instruction = rows.lock(connection, instruction.id)
             decision = decide(connection, instruction, in_force, now, moment="approval")
+            if (
+                decision.outcome == "denied"
+                and instruction.is_group
+                and is_denied_for_its_sum(connection, instruction, in_force, now)
+            ):
+                take_apart(connection, instruction, f"policy_denied: {decision.sentence} (rule {decision.rule})")
+                moved += 1
+                continue
             if not decision.is_allowed:
                 prefix = "needs_approvals" if decision.outcome == "needs_approvals" else "policy_denied"
                 rows.hold(connection, instruction, f"{prefix}: {decision.sentence} (rule {decision.rule}).")

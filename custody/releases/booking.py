@@ -1,6 +1,7 @@
 """The entries that end an instruction, with every state they move, in the caller's one transaction.
 
-Lock order L17: instruction (held by the caller), lane, payment, its book, then the treasury's house book.
+Of a group each payment has its own, on the one fact of its transfer (R23). Lock order L17: instruction (held by the
+caller), lane, members, payments, their books, then the treasury's house book.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, text
 from custody.chain import NATIVE, Receipt, to_amount
 from custody.chain.lanes import LaneTransaction, mark_final
 from custody.ledger import Entry, post
-from custody.payments import lock_payment, move_payment
+from custody.payments import lock_payments, move_payment
 from custody.releases import rows
 from custody.releases.drain_entries import book_drained
 from custody.releases.outcome import Paid
@@ -41,13 +42,21 @@ def book_paid(
     if lane is not None:
         _end_lane(connection, lane, receipt)
     rows.move(connection, instruction, "final", final_at=rows.now(connection))
-    lock_payment(connection, instruction.payment_id)
+    members = rows.lock_paid(connection, instruction)
+    lock_payments(connection, instruction.payment_ids)
     fact_id = _outbound_fact(connection, instruction, receipt, paid)
-    if instruction.is_drain:
-        book_drained(connection, instruction, fact_id, evidence)
-        if lane is not None:
-            _book_fee(connection, instruction, receipt, evidence)
-        return
+    for each in members:
+        if each.is_drain:
+            book_drained(connection, each, fact_id, evidence)
+        else:
+            _book_part(connection, each, fact_id, evidence)
+    if lane is not None:
+        _book_fee(connection, instruction, receipt, evidence)
+
+
+def _book_part(connection: Connection, instruction: Instruction, fact_id: UUID, evidence: Mapping[str, Any]) -> None:
+    """What one payment paid of it: its own entry under its own key, and its state."""
+    assert instruction.payment_id is not None
     post(
         connection,
         Entry(
@@ -68,12 +77,9 @@ def book_paid(
         ),
     )
     if instruction.purpose == "release":
-        move_payment(connection, instruction.payment_id, "released")
-        _mark_seller_paid(connection, instruction.payment_id)
-    else:
+        _end_released(connection, instruction)
+    elif instruction.purpose == "refund":
         _end_refunded(connection, instruction)
-    if lane is not None:
-        _book_fee(connection, instruction, receipt, evidence)
 
 
 def book_failed(
@@ -161,7 +167,7 @@ def _outbound_fact(connection: Connection, instruction: Instruction, receipt: Re
             "sender": instruction.treasury,
             "recipient": instruction.recipient,
             "units": instruction.amount_units,
-            "payment": instruction.payment_id,
+            "payment": instruction.payment_ids[0],  # of a group the first: that it is ours is what counts (L5)
         },
     ).scalar_one()
 
@@ -193,12 +199,35 @@ def _book_fee(connection: Connection, instruction: Instruction, receipt: Receipt
     )
 
 
+def _end_released(connection: Connection, instruction: Instruction) -> None:
+    """The seller is paid once nothing is held for him any more; after a part of it the rest is as before.
+
+    What stays disputed when no dispute is open is the buyer's part, which waits for its refund.
+    """
+    assert instruction.payment_id is not None
+    left = connection.execute(
+        text(
+            "SELECT held + CASE WHEN dispute_open > 0 THEN disputed ELSE 0 END FROM fleet.ledger_balances "
+            "WHERE book_id = :payment AND chain_id = :chain AND token = :token"
+        ),
+        {"payment": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
+    ).scalar_one()
+    if left > 0:
+        move_payment(connection, instruction.payment_id, "part_released")
+        return
+    move_payment(connection, instruction.payment_id, "released")
+    _mark_seller_paid(connection, instruction.payment_id)
+
+
 def _end_refunded(connection: Connection, instruction: Instruction) -> None:
-    """The payment is refunded once nothing of it is left to pay; until then, or after a release, its state stays."""
+    """The payment is refunded once nothing of it is left to pay, released if a part of it was; until then it stays."""
+    assert instruction.payment_id is not None
     row = connection.execute(
         text(
             """
-            SELECT p.status::text AS status, b.held + b.disputed + b.releasing + b.refunding AS left_over
+            SELECT p.status::text AS status, b.held + b.disputed + b.releasing + b.refunding AS left_over, EXISTS (
+                SELECT FROM public.funds_ledger_entries e
+                WHERE e.book_id = p.id AND e.entry_type = 'release' AND e.reason = 'final') AS part_released
             FROM public.payments p JOIN fleet.ledger_balances b
                 ON b.book_id = p.id AND b.chain_id = :chain AND b.token = :token
             WHERE p.id = :payment
@@ -206,7 +235,12 @@ def _end_refunded(connection: Connection, instruction: Instruction) -> None:
         ),
         {"payment": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
     ).one()
-    if row.left_over == 0 and row.status in {"confirmed", "processing"}:
+    if row.left_over > 0 or row.status not in {"confirmed", "processing"}:
+        return
+    if row.part_released:
+        move_payment(connection, instruction.payment_id, "rest_refunded")
+        _mark_seller_paid(connection, instruction.payment_id)
+    else:
         move_payment(connection, instruction.payment_id, "refunded")
 
 

@@ -4,6 +4,7 @@ The bytes were stored before anybody sent them, so sending again after a crash s
 """
 
 from typing import Final
+from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, Engine, text
@@ -59,7 +60,9 @@ def broadcast_signed(
     """
     with transaction(engine) as connection:
         leased = rows.lease(connection, _DUE, {"chain": nodes.chain.id, "again": SEND_AGAIN_SECONDS}, limit)
-        named = references(connection, [each.payment_id for each in leased if not each.is_drain])
+        named = references(
+            connection, [payment for each in leased if not each.is_drain for payment in each.payment_ids]
+        )
     if not leased:
         return 0
     leased.sort(key=lambda each: each.nonce or 0)
@@ -73,10 +76,10 @@ def broadcast_signed(
     for instruction in leased:
         try:
             if not instruction.is_drain:  # the marketplace has no say in where the house keeps its coins
-                reading = readings[instruction.payment_id]
-                if not reading.is_fresh():  # those before it took their time
-                    reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
-                if why := reading.why_it_stops(instruction.purpose):
+                asked = {payment: readings[payment] for payment in instruction.payment_ids}
+                if not all(each.is_fresh() for each in asked.values()):  # those before it took their time
+                    asked = sources.read([named[payment] for payment in instruction.payment_ids])
+                if why := next(filter(None, (each.why_it_stops(instruction.purpose) for each in asked.values())), None):
                     raise _Waits(f"{why} It is signed but not sent: waits_for_cancel, or for the dispute's end (R1).")
             sent += _send(engine, nodes, instruction, signed, safe_of(safes or {}, instruction))
         except PolicyRefused as error:
@@ -132,7 +135,7 @@ def _send(
         rows.move(connection, now, "broadcast")
     log.info(
         "release_broadcast",
-        payment_id=str(instruction.payment_id),
+        payment_id=instruction.named,
         instruction_id=str(instruction.id),
         transaction_hash=lane.transaction_hash,
     )
@@ -147,6 +150,11 @@ def _lane_of(connection: Connection, instruction: Instruction) -> LaneTransactio
 
 
 def _require_quiet_books(connection: Connection, instruction: Instruction, chain: Chain) -> None:
+    for payment_id in instruction.payment_ids:
+        _require_quiet_book(connection, instruction, payment_id, chain)
+
+
+def _require_quiet_book(connection: Connection, instruction: Instruction, payment_id: UUID, chain: Chain) -> None:
     row = connection.execute(
         text(
             """
@@ -155,7 +163,7 @@ def _require_quiet_books(connection: Connection, instruction: Instruction, chain
             LEFT JOIN fleet.chain_cursors c ON c.chain_id = b.chain_id WHERE p.id = :payment
             """
         ),
-        {"payment": instruction.payment_id, "chain": instruction.chain_id, "token": instruction.token},
+        {"payment": payment_id, "chain": instruction.chain_id, "token": instruction.token},
     ).one()
     if (row.dispute_open or row.disputed) and not instruction.is_drain:
         raise _Waits("dispute_open: waits_for_cancel, or for the dispute's end; it is signed but not sent (R1).")

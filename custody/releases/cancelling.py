@@ -34,11 +34,12 @@ from custody.releases.digests import (
     newest_signed,
     transaction_of,
 )
+from custody.releases.grouping import leave_group
 from custody.releases.hand_out import Held, require_house_coins
 from custody.releases.outbidding import cancel_of, outbid, payout_again
 from custody.releases.payout import BytesDiffer, FeeOverCeiling
 from custody.releases.raw_units import mark_raw_units
-from custody.releases.requests import Request, answer, due, lock_open, postpone
+from custody.releases.requests import Request, answer, ask, due, lock_open, postpone
 from custody.releases.rows import Instruction
 from custody.releases.safe_rejection import begin_rejection
 from custody.releases.states import ENDED, SIGNATURE_MAY_EXIST
@@ -102,6 +103,9 @@ def _answer(engine: Engine, nodes: ChainNodes, request: Request, ceiling_wei: in
         instruction = rows.lock(connection, request.instruction_id)
         if not lock_open(connection, request):
             return 0
+        if instruction.group_id is not None and instruction.state not in ENDED:
+            answer(connection, request, "done", _answer_of_member(connection, instruction, request))
+            return 1
         if (found := _answer_at_once(connection, instruction, request)) is not None:
             answer(connection, request, *found)
             return 1
@@ -124,12 +128,27 @@ def _answer(engine: Engine, nodes: ChainNodes, request: Request, ceiling_wei: in
     log.warning(
         "release_outbid",
         instruction_id=str(instruction.id),
-        payment_id=str(instruction.payment_id),
+        payment_id=instruction.named,
         what=kind,
         nonce=unsigned.nonce,
         asked_by=request.requested_by,
     )
     return 1
+
+
+def _answer_of_member(connection: Connection, member: Instruction, request: Request) -> str:
+    """Before hand-out a member leaves its group and ends alone; from then on it is the whole group that is asked (R23)."""
+    assert member.group_id is not None
+    if request.kind == "cancel" and member.state not in SIGNATURE_MAY_EXIST:
+        leave_group(connection, member, f"payment {member.payment_id} is cancelled by {request.requested_by}")
+        void_before_hand_out(
+            connection,
+            rows.lock(connection, member.id),
+            f"cancelled by {request.requested_by}: {request.reason}",
+        )
+        return "it had not been handed out: nothing can be paid by it. Its group was taken apart, the others go on."
+    ask(connection, member.group_id, request.kind, reason=request.reason, by=request.requested_by)
+    return f"it is paid with others by one transaction: asked of its group {member.group_id}."
 
 
 def _answer_at_once(
@@ -170,7 +189,7 @@ def _answer_of_safe(
     log.warning(
         "release_rejection_asked",
         instruction_id=str(instruction.id),
-        payment_id=str(instruction.payment_id),
+        payment_id=instruction.named,
         nonce=rejected.nonce,
         asked_by=request.requested_by,
     )

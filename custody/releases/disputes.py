@@ -22,6 +22,7 @@ from custody.releases import rows
 from custody.releases.dispute_outcomes import Outcome, Undecided
 from custody.releases.fees import NO_FEES, FeeRates
 from custody.releases.gate import ReleaseStopped
+from custody.releases.grouping import leave_group
 from custody.releases.instructions import FIRST, draft_release
 from custody.releases.refunds import order_refund
 from custody.releases.requests import ask
@@ -156,11 +157,21 @@ def open_dispute(connection: Connection, payment_id: UUID, dispute_id: str) -> i
         )
     for instruction in instructions:
         if instruction.purpose != "release":
-            continue  # a refund is the buyer's; the open dispute holds it back by itself
+            continue  # a refund is the buyer's, a fee is the house's; the open dispute holds them back by itself
         if instruction.state not in SIGNATURE_MAY_EXIST:
-            void_before_hand_out(connection, instruction, f"dispute_open: dispute {dispute_id} was opened")
+            why = f"dispute {dispute_id} of payment {payment_id} was opened"
+            leave_group(connection, instruction, why)
+            void_before_hand_out(
+                connection, rows.lock(connection, instruction.id), f"dispute_open: dispute {dispute_id} was opened"
+            )
         elif instruction.state != "cancelling":
-            ask(connection, instruction.id, "cancel", reason=f"dispute {dispute_id} was opened", by="disputes")
+            # Of a group the one transaction is cancelled, and gives back what all its payments reserved (R1).
+            out = instruction.group_id or instruction.id
+            ask(connection, out, "cancel", reason=f"dispute {dispute_id} was opened", by="disputes")
+            if out != instruction.id:
+                rows.note(
+                    connection, out, f"waits_for_cancel: dispute {dispute_id} of payment {payment_id} was opened."
+                )
             rows.note(
                 connection,
                 instruction.id,
@@ -271,7 +282,14 @@ def draft_after_disputes(
 
 
 def _lock_open_ones(connection: Connection, payment_id: UUID) -> list[Instruction]:
-    """L17: the payment's instructions first, by id."""
+    """L17: the payment's instructions first, by id, and before them the groups that they are in."""
+    rows.select(
+        connection,
+        "i.id IN (SELECT m.group_id FROM fleet.release_instructions m WHERE m.payment_id = :payment "
+        "AND m.group_id IS NOT NULL AND m.state <> ALL (:ended))",
+        {"payment": payment_id, "ended": sorted(ENDED)},
+        suffix="ORDER BY i.id FOR UPDATE",
+    )
     return rows.select(
         connection,
         "i.payment_id = :payment AND i.state <> ALL (:ended)",

@@ -44,6 +44,7 @@ def _post(
     evidence: Mapping[str, Any],
     fact_id: UUID | None = None,
 ) -> None:
+    assert instruction.payment_id is not None  # a drain is never grouped
     arrived = phase == "final"
     post(
         connection,

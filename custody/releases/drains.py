@@ -36,7 +36,7 @@ OUTDATED: Final = "treasury_rotated: the active treasury is another one now; it 
 BY_CHARACTERS: Final = 100
 
 _TO_VOID: Final = """
-    i.chain_id = :chain AND i.state IN ('drafted', 'awaiting_approval', 'ready')
+    i.chain_id = :chain AND i.group_id IS NULL AND i.state IN ('drafted', 'awaiting_approval', 'ready')
     AND CASE i.purpose WHEN 'drain' THEN i.recipient <> :active ELSE i.treasury = ANY (:compromised) END
 """
 # Books of payments with coins in a treasury; which of them lie at this one, the entries say. What an operator or the chain
@@ -117,6 +117,7 @@ def reserve_drain(connection: Connection, instruction: Instruction) -> Instructi
 
     Raises ReleaseStopped, LedgerRefusal; the transaction must then be rolled back.
     """
+    assert instruction.payment_id is not None  # a drain is never grouped
     lock_payment(connection, instruction.payment_id)
     free = free_coins(connection, instruction.payment_id, instruction.chain_id, instruction.token)
     found = free.get(instruction.treasury, 0)

@@ -81,6 +81,7 @@ def _post(
     credit: str,
     amount: Decimal,
 ) -> None:
+    assert instruction.payment_id is not None  # fees are lines of a payment, never of a group
     post(
         connection,
         Entry(

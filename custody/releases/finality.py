@@ -215,7 +215,7 @@ def _end_own(engine: Engine, nodes: ChainNodes, item: _Open, own: Mined, thresho
         return 0
     log.info(
         "release_ended",
-        payment_id=str(instruction.payment_id),
+        payment_id=instruction.named,
         instruction_id=str(instruction.id),
         transaction_hash=own.receipt.transaction_hash,
         paid=isinstance(outcome, Paid),

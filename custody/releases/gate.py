@@ -100,11 +100,13 @@ def release_gate(
     *,
     book: AddressBook | None = None,
     rates: FeeRates = NO_FEES,
+    amount: Decimal | None = None,
 ) -> Gate:
-    """What stops a release of ``payment_id``'s whole held amount, less the house's fees, to its seller now.
+    """What stops a release of ``amount`` of ``payment_id``, less the house's fees, to its seller now.
 
-    ``book`` holds the signed entries that alone name recipients (R8); None where no approvals are required: then what
-    was proposed last does. Raises LookupError if there is no such payment.
+    ``amount``: whole tokens of what is held, before fees; None: all of it. ``book`` holds the signed entries that alone
+    name recipients (R8); None where no approvals are required: then what was proposed last does. Raises LookupError if
+    there is no such payment.
     """
     row = connection.execute(_FACTS, {"id": payment_id}).one_or_none()
     if row is None:
@@ -112,10 +114,13 @@ def release_gate(
     if row.chain_id is None:
         stop = Stop("no_route", "the payment was never given an address; it cannot have been paid.")
         return Gate(payment_id, 0, "", "", "", "", Decimal(0), 0, 0, (stop,))
-    stops = [*_state_stops(row), *_ledger_stops(row)]
+    wanted = (row.held or Decimal(0)) if amount is None else amount
+    stops = [*_state_stops(row), *_ledger_stops(row, wanted)]
+    if refused := _amount_stops(row, wanted):
+        stops, wanted = [*stops, *refused], Decimal(0)
     treasury, recipient, label = "", row.recipient, row.label
-    held = row.held or Decimal(0)
-    fees = rates.of(held, row.decimals)
+    fees = rates.of(wanted, row.decimals)
+    paid = wanted - fees.total
     if book is not None:
         entry = book.payee_of(str(row.seller_id), row.chain_id)
         recipient, label = (None, None) if entry is None else (entry.address, entry.label)
@@ -124,10 +129,9 @@ def release_gate(
     except SettingsError as error:
         stops.append(Stop("chain_unknown", f"{error}; add it, or release where it is configured."))
     else:
-        amount = held - fees.total
-        treasury = treasury_of(connection, chain, payment_id, row.token, amount)
+        treasury = treasury_of(connection, chain, payment_id, row.token, paid)
         stops += chain_stops(connection, chain.at(treasury))
-        if not stops and (why := why_apart(connection, chain, payment_id, row.token, amount, treasury)):
+        if not stops and (why := why_apart(connection, chain, payment_id, row.token, paid, treasury)):
             stops.append(Stop(*why.split(": ", 1)))
         stops += _recipient_stops(connection, chain, recipient, is_proposed=row.recipient is not None)
     return Gate(
@@ -137,8 +141,8 @@ def release_gate(
         treasury,
         recipient or "",
         label or "",
-        held - fees.total,
-        to_units(held - fees.total, row.decimals),
+        paid,
+        to_units(paid, row.decimals),
         row.release_epoch or 0,
         tuple(stops),
         fees,
@@ -219,7 +223,18 @@ def _state_stops(row: Any) -> list[Stop]:
     return stops
 
 
-def _ledger_stops(row: Any) -> list[Stop]:
+def _amount_stops(row: Any, wanted: Decimal) -> list[Stop]:
+    """What is wrong with an amount that somebody named (R24)."""
+    held = row.held or Decimal(0)
+    if not wanted.is_finite() or wanted > held or (wanted <= 0 < held):
+        said = f"{held.normalize():f} {row.symbol or ''} are held; {wanted:f} is no part of that."
+        return [Stop("amount_refused", said)]
+    if wanted % Decimal(1).scaleb(-row.decimals):
+        return [Stop("amount_refused", f"{wanted:f}: {row.symbol} has {row.decimals} decimals.")]
+    return []
+
+
+def _ledger_stops(row: Any, wanted: Decimal) -> list[Stop]:
     held = row.held or Decimal(0)
     if held <= 0:
         return [Stop("nothing_held", "no coins are held for it; its transfer is not deep enough yet.")]
@@ -232,11 +247,11 @@ def _ledger_stops(row: Any) -> list[Stop]:
             )
         ]
     free = row.treasury - row.releasing - row.refunding - row.paying_fees
-    if free < held:
+    if free < wanted:
         return [
             Stop(
                 "not_swept",
-                f"{held:f} {row.symbol} are held and {free:f} of them are free in the treasury; the sweep must "
+                f"{wanted:f} {row.symbol} are to be paid and {free:f} of them are free in the treasury; the sweep must "
                 "bring the rest first (L3).",
             )
         ]

@@ -4,9 +4,11 @@ One instruction a (chain, treasury) is with the signer; a limited number is sign
 Lease, commit, ask marketplace and chain, then take nonce and store bytes in one transaction (L15).
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection, Engine, text
@@ -22,12 +24,13 @@ from custody.chain import (
 )
 from custody.chain.lanes import LaneBlocked, open_lane, take_nonce
 from custody.chain.nodes import ChainNodes
-from custody.payments import lock_payment
+from custody.payments import PaymentState, lock_payments
 from custody.policy import PolicyRefused, SignedFolder, read_in_force
 from custody.releases import rows
 from custody.releases.approvals import decide, why_outdated
 from custody.releases.digests import keep
 from custody.releases.gate import chain_stops, why_recipient_refused
+from custody.releases.grouping import take_apart
 from custody.releases.payout import FeeOverCeiling, build, call_of
 from custody.releases.rows import Instruction
 from custody.releases.safe_hand_out import ask_safe, safe_columns
@@ -57,12 +60,20 @@ class Held(Exception):
     """The instruction waits; the message is its held_reason."""
 
 
-class EpochMoved(Exception):
-    """Something else than this instruction touched what it was judged on (R12, L18); it is judged again."""
+class PartsStopped(Exception):
+    """Payments of a group, by the ids of their instructions, must wait, each with its reason; the others need not (R23)."""
 
-    def __init__(self, epoch: int) -> None:
-        super().__init__(f"release_epoch is {epoch} now")
-        self.epoch = epoch
+    def __init__(self, stopped: Mapping[UUID, str]) -> None:
+        super().__init__("; ".join(stopped.values()))
+        self.stopped = stopped
+
+
+class EpochMoved(Exception):
+    """Something else touched what instructions (by id) were judged on (R12, L18); they are judged again at these epochs."""
+
+    def __init__(self, epochs: Mapping[UUID, int]) -> None:
+        super().__init__(f"release_epoch is {', '.join(map(str, epochs.values()))} now")
+        self.epochs = epochs
 
 
 class ApprovalsLost(Exception):
@@ -102,24 +113,36 @@ def hand_out_next(
             {"chain": nodes.chain.id, "treasury": treasury or nodes.chain.treasury, "in_flight": in_flight_limit},
             1,
         )
-        named = references(connection, [each.payment_id for each in leased if not each.is_drain])
+        named = references(
+            connection, [payment for each in leased if not each.is_drain for payment in each.payment_ids]
+        )
     if not leased:
         return 0
     instruction = leased[0]
     try:
-        reading = None
+        readings: dict[UUID, Reading] = {}
         if not instruction.is_drain:  # the marketplace has no say in where the house keeps its coins
-            reading = sources.read([named[instruction.payment_id]])[instruction.payment_id]
-            if why := reading.why_it_stops(instruction.purpose):
-                raise Held(why)
+            readings = sources.read([named[payment] for payment in instruction.payment_ids])
+            _require_none_stopped(
+                instruction,
+                {
+                    each.instruction_id: why
+                    for each in instruction.parts
+                    if (why := readings[each.payment_id].why_it_stops(instruction.purpose))
+                },
+            )
             _require_no_contract(nodes, instruction)
         is_safe = safe is not None or nodes.chain.at(instruction.treasury).safe is not None
         prices = ask_safe(nodes, instruction, safe) if is_safe else _ask_chain(nodes, instruction)
         with transaction(engine) as connection:
-            return _apply(connection, instruction, nodes, reading, prices, signed, ceiling_wei)
+            return _apply(connection, instruction, nodes, readings.values(), prices, signed, ceiling_wei)
     except EpochMoved as moved:
         with transaction(engine) as connection:
-            _judge_again(connection, instruction, moved.epoch, is_approved=signed is None)
+            _judge_again(connection, instruction, moved.epochs, is_approved=signed is None)
+        return 1
+    except PartsStopped as error:
+        with transaction(engine) as connection:
+            _go_on_without(connection, instruction, error.stopped)
         return 1
     except ApprovalsLost as lost:
         with transaction(engine) as connection:
@@ -172,7 +195,7 @@ def _apply(
     connection: Connection,
     leased: Instruction,
     nodes: ChainNodes,
-    reading: Reading | None,
+    readings: Iterable[Reading],
     prices: Prices | SafeState,
     signed: SignedFolder | None,
     ceiling_wei: int,
@@ -180,7 +203,7 @@ def _apply(
     instruction = rows.lock_leased(connection, leased)
     if instruction is None:
         return 0
-    if reading is not None and not reading.is_fresh():
+    if not all(each.is_fresh() for each in readings):
         raise Held("source_stale: the marketplace's word grew too old while the chain answered; asked again.")
     for stop in chain_stops(connection, nodes.chain.at(instruction.treasury)):
         if stop.reason != "chain_paused" or not goes_on_while_paused(nodes.chain, instruction):
@@ -204,7 +227,7 @@ def _apply(
     )
     log.info(
         "release_handed_out",
-        payment_id=str(instruction.payment_id),
+        payment_id=instruction.named,
         instruction_id=str(instruction.id),
         nonce=columns["nonce"],
     )
@@ -276,17 +299,40 @@ def _back_to_approvers(connection: Connection, leased: Instruction, reason: str)
 
 
 def _judge_books(connection: Connection, instruction: Instruction) -> None:
-    """The last look under locks: payment before balances before house books (L17). Raises Held, EpochMoved."""
-    state = lock_payment(connection, instruction.payment_id)
-    promised_in = "in_transit" if instruction.is_drain else PROMISED[instruction.purpose]
+    """The last look under locks: payments before balances before house books (L17). Raises Held, PartsStopped, EpochMoved."""
+    paid = rows.lock_paid(connection, instruction)
+    states = lock_payments(connection, instruction.payment_ids)
+    stopped: dict[UUID, str] = {}
+    moved: dict[UUID, int] = {}
+    for each in paid:
+        assert each.payment_id is not None
+        why, epoch = _judge_book(connection, each, states[each.payment_id])
+        if why is not None:
+            stopped[each.id] = why
+        elif epoch != each.release_epoch:
+            moved[each.id] = epoch
+    _require_none_stopped(instruction, stopped)
+    if moved:
+        raise EpochMoved(moved)
+
+
+def _require_none_stopped(instruction: Instruction, stopped: Mapping[UUID, str]) -> None:
+    if stopped and instruction.is_group:
+        raise PartsStopped(stopped)
+    for why in stopped.values():
+        raise Held(why)
+
+
+def _judge_book(connection: Connection, instruction: Instruction, state: PaymentState) -> tuple[str | None, int]:
+    """Why one payment must not be paid now (None: it may), and its book's epoch."""
     if instruction.purpose == "release" and state.escrow != "releasing":
-        raise Held(f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.")
+        return f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.", 0
     row = connection.execute(
         text(
             """
             SELECT dispute_open, release_epoch, overdraft,
                 CASE CAST(:promised AS text) WHEN 'releasing' THEN releasing WHEN 'refunding' THEN refunding
-                    ELSE in_transit END AS promised, (
+                    WHEN 'paying_fees' THEN paying_fees ELSE in_transit END AS promised, (
                 SELECT coalesce(sum(CASE WHEN CAST(:promised AS text) = CASE WHEN :is_asset THEN e.debit ELSE e.credit END
                                     THEN e.amount ELSE -e.amount END), 0)
                 FROM public.funds_ledger_entries e
@@ -296,33 +342,45 @@ def _judge_books(connection: Connection, instruction: Instruction) -> None:
         ),
         {
             "id": instruction.id,
-            "promised": promised_in,
+            "promised": "in_transit" if instruction.is_drain else PROMISED[instruction.purpose],
             "is_asset": instruction.is_drain,
             "book": instruction.payment_id,
             "chain": instruction.chain_id,
             "token": instruction.token,
         },
     ).one()
+    why = None
     if row.dispute_open and not instruction.is_drain:
-        raise Held("dispute_open: a dispute is open in the books; it must be resolved first (L4).")
-    if row.overdraft > 0:
-        raise Held("coins_lost: coins of it are gone from the chain; cover the loss: fleet ledger adjust cover (L3).")
+        why = "dispute_open: a dispute is open in the books; it must be resolved first (L4)."
+    elif row.overdraft > 0:
+        why = "coins_lost: coins of it are gone from the chain; cover the loss: fleet ledger adjust cover (L3)."
     # What another instruction reserved is not this one's: both would be paid.
-    if min(row.promised, row.own) < instruction.amount:
-        raise Held("not_reserved: the books do not reserve this amount for it; an operator looks at it.")
-    if row.release_epoch != instruction.release_epoch:
-        raise EpochMoved(row.release_epoch)
+    elif min(row.promised, row.own) < instruction.amount:
+        why = "not_reserved: the books do not reserve this amount for it; an operator looks at it."
+    return why, row.release_epoch
 
 
-def _judge_again(connection: Connection, leased: Instruction, epoch: int, *, is_approved: bool) -> None:
-    """Back to approval with the epoch that stands now (R12), which is another intent; the books are judged anew then."""
+def _judge_again(connection: Connection, leased: Instruction, epochs: Mapping[UUID, int], *, is_approved: bool) -> None:
+    """Back to approval with the epochs that stand now (R12), which is another intent; the books are judged anew then."""
     instruction = rows.lock_leased(connection, leased)
     if instruction is None:
         return
-    rows.move(connection, instruction, "awaiting_approval", release_epoch=epoch)
+    rows.move(connection, instruction, "awaiting_approval")
+    for instruction_id, epoch in epochs.items():
+        rows.set_epoch(connection, instruction_id, epoch)
     if is_approved:
         rows.move(connection, rows.lock(connection, instruction.id), "ready")
-    log.info("release_judged_again", instruction_id=str(instruction.id), release_epoch=epoch)
+    log.info("release_judged_again", instruction_id=str(instruction.id), release_epochs=list(epochs.values()))
+
+
+def _go_on_without(connection: Connection, leased: Instruction, stopped: Mapping[UUID, str]) -> None:
+    """Take a group apart; those that stopped it wait by themselves, the others may be grouped again (R23)."""
+    group = rows.lock_leased(connection, leased)
+    if group is None:
+        return
+    take_apart(connection, group, "; ".join(stopped.values()), alone=stopped)
+    for instruction_id, why in stopped.items():
+        rows.note(connection, instruction_id, why)
 
 
 def require_house_coins(connection: Connection, instruction: Instruction, fee_wei: int) -> None:

@@ -5,6 +5,7 @@ an operator's role can do it; only the releases worker's role can reserve (R9).
 """
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from custody.releases import rows
 from custody.releases.fees import NO_FEES, FeeRates, charge
 from custody.releases.gate import Gate, ReleaseStopped, Stop, release_gate
 from custody.releases.rows import Instruction
+from custody.releases.states import ENDED
 from custody.settings.chains import Chains
 from custody.store.outbox import ring
 
@@ -25,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 RELEASE: Final = "release"
 WHOLE: Final = "whole"
+PART: Final = "part:"
+"""The request key of a part begins so; the rest of it is the name that whoever ordered it gave it."""
 REQUEST_KEY_CHARACTERS: Final = 64  # a label such as whole-2; more is a mistake
 
 _INSERT: Final = text(
@@ -47,7 +51,9 @@ _CANDIDATES: Final = text(
       AND b.held > 0 AND b.dispute_open = 0
       AND b.treasury - b.releasing - b.refunding - b.paying_fees >= b.held
       AND p.id > :after
-      AND NOT EXISTS (SELECT FROM fleet.release_instructions i WHERE i.payment_id = p.id AND i.purpose = 'release')
+      -- A part that was paid leaves the rest to be found; one that is under way comes first.
+      AND NOT EXISTS (SELECT FROM fleet.release_instructions i WHERE i.payment_id = p.id AND i.purpose = 'release'
+                      AND (i.request_key NOT LIKE 'part:%' OR i.state NOT IN ('final', 'cancelled', 'expired', 'failed')))
     ORDER BY p.id LIMIT :limit
     """
 )
@@ -72,9 +78,11 @@ def draft_release(
     book: AddressBook | None = None,
     cause: str | None = None,
     rates: FeeRates = NO_FEES,
+    amount: Decimal | None = None,
 ) -> Instruction:
     """The instruction to pay a payment's whole held amount to its seller: made if it is new, else as it stands.
 
+    ``amount``: a part of it, whole tokens before fees; its request key is a part_key.
     Rings the releases queue; the worker reserves it. ``book``: see release_gate. ``cause``: what orders it in place of
     the buyer's word. Raises ReleaseStopped when the gate is closed, LookupError
     for an unknown payment, ValueError for a bad request key.
@@ -83,8 +91,15 @@ def draft_release(
         raise ValueError(f"request key: expected 1 to {REQUEST_KEY_CHARACTERS} characters")
     standing = rows.find(connection, payment_id, RELEASE, request_key)
     if standing is not None:
+        if amount is not None and gross_of(standing) != amount:
+            said = f"{request_key} was made of {gross_of(standing).normalize():f}; give another part another name."
+            raise ReleaseStopped(payment_id, (Stop("part_differs", said),))
         return standing
-    gate = release_gate(connection, payment_id, chains, book=book, rates=rates).require_open()
+    gate = release_gate(connection, payment_id, chains, book=book, rates=rates, amount=amount).require_open()
+    under_way = _under_way(connection, payment_id)
+    if under_way is not None and (is_part(request_key) or is_part(under_way.request_key)):
+        said = f"instruction {under_way.id} ({under_way.request_key}) is {under_way.state}; it ends first."
+        raise ReleaseStopped(payment_id, (Stop("release_under_way", said),))
     connection.execute(
         _INSERT,
         {
@@ -109,6 +124,34 @@ def draft_release(
     return made
 
 
+def part_key(name: str) -> str:
+    """The request key of a part: the same name again is the same part (L19). Raises ValueError."""
+    if not name.strip() or len(PART + name) > REQUEST_KEY_CHARACTERS:
+        raise ValueError(f"part: expected a name of 1 to {REQUEST_KEY_CHARACTERS - len(PART)} characters")
+    return PART + name
+
+
+def is_part(request_key: str) -> bool:
+    """Whether a request key is a part's."""
+    return request_key.startswith(PART)
+
+
+def gross_of(instruction: Instruction) -> Decimal:
+    """What a release takes out of what is held: its amount and the fees beside it, whole tokens."""
+    return instruction.amount + instruction.platform_fee + instruction.provider_fee
+
+
+def _under_way(connection: Connection, payment_id: UUID) -> Instruction | None:
+    """A release of the payment that has not ended: its next one is judged on what that leaves."""
+    found = rows.select(
+        connection,
+        "i.payment_id = :payment AND i.purpose = 'release' AND i.state <> ALL (:ended)",
+        {"payment": payment_id, "ended": sorted(ENDED)},
+        suffix="ORDER BY i.created_at LIMIT 1",
+    )
+    return found[0] if found else None
+
+
 def next_request_key(connection: Connection, payment_id: UUID) -> str:
     """The request key of a release after those that ended without paying; an open or paid one is itself the answer.
 
@@ -116,8 +159,8 @@ def next_request_key(connection: Connection, payment_id: UUID) -> str:
     """
     made = rows.select(
         connection,
-        "i.payment_id = :payment AND i.purpose = :purpose",
-        {"payment": payment_id, "purpose": RELEASE},
+        "i.payment_id = :payment AND i.purpose = :purpose AND i.request_key NOT LIKE :parts",
+        {"payment": payment_id, "purpose": RELEASE, "parts": f"{PART}%"},
         suffix="ORDER BY i.created_at, i.id",
     )
     if not made:
@@ -139,17 +182,20 @@ def reserve(
     The caller holds the instruction's lock. What the gate says now must still be what was drafted. Raises
     ReleaseStopped, or a LedgerRefusal; the transaction (or savepoint) must then be rolled back.
     """
+    assert instruction.payment_id is not None
     move_payment(connection, instruction.payment_id, "became_releasable")
-    gate = release_gate(connection, instruction.payment_id, chains, book=book, rates=rates).require_open()
+    part = gross_of(instruction) if is_part(instruction.request_key) else None
+    gate = release_gate(connection, instruction.payment_id, chains, book=book, rates=rates, amount=part).require_open()
     if stops := _differences(gate, instruction):
         raise ReleaseStopped(instruction.payment_id, stops)
+    payment_id = instruction.payment_id
     instruction = rows.pay_from(connection, instruction, gate.treasury)
     rows.move(connection, instruction, "awaiting_approval", release_epoch=gate.release_epoch)
     post(
         connection,
         Entry(
             book_kind="payment",
-            book_id=instruction.payment_id,
+            book_id=payment_id,
             chain_id=instruction.chain_id,
             token=instruction.token,
             entry_type="release",
@@ -163,7 +209,7 @@ def reserve(
         ),
     )
     charge(connection, instruction)
-    move_payment(connection, instruction.payment_id, "release_reserved")
+    move_payment(connection, payment_id, "release_reserved")
     log.info("release_reserved", payment_id=str(instruction.payment_id), instruction_id=str(instruction.id))
     return rows.lock(connection, instruction.id)
 

@@ -228,7 +228,10 @@ def refund_address(
 
 def is_proved(connection: Connection, instruction: Instruction) -> bool:
     """Whether the instruction's recipient is an address that its own key signed for (R21)."""
-    return instruction.recipient in _proved_addresses(connection, instruction.payment_id, instruction.chain_id)
+    payment_id = instruction.payment_id
+    return payment_id is not None and instruction.recipient in _proved_addresses(
+        connection, payment_id, instruction.chain_id
+    )
 
 
 def _proved_addresses(connection: Connection, payment_id: UUID, chain_id: int) -> list[str]:
@@ -291,10 +294,12 @@ def reserve_refund(connection: Connection, instruction: Instruction, chains: Cha
     The caller holds the instruction's lock. Raises ReleaseStopped, or a LedgerRefusal; the transaction must then be
     rolled back.
     """
-    lock_payment(connection, instruction.payment_id)
+    assert instruction.payment_id is not None  # a refund is never grouped: its address is proved for its payment alone
+    payment_id = instruction.payment_id
+    lock_payment(connection, payment_id)
     book = _book(connection, instruction)
     if stops := _stops(connection, instruction, chains, book):
-        raise ReleaseStopped(instruction.payment_id, tuple(stops))
+        raise ReleaseStopped(payment_id, tuple(stops))
     instruction = rows.pay_from(connection, instruction, _treasury(connection, instruction, chains))
     rows.move(connection, instruction, "awaiting_approval", release_epoch=book.release_epoch)
     evidence: dict[str, Any] = {
@@ -307,7 +312,7 @@ def reserve_refund(connection: Connection, instruction: Instruction, chains: Cha
         connection,
         Entry(
             book_kind="payment",
-            book_id=instruction.payment_id,
+            book_id=payment_id,
             chain_id=instruction.chain_id,
             token=instruction.token,
             entry_type=REFUND,
@@ -361,14 +366,16 @@ def _stops(connection: Connection, instruction: Instruction, chains: Chains, boo
         )
     if book.free - book.overdraft < instruction.amount:
         stops.append(Stop("not_swept", "its coins are not free in the treasury; the sweep must bring them first (L3)."))
-    elif why := why_apart(connection, chain, instruction.payment_id, instruction.token, instruction.amount, treasury):
+    elif why := why_apart(
+        connection, chain, instruction.payment_ids[0], instruction.token, instruction.amount, treasury
+    ):
         stops.append(Stop(*why.split(": ", 1)))
     return stops
 
 
 def _treasury(connection: Connection, instruction: Instruction, chains: Chains) -> str:
     chain = chains.chain(instruction.chain_id)
-    return treasury_of(connection, chain, instruction.payment_id, instruction.token, instruction.amount)
+    return treasury_of(connection, chain, instruction.payment_ids[0], instruction.token, instruction.amount)
 
 
 def _wait(connection: Connection, order: RefundOrder, why: str) -> int:

@@ -1,6 +1,7 @@
 """Rows of fleet.release_instructions: read, leased, moved and held back.
 
-Steps with I/O lease their row, commit, do the I/O, and apply ``WHERE lease_token`` (L15).
+Steps with I/O lease their row, commit, do the I/O, and apply ``WHERE lease_token`` (L15). A group (R23) is a row without
+a payment: its members are rows of their own that move with it, and are leased by nobody.
 """
 
 from dataclasses import dataclass, replace
@@ -21,6 +22,17 @@ SAFE_TRANSACTION: Final = "safe_transaction"
 DRAIN: Final = "drain"
 """The purpose of an instruction that moves a payment's coins from a former treasury to the active one (R22)."""
 REASON_CHARACTERS: Final = 1_000  # a node's own words are inside; a person reads it in a line or two
+_TIMES: Final = frozenset({"handed_out_at", "signed_at", "final_at"})  # that a group's members have in common with it
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one payment gives to a payout: its own instruction, its share in smallest units, its book's epoch (R12)."""
+
+    instruction_id: UUID
+    payment_id: UUID
+    amount_units: int
+    release_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +42,12 @@ class Instruction:
     ``source``: the account that the amount is reserved from. ``cause``: what orders it, None for the buyer's
     word. The fees are whole tokens that the house keeps beside the amount.
     ``fee_ceiling_wei`` to ``intent_hash`` are what its approvers agree to; None until it is put before them, and where
-    none are required.
+    none are required. ``payment_id`` None: a group, whose amounts are the sums of its ``members``. ``group_id``: the group
+    that it is paid with; ``alone``: it is not to be grouped again.
     """
 
     id: UUID
-    payment_id: UUID
+    payment_id: UUID | None
     purpose: str
     request_key: str
     chain_id: int
@@ -70,6 +83,31 @@ class Instruction:
     rejection_hash: bytes | None = None
     raw_units: bool = False
     """Its amount is read in smallest units on the device, and one more person approves it (R2)."""
+    group_id: UUID | None = None
+    alone: bool = False
+    members: tuple[Part, ...] = ()
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it pays for several payments at once (R23)."""
+        return self.payment_id is None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What each payment gives to it, by payment id: a group's members, or itself."""
+        if self.payment_id is None:
+            return self.members
+        return (Part(self.id, self.payment_id, self.amount_units, self.release_epoch),)
+
+    @property
+    def payment_ids(self) -> tuple[UUID, ...]:
+        """The payments that it pays for, in their order."""
+        return tuple(each.payment_id for each in self.parts)
+
+    @property
+    def named(self) -> str:
+        """Its payment, or how many there are, for a log line or a sentence."""
+        return f"{len(self.members)} payments" if self.payment_id is None else str(self.payment_id)
 
     @property
     def is_safe(self) -> bool:
@@ -87,7 +125,9 @@ _COLUMNS: Final = (
     "i.amount_units, i.release_epoch, i.state, i.held_reason, i.rejected_reason, i.nonce, i.unsigned_bytes, "
     "i.signing_hash, i.max_total_fee_wei, i.attempts, i.lease_token, i.handed_out_at, i.fee_ceiling_wei, i.environment, "
     "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash, i.source, i.cause, i.platform_fee, i.provider_fee, "
-    "i.unsigned_kind, i.safe_block, i.safe_block_nonce, i.rejection_hash, i.raw_units"
+    "i.unsigned_kind, i.safe_block, i.safe_block_nonce, i.rejection_hash, i.raw_units, i.group_id, i.alone, "
+    "CASE WHEN i.payment_id IS NULL THEN (SELECT array_agg(ROW(m.id, m.payment_id, m.amount_units, m.release_epoch)::text "
+    "ORDER BY m.payment_id) FROM fleet.release_instructions m WHERE m.group_id = i.id) END AS members"
 )
 
 
@@ -130,7 +170,16 @@ def read_row(row: Any) -> Instruction:
         safe_block_nonce=row.safe_block_nonce,
         rejection_hash=None if row.rejection_hash is None else bytes(row.rejection_hash),
         raw_units=row.raw_units,
+        group_id=row.group_id,
+        alone=row.alone,
+        members=tuple(map(_read_part, row.members or ())),
     )
+
+
+def _read_part(row: str) -> Part:
+    """From ``(id,payment,units,epoch)``, as PostgreSQL writes a row of them."""
+    instruction_id, payment_id, units, epoch = row.strip("()").split(",")
+    return Part(UUID(instruction_id), UUID(payment_id), int(units), int(epoch))
 
 
 def select(connection: Connection, where: str, parameters: dict[str, Any], *, suffix: str = "") -> list[Instruction]:
@@ -150,11 +199,30 @@ def find(connection: Connection, payment_id: UUID, purpose: str, request_key: st
 
 
 def lock(connection: Connection, instruction_id: UUID) -> Instruction:
-    """Lock one instruction (L17: work rows first). Raises LookupError."""
-    found = select(connection, "i.id = :id", {"id": instruction_id}, suffix="FOR UPDATE")
-    if not found:
+    """Lock one instruction (L17: work rows first; a group before its members). Raises LookupError."""
+    found = select(
+        connection,
+        "i.id = :id OR i.id = (SELECT m.group_id FROM fleet.release_instructions m WHERE m.id = :id)",
+        {"id": instruction_id},
+        suffix="ORDER BY i.payment_id IS NOT NULL, i.id FOR UPDATE",
+    )
+    if not found or found[-1].id != instruction_id:
         raise LookupError(f"there is no release instruction {instruction_id}")
-    return found[0]
+    if found[-1].is_group:  # who its members are is only known once its lock is held
+        return select(connection, "i.id = :id", {"id": instruction_id})[0]
+    return found[-1]
+
+
+def lock_paid(connection: Connection, instruction: Instruction) -> list[Instruction]:
+    """The instructions whose amounts it pays, by payment id: a group's members, locked, or itself.
+
+    The caller holds the lock of ``instruction``.
+    """
+    if not instruction.is_group:
+        return [instruction]
+    return select(
+        connection, "i.group_id = :id", {"id": instruction.id}, suffix="ORDER BY i.payment_id, i.id FOR UPDATE"
+    )
 
 
 def lock_leased(connection: Connection, leased: Instruction) -> Instruction | None:
@@ -171,7 +239,8 @@ def lease(connection: Connection, where: str, parameters: dict[str, Any], limit:
             WITH due AS (
                 SELECT w.id FROM fleet.release_instructions w
                 WHERE w.run_after <= clock_timestamp()
-                  AND (w.lease_until IS NULL OR w.lease_until <= clock_timestamp()) AND {where}
+                  AND (w.lease_until IS NULL OR w.lease_until <= clock_timestamp())
+                  AND w.group_id IS NULL AND {where}
                 ORDER BY w.run_after, w.id LIMIT :limit FOR UPDATE SKIP LOCKED
             )
             UPDATE fleet.release_instructions i
@@ -185,7 +254,7 @@ def lease(connection: Connection, where: str, parameters: dict[str, Any], limit:
 
 
 def move(connection: Connection, instruction: Instruction, target: InstructionState, **columns: Any) -> None:
-    """Move an instruction, end its lease and its waiting, and set ``columns``. Raises MoveRefused."""
+    """Move an instruction, a group with its members, end its lease and its waiting, set ``columns``. Raises MoveRefused."""
     require_move(instruction.state, target)
     settings = "".join(f", {name} = :{name}" for name in columns)
     changed = connection.execute(
@@ -201,6 +270,18 @@ def move(connection: Connection, instruction: Instruction, target: InstructionSt
     )
     if changed.rowcount != 1:
         raise MoveRefused(f"instruction {instruction.id} is no longer {instruction.state}")
+    if instruction.is_group:
+        times = {name: value for name, value in columns.items() if name in _TIMES}
+        connection.execute(
+            text(
+                f"""
+                UPDATE fleet.release_instructions
+                SET state = :target, updated_at = clock_timestamp(){"".join(f", {name} = :{name}" for name in times)}
+                WHERE group_id = :id
+                """  # noqa: S608
+            ),
+            {**times, "target": target, "id": instruction.id},
+        )
 
 
 def hold(connection: Connection, instruction: Instruction, reason: str) -> None:
@@ -221,6 +302,14 @@ def hold(connection: Connection, instruction: Instruction, reason: str) -> None:
             "reason": reason[:REASON_CHARACTERS],
             "seconds": min(HOLD_MAXIMUM_SECONDS, backoff_seconds(instruction.attempts + 1)),
         },
+    )
+
+
+def set_epoch(connection: Connection, instruction_id: UUID, epoch: int) -> None:
+    """The epoch of its book that an instruction is judged at from now on (R12)."""
+    connection.execute(
+        text("UPDATE fleet.release_instructions SET release_epoch = :epoch WHERE id = :id"),
+        {"id": instruction_id, "epoch": epoch},
     )
 
 

@@ -136,7 +136,7 @@ def _end_executed(engine: Engine, nodes: ChainNodes, item: Instruction, found: M
         return 0
     log.info(
         "release_ended",
-        payment_id=str(item.payment_id),
+        payment_id=item.named,
         instruction_id=str(item.id),
         transaction_hash=receipt.transaction_hash,
         paid=isinstance(outcome, Paid),

@@ -140,7 +140,7 @@ def take_signature(
         rows.due_now(connection, instruction.id)
     log.info(
         "release_signed",
-        payment_id=str(instruction.payment_id),
+        payment_id=instruction.named,
         instruction_id=str(instruction.id),
         transaction_hash=transaction_hash,
         what=digest.kind,

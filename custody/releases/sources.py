@@ -124,9 +124,10 @@ class Reading:
     def why_it_stops(self, purpose: str = "release") -> str | None:
         """Why an instruction must not be paid now, as a sentence; None when nothing here says so.
 
-        A refund is stopped by an open dispute alone: how much the buyer gets was decided when it was ordered.
+        A refund is stopped by an open dispute alone: how much the buyer gets was decided when it was ordered. So is what
+        the house kept of an earlier release.
         """
-        if purpose == "refund":
+        if purpose != "release":
             return next((each.why_it_stops for each in self.disputes if each.is_open), None)
         for dispute in self.disputes:
             if why := dispute.why_it_stops:

@@ -21,9 +21,11 @@ from custody.releases.broadcast import broadcast_signed
 from custody.releases.cancelling import answer_requests, send_cancels
 from custody.releases.disputes import DisputeWatch, draft_after_disputes
 from custody.releases.drains import follow_rotations, reserve_drain
+from custody.releases.fee_payouts import reserve_fees
 from custody.releases.fees import NO_FEES, FeeRates
 from custody.releases.finality import end_deep_ones
 from custody.releases.gate import ReleaseStopped
+from custody.releases.grouping import AS_USUAL, Grouping, group_waiting
 from custody.releases.hand_out import hand_out_next
 from custody.releases.instructions import FIRST, candidates, draft_release, reserve
 from custody.releases.refunds import draft_refunds, reserve_refund
@@ -72,6 +74,8 @@ class Step:
     """Whole tokens from which on a surplus is ordered back to its buyer; None: never by itself."""
     rates: FeeRates = NO_FEES
     """What the house keeps of a release, in basis points."""
+    grouping: Grouping = AS_USUAL
+    """When several payments of one seller are paid by one transfer."""
     payer: ReleasePayer | None = None
     safes: Safes = field(default_factory=dict[tuple[int, str], SafeTreasury])
     """Treasuries that are Safes, as the genesis in force pins them."""
@@ -92,7 +96,8 @@ class Step:
         progressed = self._disputes.run_once(limit)  # they freeze, whatever the policy's files are like
         try:
             book = self._signed_book()
-            progressed += self._order_and_draft(limit, book) + self._reserve(limit, book) + self._approve(limit)
+            progressed += self._order_and_draft(limit, book) + self._reserve(limit, book)
+            progressed += group_waiting(self.engine, self.signed, limit, self.grouping) + self._approve(limit)
         except PolicyRefused as error:
             # Nothing new is promised, approved, handed out or sent; what is out already can still end.
             log.error("releases_policy_refused", reason=str(error))
@@ -191,7 +196,7 @@ class Step:
         with transaction(self.engine) as connection:
             drains = rows.lease(connection, "w.state = 'drafted' AND w.purpose = 'drain'", {}, limit)
             leased = rows.lease(connection, "w.state = 'drafted' AND w.purpose <> 'drain'", {}, limit)
-            named = references(connection, [each.payment_id for each in leased])
+            named = references(connection, [each.payment_ids[0] for each in leased])
         reserved = sum(self._reserve_one(instruction, book) for instruction in drains)
         if not leased:
             return reserved
@@ -202,7 +207,7 @@ class Step:
                 self._hold(instruction, f"source_unreadable: {error}")
             return reserved
         for instruction in leased:
-            reading = readings[instruction.payment_id]
+            reading = readings[instruction.payment_ids[0]]
             why = reading.why_it_stops(instruction.purpose)
             if why is None and instruction.cause is None and reading.status not in MAY_BE_PAID:
                 why = (
@@ -225,8 +230,10 @@ class Step:
                     reserved = reserve_drain(connection, instruction)
                 elif instruction.purpose == "refund":
                     reserved = reserve_refund(connection, instruction, self.chains)
-                else:
+                elif instruction.purpose == "release":
                     reserved = reserve(connection, instruction, self.chains, book=book, rates=self.rates)
+                else:
+                    reserved = reserve_fees(connection, instruction, self.chains, book=book)
                 if self.signed is None:
                     rows.move(connection, reserved, "ready")
         except ReleaseStopped as error:
@@ -267,6 +274,7 @@ def run_once(
         settings.auto_release_hours,
         settings.surplus_refund_minimum,
         FeeRates(settings.platform_fee_basis_points, settings.provider_fee_basis_points),
+        Grouping(settings.release_group_maximum, settings.release_group_seconds),
         ReleasePayer.from_settings(settings),
     ).run_once(limit)
 
@@ -289,5 +297,6 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
         settings.auto_release_hours,
         settings.surplus_refund_minimum,
         FeeRates(settings.platform_fee_basis_points, settings.provider_fee_basis_points),
+        Grouping(settings.release_group_maximum, settings.release_group_seconds),
         ReleasePayer.from_settings(settings),
     )

@@ -1,7 +1,7 @@
-"""Giving back what an instruction reserved, in the caller's one transaction (R1, L4, L7).
+"""Giving back what an instruction reserved, in the caller's one transaction (R1, L4, L7); of a group, all of it (R23).
 
 Nothing was paid: either no bytes ever left the fleet, or a canonical transaction at depth spent the nonce otherwise.
-Lock order L17: instruction (held by the caller), then the payment, then its book.
+Lock order L17: instruction (held by the caller), its members, then the payments, then their books.
 """
 
 from collections.abc import Mapping
@@ -10,25 +10,39 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from custody.ledger import Entry, post
-from custody.payments import lock_payment, move_payment
+from custody.payments import lock_payments, move_payment
 from custody.releases import rows
 from custody.releases.drain_entries import book_drain_voided
 from custody.releases.fees import give_back
 from custody.releases.rows import Instruction
 from custody.releases.states import InstructionState
 
-PROMISED: Final = {"release": "releasing", "refund": "refunding"}
+PROMISED: Final = {
+    "release": "releasing",
+    "refund": "refunding",
+    "platform_fee": "paying_fees",
+    "provider_fee": "paying_fees",
+}
 """The account that an instruction's amount is promised in, by purpose."""
 
 _RESERVED: Final = frozenset[InstructionState]({"awaiting_approval", "ready"})
 
 
 def void(connection: Connection, instruction: Instruction, reason: str, evidence: Mapping[str, Any]) -> None:
-    """``void`` back to the amount's source (to disputed while a dispute is open, L4), and the payment's state with it."""
-    lock_payment(connection, instruction.payment_id)
-    if instruction.is_drain:
-        book_drain_voided(connection, instruction, reason, evidence)
-        return
+    """``void`` back to each amount's source (to disputed while a dispute is open, L4), and the payment's state with it."""
+    paid = rows.lock_paid(connection, instruction)
+    lock_payments(connection, instruction.payment_ids)
+    for each in paid:
+        if each.is_drain:
+            book_drain_voided(connection, each, reason, evidence)
+        else:
+            _void(connection, each, reason, evidence)
+        if instruction.is_group:  # each payment says by itself why it was not paid
+            rows.note(connection, each.id, reason)
+
+
+def _void(connection: Connection, instruction: Instruction, reason: str, evidence: Mapping[str, Any]) -> None:
+    assert instruction.payment_id is not None
     disputed = connection.execute(
         text(
             "SELECT dispute_open FROM fleet.ledger_balances "

@@ -156,6 +156,12 @@ class FleetSettings(BaseSettings):
     sweep_max_age_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = 604_800
     release_in_flight_limit: Annotated[int, Field(ge=1, le=16)] = 16
     release_max_total_fee_wei: Annotated[int, Field(ge=21_000)] = 10**16
+    release_group_maximum: Annotated[int, Field(ge=1, le=50)] = Field(
+        20, description="payments of one seller that one transfer pays at most (R23); 1 pays each by itself"
+    )
+    release_group_seconds: Annotated[int, Field(ge=0, le=604_800)] = Field(
+        3_600, description="how long a payout that nobody approved yet takes further payments of its seller"
+    )
     platform_fee_basis_points: Annotated[int, Field(ge=0, le=4_999)] = 0
     provider_fee_basis_points: Annotated[int, Field(ge=0, le=4_999)] = 0
     auto_release_hours: Annotated[int, Field(ge=1, le=8_760)] | None = Field(

@@ -38,8 +38,9 @@ _FIND = text(
     SELECT i.updated_at, 'the ' || i.purpose || ' of payment ' || i.payment_id || ' ' || i.state, coalesce(i.held_reason, ''),
         'settle the reason, then: fleet ' || CASE i.purpose WHEN 'release' THEN 'release ' || i.payment_id || ' --again'
             WHEN 'drain' THEN 'treasury rotate ' || i.chain_id || ' --drain'
-            ELSE 'releases refund ' || i.payment_id || ' --source ' || i.source END
-    FROM fleet.release_instructions i WHERE i.state IN ('failed', 'expired', 'cancelled')
+            WHEN 'refund' THEN 'releases refund ' || i.payment_id || ' --source ' || i.source
+            ELSE 'releases pay-fees' END
+    FROM fleet.release_instructions i WHERE i.state IN ('failed', 'expired', 'cancelled') AND i.payment_id IS NOT NULL
       -- Voided with its treasury: it is drafted again by itself (R22).
       AND NOT (i.state = 'expired' AND coalesce(i.held_reason, '') ~ '^treasury_(compromised|rotated):') AND NOT EXISTS (
         SELECT FROM fleet.release_instructions later

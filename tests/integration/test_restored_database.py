@@ -125,7 +125,7 @@ def write_journal(scene: Scene, path: Path, nonces: list[int]) -> None:
             claimed = ApiInstruction.model_construct(id=f"instruction-{nonce}", payment_id="payment", purpose="release")
             payout = UnsignedTransaction(31337, nonce, 1, 1, 60_000, scene.chain.token, 0, TRANSFER)
             checked = CheckedInstruction(claimed, payout, scene.pinned, "USDT", 6)
-            journal.record_asked(checked, Promise(scene.chain.token, "payment", 1, frozenset()))
+            journal.record_asked(checked, Promise(scene.chain.token, {"payment": 1}, frozenset()))
 
 
 def test_a_missing_journal_is_said(scene: Scene, fleet: typer.Typer, tmp_path: Path) -> None:

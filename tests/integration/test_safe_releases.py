@@ -42,6 +42,22 @@ def scene(
     yield from safe_scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path, contracts)
 
 
+def test_a_group_is_one_safe_transaction_and_one_execution(scene: SafeScene) -> None:
+    first = scene.payment()
+    second = scene.payment(seller_of=first)
+    scene.run()
+    group = scene.group(first)
+    assert (group.state, group.unsigned_kind, group.amount) == ("handed_out", "safe_transaction", 2 * AMOUNT)
+    scene.two_sign(first)
+    scene.run()
+    assert scene.instruction_row(group.id).state == "final"
+    assert scene.paid_to(first) == 2 * UNITS
+    for each in (first, second):
+        assert scene.release_entries(each) == [("reserve", AMOUNT), ("final", AMOUNT)]
+        assert scene.market.state(each) == ("completed", "released")
+    scene.require_books_equal_chain()
+
+
 def test_two_owners_sign_and_the_seller_is_paid_once(scene: SafeScene) -> None:
     payment = scene.payment()
     scene.run()

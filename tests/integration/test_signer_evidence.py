@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from custody.destinations.derivation import address_at
 from custody.trezor import UnsignedTransaction
@@ -51,6 +52,70 @@ def test_honest_evidence_is_confirmed_by_the_signers_own_node_and_signed(
     scene.run()
     assert scene.instruction(payment).state == "final"
     assert (device.signatures, scene.paid_to(payment)) == (1, UNITS)
+
+
+def test_each_payment_of_a_group_is_confirmed_and_shown_with_their_sum(
+    scene: SignerScene, cli: Cli, device: SoftwareDevice
+) -> None:
+    first = scene.payment()
+    second = scene.payment(seller_of=first)
+    scene.run()
+    scene.seal()
+    group = scene.group(first)
+    assert group.state == "handed_out"
+    assert "200 USDT of 2 payments" in said(cli("inbox"))
+    shown = cli("show", str(group.id))
+    assert shown.exit_code == 0, shown.output
+    assert "Payments 2, together 200 USDT" in said(shown)
+    assert f"100 USDT for payment {second}" in said(shown)
+    assert "200 USDT, confirmed at depth by 1 of your own nodes" in said(shown)
+    done = cli("sign", "--yes")
+    assert done.exit_code == 0, done.output
+    scene.run()
+    assert scene.instruction_row(group.id).state == "final"
+    assert (device.signatures, scene.paid_to(first)) == (1, 2 * UNITS)
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "words"),
+    [
+        # Every coin of the group was swept, but one payment is to give what the other's buyer paid.
+        (
+            "UPDATE fleet.chain_facts SET payment_id = :first WHERE direction = 'inbound'",
+            "100 USDT would be paid out of 0 USDT that buyers deposited",
+        ),
+        (
+            "DELETE FROM public.derived_destination_sweeps WHERE from_address = :place",
+            "200 USDT would be paid out of 100 USDT",
+        ),
+        (
+            "UPDATE fleet.release_instructions SET amount_units = amount_units - 1 WHERE payment_id = :first",
+            "shares are 199999999",
+        ),
+    ],
+)
+def test_a_group_is_refused_for_one_payment_that_nothing_stands_behind(
+    scene: SignerScene, cli: Cli, device: SoftwareDevice, rewrite: str, words: str
+) -> None:
+    first = scene.payment()
+    second = scene.payment(seller_of=first)
+    scene.run()
+    scene.seal()
+    place = scene.market.execute(
+        "SELECT d.address FROM fleet.payment_routes r JOIN public.derived_destinations d ON d.id = r.destination_id "
+        "WHERE r.payment_id = :id",
+        id=second,
+    )[0].address
+    given = {"first": first, "place": place}
+    with scene.database.engine().begin() as connection:
+        # A superuser asks no trigger.
+        for table in ("fleet.release_instructions", "fleet.chain_facts", "public.derived_destination_sweeps"):
+            connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
+        connection.execute(text(rewrite), {name: value for name, value in given.items() if f":{name}" in rewrite})
+    refused = cli("sign", "--yes")
+    assert refused.exit_code == EXIT_REFUSED
+    assert words in said(refused)
+    assert device.signatures == 0
 
 
 # What a superuser rewrites, each time so that every table agrees with every other

@@ -79,7 +79,7 @@ def test_exactly_the_tables_moves_succeed(database: Database) -> None:
     )
     assert moved == sum(len(item.sources) for item in TRANSITIONS.values())
     assert repeated == len(TRANSITIONS)
-    assert moved + repeated + refused == len(states) * len(TRANSITIONS) == 882
+    assert moved + repeated + refused == len(states) * len(TRANSITIONS) == 1008
 
 
 def test_a_payment_or_move_that_does_not_exist_is_named(database: Database) -> None:

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from custody.releases.approval_text import Names, approval_text
-from custody.releases.intent import Intent
+from custody.releases.intent import Intent, Share
 from custody.trezor.text_rows import CHARACTERS_MAXIMUM, COLUMNS, TextNotShowable, in_rows, rows_of
 
 ADDRESSES = [Account.from_key(bytes([number]) * 32).address for number in range(1, 9)]
@@ -51,6 +51,14 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "raw_units": st.booleans(),
 }
 intents = st.builds(Intent, **OTHERS)
+SPLITS = st.tuples(st.integers(1, INTENT.amount_units - 1), st.integers(0, 2**40), st.integers(0, 2**40))
+
+
+def group(split: tuple[int, int, int]) -> Intent:
+    """INTENT's two payments as a group: the first one's share, and the epoch of each."""
+    first, epoch, other = split
+    shares = (Share(first, epoch), Share(INTENT.amount_units - first, other))
+    return replace(INTENT, release_epoch=0, shares=shares)
 
 
 def test_the_rows_that_a_device_shows() -> None:
@@ -80,7 +88,24 @@ def test_every_text_fits_every_device(intent: Intent) -> None:
 
 
 def test_every_field_is_told_apart() -> None:
-    assert set(OTHERS) == {each.name for each in fields(Intent)}
+    assert {*OTHERS, "shares"} == {each.name for each in fields(Intent)}
+
+
+@given(SPLITS, SPLITS)
+def test_a_group_binds_each_payments_share_and_epoch(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
+    assume(one != other)
+    assert len({group(one).hash(), group(other).hash(), replace(INTENT, release_epoch=0).hash()}) == 3
+    turned = replace(group(one), payments=INTENT.payments[::-1], shares=group(one).shares[::-1])
+    assert turned.hash() == group(one).hash()
+    assert "nr deadbeef 2 pay " in rows_of(approval_text(group(one), NAMES))
+
+
+@pytest.mark.parametrize(
+    "shares", [(Share(1, 0),), (Share(1, 0), Share(2, 0)), (Share(0, 0), Share(INTENT.amount_units, 0))]
+)
+def test_a_groups_shares_are_its_amount(shares: tuple[Share, ...]) -> None:
+    with pytest.raises(ValueError, match="shares"):
+        replace(INTENT, release_epoch=0, shares=shares)
 
 
 @pytest.mark.parametrize("field", list(OTHERS))

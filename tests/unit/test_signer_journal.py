@@ -23,7 +23,7 @@ TOKEN = CHAIN.tokens[1].address
 RECIPIENT = Account.create().address
 BASE = UnsignedTransaction(31337, 5, 800, 8_000, 60_000, TOKEN, 0, encode_erc20_transfer(RECIPIENT, 100))
 SIGNATURE = Signature(0, 7, 9)
-PROMISE = Promise(TOKEN, "payment-1", 100, frozenset({RECIPIENT}), {("0x" + "ab" * 32, 3): 100})
+PROMISE = Promise(TOKEN, {"payment-1": 100}, frozenset({RECIPIENT}), {("0x" + "ab" * 32, 3): 100})
 
 
 def checked(transaction: UnsignedTransaction = BASE, instruction: str = "instruction-1") -> CheckedInstruction:

@@ -22,7 +22,7 @@ OWNERS = SafeOwners(owners=(Account.create().address, Account.create().address),
 SAFE = CHAIN.treasury
 PAYOUT = SafeTransaction(31337, SAFE, TOKEN, 0, encode_erc20_transfer(RECIPIENT, 100), 5)
 SIGNATURE = Signature(0, 7, 9)
-PROMISE = Promise(TOKEN, "payment-1", 100, frozenset({RECIPIENT}), {("0x" + "ab" * 32, 3): 100})
+PROMISE = Promise(TOKEN, {"payment-1": 100}, frozenset({RECIPIENT}), {("0x" + "ab" * 32, 3): 100})
 
 
 def checked(transaction: SafeTransaction = PAYOUT, instruction: str = "instruction-1") -> CheckedSafe:
@@ -73,14 +73,14 @@ def test_another_intent_for_a_seen_nonce_of_a_safe_is_refused(journal: Journal, 
 def test_the_same_safetx_and_the_rejection_of_its_nonce_are_legal(journal: Journal) -> None:
     require(journal, PAYOUT)
     require(journal, PAYOUT.rejection())
-    journal.record_asked(checked(PAYOUT.rejection()), Promise(TOKEN, "payment-1", 0, frozenset()))
+    journal.record_asked(checked(PAYOUT.rejection()), Promise(TOKEN, {"payment-1": 0}, frozenset()))
     require(journal, PAYOUT.rejection())
     require(journal, PAYOUT)  # the payout was signed before: whichever is executed first decides
 
 
 def test_a_nonce_that_was_rejected_here_is_no_other_instructions(tmp_path: Path) -> None:
     with Journal(tmp_path / "rejected.jsonl", create=True) as journal:
-        journal.record_asked(checked(PAYOUT.rejection()), Promise(TOKEN, "payment-1", 0, frozenset()))
+        journal.record_asked(checked(PAYOUT.rejection()), Promise(TOKEN, {"payment-1": 0}, frozenset()))
         with pytest.raises(JournalRefused, match="asked for here for instruction instruction-1"):
             require(journal, PAYOUT, "instruction-2")
         require(journal, PAYOUT)

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 import typer
@@ -109,8 +110,18 @@ def release(
     again: Annotated[
         bool, typer.Option("--again", help="a new instruction, after the last one ended without paying")
     ] = False,
+    amount: Annotated[
+        str | None, typer.Option("--amount", help="a part of what is held, whole tokens before fees; with --part")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option("--part", help="the part's name: the same name again is the same part, never a second")
+    ] = None,
 ) -> None:
     """Make a payment's release instruction now, or say what stops it.
+
+    With --amount and --part a part of what is held is paid; approved and signed like the whole, one part after the other.
+    The rest stays held: for further parts, for a refund (fleet releases refund --amount), or for the seller once the buyer
+    completes the request.
 
     The releases worker then checks the dispute and the purchase request, reserves the money and hands the instruction
     out; the person at the treasury device has the last word. Exit code 1 if something stops it.
@@ -119,7 +130,7 @@ def release(
     from custody.policy.safekeeping import signed_folder
     from custody.releases.fees import FeeRates
     from custody.releases.gate import ReleaseStopped
-    from custody.releases.instructions import WHOLE, draft_release, next_request_key
+    from custody.releases.instructions import WHOLE, draft_release, next_request_key, part_key
 
     configured = settings()
     chains = load_chains(configured.path("chains_file"))
@@ -128,13 +139,26 @@ def release(
     try:
         with transaction(engine) as connection:
             payment_id = find_payment(connection, payment)
-            key = next_request_key(connection, payment_id) if again else WHOLE
+            if (amount is None) != (part is None) or (again and part is not None):
+                raise ValueError("--amount and --part belong together, and --again to neither")
+            key = next_request_key(connection, payment_id) if again else WHOLE if part is None else part_key(part)
             book = None if signed is None else read_in_force(connection, signed, datetime.now(UTC)).book
             rates = FeeRates(configured.platform_fee_basis_points, configured.provider_fee_basis_points)
-            instruction = draft_release(connection, payment_id, chains, request_key=key, book=book, rates=rates)
+            instruction = draft_release(
+                connection,
+                payment_id,
+                chains,
+                request_key=key,
+                book=book,
+                rates=rates,
+                amount=None if amount is None else Decimal(amount),
+            )
             ring(connection, "releases")
         ring_relay(engine)
-    except (ReleaseStopped, PaymentUnknown, PolicyRefused) as error:
+    except InvalidOperation:
+        typer.secho(f"--amount {amount!r} is no number", fg="red", err=True)
+        raise typer.Exit(1) from None
+    except (ReleaseStopped, PaymentUnknown, PolicyRefused, ValueError) as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None
     finally:

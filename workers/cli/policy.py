@@ -136,7 +136,9 @@ def diff(
 def simulate(
     folder: Folder,
     genesis_hash: GenesisHash,
-    purpose: Annotated[str | None, typer.Option(help="release, refund, sweep, adjustment or gas_funding")] = None,
+    purpose: Annotated[
+        str | None, typer.Option(help="release, refund, sweep, adjustment, gas_funding or fee_payout")
+    ] = None,
     chain: Annotated[int | None, typer.Option(help="the chain's id")] = None,
     token: Annotated[str, typer.Option(help="the token's address, or native")] = NATIVE,
     to: Annotated[str | None, typer.Option(help="the recipient's address")] = None,

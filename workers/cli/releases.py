@@ -11,6 +11,7 @@ from sqlalchemy import text
 from custody.payments.story import PaymentUnknown, find_payment
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, ring_relay, transaction
+from workers.cli import fee_payouts, release_views
 from workers.cli.terminal import shown
 
 if TYPE_CHECKING:
@@ -206,4 +207,6 @@ def _ask(instruction: UUID, kind: "RequestKind", reason: str, by: str) -> None:
 
 
 def register(app: typer.Typer) -> None:
+    release_views.register(releases)
+    fee_payouts.register(releases)
     app.add_typer(releases, name="releases")

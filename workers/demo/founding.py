@@ -150,7 +150,7 @@ def _chain(chain: Chain, client: ChainClient, treasury: dict[str, Any]) -> dict[
 
 def _policy(root: str, now: datetime, chains: Chains) -> dict[str, Any]:
     """Two persons for whatever leaves the house, to signed recipients, within limits; sweeps need nobody."""
-    payouts = ["release", "refund"]
+    payouts = ["release", "refund", "fee_payout"]
     currencies = sorted({token.symbol for chain in chains.chains for token in chain.tokens})
     rules: list[dict[str, Any]] = [
         {

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from custody.chain.assets import NATIVE
 from custody.policy.signatures import ApproverSignature
 from custody.releases.approval_text import Names, approval_text
-from custody.releases.intent import Intent
+from custody.releases.intent import Intent, Share
 from custody.trezor.text_rows import TextNotShowable
 from custody.trezor.transaction import SignatureError
 from workers.signer.client import ApiApproval, ApiInstruction
@@ -99,8 +99,9 @@ def claimed_intent(claimed: ApiInstruction, asked: ApiApproval) -> Intent:
         token=claimed.token,
         recipient=claimed.recipient,
         amount_units=int(claimed.amount_units),
-        payments=(UUID(claimed.payment_id),),
+        payments=tuple(map(UUID, claimed.shares)),
         release_epoch=claimed.release_epoch,
+        shares=tuple(Share(int(each.amount_units), each.release_epoch) for each in claimed.payments),
         policy_version=asked.policy_version,
         max_total_fee_wei=int(asked.fee_ceiling_wei),
         expires_at=asked.expires_at.astimezone(UTC),

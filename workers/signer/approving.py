@@ -17,6 +17,7 @@ from custody.policy import AddressBookEntry, PolicyRefused, Verified
 from custody.policy.documents import validated
 from custody.policy.genesis import Approver
 from custody.policy.operator_actions import ActionNotShowable, SignableAction
+from custody.policy.requests import role_paid
 from custody.policy.signed_entries import entry_hash, who_signed
 from custody.policy.texts import entry_text
 from custody.releases.approval_text import OUR_TREASURY, Names, approval_text
@@ -24,7 +25,7 @@ from custody.releases.refund_proof import BUYER_SIGNED
 from custody.trezor import DeviceError, SigningDevice, open_device
 from custody.trezor.text_rows import TextNotShowable, rows_of
 from workers.signer.agreed import claimed_intent
-from workers.signer.checks import InstructionRefused
+from workers.signer.checks import InstructionRefused, require_whole_group
 from workers.signer.client import ApiAction, ApiEntry, ApiInstruction, ApprovalSubject, SignerApiAway, SignerClient
 from workers.signer.evidence import read_evidence
 from workers.signer.treasuries import DRAIN, why_not_from
@@ -115,7 +116,11 @@ def approvable_instruction(claimed: ApiInstruction, desk: ApproverDesk, now: dat
     if not timedelta(0) < expires_in <= LIFETIME_MAXIMUM:
         raise _refused(claimed.id, f"it expires {asked.expires_at:%Y-%m-%d %H:%M} UTC; expected within 7 days from now")
     label = OUR_TREASURY if claimed.purpose == DRAIN else _label(claimed, desk, now)
-    intent = claimed_intent(claimed, asked)
+    require_whole_group(claimed)
+    try:
+        intent = claimed_intent(claimed, asked)
+    except ValueError as error:
+        raise _refused(claimed.id, str(error)) from None
     if intent.hash().hex() != asked.intent_hash:
         raise _refused(claimed.id, f"the hash of its fields is {intent.hash().hex()}, the API says {asked.intent_hash}")
     try:
@@ -125,6 +130,9 @@ def approvable_instruction(claimed: ApiInstruction, desk: ApproverDesk, now: dat
     summary = f"{claimed.purpose} of {claimed.amount} {token.symbol} on {chain.name} to {label} ({claimed.recipient})"
     if claimed.raw_units:
         summary += f"; the treasury's device will show {claimed.amount_units} smallest units"
+    if claimed.payments:
+        each_one = ", ".join(f"{each.amount} of {each.payment_id}" for each in claimed.payments)
+        summary += f", for {len(claimed.payments)} payments: {each_one}"
     return Approvable("instructions", claimed.id, asked.intent_hash, shown, summary)
 
 
@@ -278,7 +286,7 @@ def _label(claimed: ApiInstruction, desk: ApproverDesk, now: datetime) -> str:
         api_entry = ApiEntry.model_validate(said)
         entry = _entry(api_entry)
         if (entry.chain_id, entry.address, entry.role, entry.action) != (
-            claimed.chain_id, claimed.recipient, "payee", "add",
+            claimed.chain_id, claimed.recipient, role_paid(claimed.purpose), "add",
         ) or entry.environment != genesis.environment:  # fmt: skip
             continue
         signatures = [(each.approver, bytes.fromhex(each.signature[2:])) for each in api_entry.signatures]
@@ -293,9 +301,9 @@ def _label(claimed: ApiInstruction, desk: ApproverDesk, now: datetime) -> str:
 
 def _buyer_signed(claimed: ApiInstruction) -> bool:
     """R21: the key of the recipient's own address signed that this payment may go back to it."""
-    payment_id = UUID(claimed.payment_id)
-    return any(
-        proof.is_of(payment_id, claimed.chain_id, claimed.recipient) for proof in read_evidence(claimed).refund_proofs
+    return claimed.payment_id is not None and any(
+        proof.is_of(UUID(claimed.payment_id), claimed.chain_id, claimed.recipient)
+        for proof in read_evidence(claimed).refund_proofs
     )
 
 

@@ -1,5 +1,6 @@
 """An instruction as it is judged: its evidence, what this machine pins, and what was confirmed of it (R4)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from custody.chain.native import TOP_LEVEL
@@ -17,7 +18,8 @@ class Seen:
     """What was confirmed. Units: the token's smallest."""
 
     destinations: frozenset[str]
-    deposited: int
+    deposited: dict[str, int]
+    """By payment; each Transfer counts once, whatever several payments claim (R23)."""
     swept: dict[SweptLog, int]
     treasury_wei: int = 0
     """What the treasury holds of the chain's own coin, where that is what is paid."""
@@ -73,6 +75,22 @@ class Case:
     def sweeps(self) -> list[Sweep]:
         return [each for each in self.evidence.sweeps if each.token_address == self.token]
 
+    def by_payment(self, units: Mapping[SweptLog, int]) -> dict[str, int]:
+        """Deposits' units by the payment that they are said to be of: the first that claims a Transfer has it."""
+        claimed = self.checked.claimed
+        found = dict.fromkeys(claimed.shares, 0)
+        seen: set[SweptLog] = set()
+        for each in self.deposits:
+            payment = claimed.payment_id or each.payment_id
+            if payment not in found:
+                raise self.refused(
+                    f"deposit {each.transaction_hash} is said to be of payment {payment}, which it does not pay"
+                )
+            if (log := (each.transaction_hash, each.log_index)) not in seen:
+                seen.add(log)
+                found[payment] += units[log]
+        return found
+
     def log_of(self, sweep: Sweep) -> int:
         """Which log of its transaction a sweep is. Raises InstructionRefused for a token's that names none."""
         if self.is_native:
@@ -94,7 +112,7 @@ def as_claimed(case: Case) -> Seen:
         if each.log_index is None:
             raise case.refused(f"sweep {each.transaction_hash} names no log")
         swept[(each.transaction_hash, each.log_index)] = each.amount_units
-    return Seen(case.destinations, sum(deposits.values()), swept)
+    return Seen(case.destinations, case.by_payment(deposits), swept)
 
 
 def _require_derived(case: Case, claimed: Destination) -> None:

@@ -82,6 +82,7 @@ def check_claims(claimed: ApiInstruction, chains: Chains) -> tuple[Chain, Token]
     _require(claimed, "decimals", claimed.decimals, token.decimals)
     _check_recipient(claimed, chain)
     _check_amount(claimed)
+    require_whole_group(claimed)
     return chain.at(claimed.treasury), token
 
 
@@ -148,6 +149,27 @@ def _check_amount(claimed: ApiInstruction) -> None:
         raise refused(claimed, str(error)) from None
     if amount <= 0 or f"{amount.normalize():f}" != claimed.amount:
         raise refused(claimed, f"amount {claimed.amount} is not {claimed.amount_units} smallest units")
+
+
+def require_whole_group(claimed: ApiInstruction) -> None:
+    """R23: what a group pays for is named payment by payment, and adds up to what it sends. Raises InstructionRefused."""
+    if (claimed.payment_id is None) != bool(claimed.payments):
+        raise refused(claimed, "it names one payment and several, or none")
+    if len(claimed.shares) != max(1, len(claimed.payments)):
+        raise refused(claimed, "it names a payment twice")
+    if sum(claimed.shares.values()) != int(claimed.amount_units):
+        raise refused(
+            claimed,
+            f"its payments' shares are {sum(claimed.shares.values())} smallest units, not {claimed.amount_units}",
+        )
+
+
+def payments_in_words(claimed: ApiInstruction) -> tuple[str, ...]:
+    """The payments of a group, a line each, with its share (R23); nothing for one payment."""
+    if not claimed.payments:
+        return ()
+    lines = [f"           {each.amount} {claimed.symbol} for payment {each.payment_id}" for each in claimed.payments]
+    return (f"Payments   {len(claimed.payments)}, together {claimed.amount} {claimed.symbol}", *lines)
 
 
 def _decode(claimed: ApiInstruction) -> UnsignedTransaction:

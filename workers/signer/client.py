@@ -20,6 +20,7 @@ TIMEOUT_SECONDS: Final = 10.0  # an answer is one short transaction
 ATTEMPTS: Final = 4  # with waits of 0.2, 0.4, 0.8 s
 SUBMIT_ATTEMPTS: Final = 12  # about 20 s: a restart of the API must not cost a person's presses
 ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024  # a list of 100 instructions is under 200 KiB
+PAYMENTS_MAXIMUM: Final = 50  # of one group; the fleet makes no larger ones
 SEALS_PAGE: Final = 500  # seals in one answer; the API sends as many
 UNAUTHORISED: Final = 401
 HOLD_SECONDS_MAXIMUM: Final = 600.0  # the shortest sessions last 900: nobody logs in for each single instruction
@@ -27,6 +28,8 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 ApprovalSubject = Literal["instructions", "address-book", "actions"]
 _Digits = Annotated[str, Field(pattern=r"^[0-9]{1,78}$")]
+_Amount = Annotated[str, Field(pattern=r"^[0-9]{1,78}(\.[0-9]{1,18})?$")]
+_Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 _HexBytes = Annotated[str, Field(pattern=r"^0x([0-9a-f]{2})*$", max_length=8_192)]
 
 
@@ -117,14 +120,29 @@ class Leased(BaseModel):
     """Of a Safe's owners the one who signs."""
 
 
+class ApiPart(BaseModel):
+    """One payment of a group (R23): its share in whole tokens and smallest units, and the epoch of its book (R12)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    payment_id: _Uuid
+    instruction_id: _Uuid
+    amount: _Amount
+    amount_units: _Digits
+    release_epoch: Annotated[int, Field(ge=0)]
+
+
 class ApiInstruction(BaseModel):
     """An instruction as the API claims it. Amounts in smallest units as decimal digits, fees in wei."""
 
     model_config = ConfigDict(frozen=True)
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
-    payment_id: str
-    purpose: Literal["release", "refund", "drain"]
+    payment_id: str | None
+    """None: a group, which pays for all of ``payments`` by one transfer (R23)."""
+    payments: Annotated[tuple[ApiPart, ...], Field(max_length=PAYMENTS_MAXIMUM)] = ()
+    group_id: str | None = None
+    purpose: Literal["release", "refund", "drain", "platform_fee", "provider_fee"]
     state: str
     chain_id: int
     treasury: str
@@ -133,7 +151,7 @@ class ApiInstruction(BaseModel):
     decimals: Annotated[int, Field(ge=0, le=18)]
     recipient: str
     label: str | None
-    amount: Annotated[str, Field(pattern=r"^[0-9]{1,78}(\.[0-9]{1,18})?$")]
+    amount: _Amount
     amount_units: _Digits
     nonce: int | None
     signs: Literal["payout", "cancel"] = "payout"
@@ -159,6 +177,13 @@ class ApiInstruction(BaseModel):
     """The newest; of a Safe's owners each may have one."""
     leases: tuple[Leased, ...] = ()
     evidence: dict[str, list[dict[str, Any]]] | None = None
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """Smallest units by payment: a group's, or its one payment's own."""
+        if self.payment_id is not None:
+            return {self.payment_id: int(self.amount_units)}
+        return {each.payment_id: int(each.amount_units) for each in self.payments}
 
     @property
     def waits_for_signer(self) -> bool:

@@ -16,14 +16,19 @@ SweptLog = tuple[str, int]
 class Promise:
     """One payout that this machine signs or has signed. Units: the token's smallest.
 
-    ``swept`` are the logs, each with its units, that an own node confirmed when it was judged.
+    ``swept`` are the logs, each with its units, that an own node confirmed when it was judged. ``shares``: the payments that
+    it pays for, with the units of each (R23); ``units`` are their sum.
     """
 
     token: str
-    payment: str
-    units: int
+    shares: Mapping[str, int]
     destinations: frozenset[str]
     swept: Mapping[SweptLog, int] = field(default_factory=dict[SweptLog, int])
+
+    @property
+    def units(self) -> int:
+        """All that it takes from the treasury."""
+        return sum(self.shares.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +50,18 @@ def coverage(promise: Promise, earlier: Iterable[Promise], *, unknown_units: int
     ``unknown_units``: payouts of the same payment that the API names and this machine never signed.
     """
     group, rest = [promise], [each for each in earlier if each.token == promise.token]
-    payments, destinations = {promise.payment}, set(promise.destinations)
+    payments, destinations = set(promise.shares), set(promise.destinations)
     while True:
         joined: list[Promise] = []
         apart: list[Promise] = []
         for each in rest:
-            (joined if each.payment in payments or each.destinations & destinations else apart).append(each)
+            (joined if payments & each.shares.keys() or each.destinations & destinations else apart).append(each)
         if not joined:
             break
         rest = apart
         group += joined
-        payments |= {each.payment for each in joined}
         for each in joined:
+            payments |= each.shares.keys()
             destinations |= each.destinations
     swept: dict[SweptLog, int] = {}
     for each in group:

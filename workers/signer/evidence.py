@@ -11,7 +11,7 @@ from custody.trezor.transaction import Signature, SignatureError
 from workers.signer.checks import InstructionRefused
 from workers.signer.client import ApiInstruction
 
-ROWS_MAXIMUM: Final = 200  # of one kind; the API sends no more
+ROWS_MAXIMUM: Final = 2_500  # of one kind, for a group of 50 payments; the API sends no more
 
 Units = Annotated[int, Field(ge=0, lt=2**256)]
 """Smallest units of the token; the API writes them as decimal digits."""
@@ -39,6 +39,8 @@ class Destination(_Claim):
 class Deposit(_Claim):
     """A Transfer that brought coins of this payment to a destination."""
 
+    payment_id: str | None = None
+    """Whose it is, where an instruction pays for several payments (R23)."""
     block_number: Block
     block_hash: Hash32
     transaction_hash: Annotated[
@@ -66,10 +68,11 @@ class Sweep(_Claim):
 
 
 class Payout(_Claim):
-    """Another instruction of the same payment."""
+    """Another instruction of the same payment; of one that is paid with others, the group."""
 
     id: Annotated[str, Field(max_length=36)]
-    purpose: Literal["release", "refund", "drain"]
+    payment_id: str | None = None
+    purpose: Literal["release", "refund", "drain", "platform_fee", "provider_fee"]
     state: Annotated[str, Field(max_length=20)]
     token: Token
     recipient: str

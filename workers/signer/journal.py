@@ -140,6 +140,7 @@ class Journal:
             signing_hash="0x" + checked.digest.hex(),
             instruction=checked.claimed.id,
             payment=checked.claimed.payment_id,
+            **_shares_of(checked, promise),
             purpose=checked.claimed.purpose,
             token=promise.token,
             units=str(promise.units),
@@ -246,6 +247,12 @@ class Journal:
                 ) from None
             self._lines.append(line)
             previous = line.hash
+
+
+def _shares_of(checked: Checked, promise: Promise) -> dict[str, Any]:
+    if checked.claimed.payment_id is not None:
+        return {}
+    return {"shares": [{"payment": payment, "units": str(units)} for payment, units in sorted(promise.shares.items())]}
 
 
 def open_promises(journal: Journal, asked: Iterable[Asked], *, nonce: int | None) -> list[tuple[Asked, list[str]]]:

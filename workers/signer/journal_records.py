@@ -37,6 +37,15 @@ class SweptUnits(BaseModel):
     units: _Digits
 
 
+class PaidShare(BaseModel):
+    """One payment of a group (R23) and its share; ``units`` smallest, as digits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    payment: str
+    units: _Digits
+
+
 class Asked(_Record):
     """Written before the device is asked: from here on a signature of these bytes is assumed to exist (R1)."""
 
@@ -48,7 +57,9 @@ class Asked(_Record):
     unsigned_bytes: _Hex
     signing_hash: Hash32
     instruction: str
-    payment: str
+    payment: str | None
+    shares: tuple[PaidShare, ...] = ()
+    """Of a group, whose ``payment`` is None."""
     purpose: str
     token: str
     units: _Digits
@@ -80,7 +91,10 @@ class Asked(_Record):
     def promise(self) -> Promise:
         """What it takes from the treasury, and what was swept for it."""
         swept = {(each.transaction_hash, each.log_index): int(each.units) for each in self.swept}
-        return Promise(self.token, self.payment, int(self.units), frozenset(self.destinations), swept)
+        shares = {each.payment: int(each.units) for each in self.shares}
+        if self.payment is not None:
+            shares[self.payment] = int(self.units)
+        return Promise(self.token, shares, frozenset(self.destinations), swept)
 
 
 class Signed(_Record):

@@ -16,7 +16,7 @@ from workers.signer.agreed import require_agreed
 from workers.signer.case import Case, Seen, as_claimed
 from workers.signer.checks import InstructionRefused
 from workers.signer.coverage import Promise, coverage
-from workers.signer.evidence import Evidence, read_evidence
+from workers.signer.evidence import read_evidence
 from workers.signer.journal import Journal, is_cancel, open_promises
 from workers.signer.journal_records import Asked
 from workers.signer.nonce_rule import require_one_intent
@@ -64,7 +64,7 @@ class Judge:
         asked = self._asked(checked, checked.chain.treasury)
         if self.trust is None:
             require_one_intent(checked.transaction, claimed.id, checked.chain.treasury, asked)
-            promise = Promise(claimed.token, claimed.payment_id, int(claimed.amount_units), frozenset())
+            promise = Promise(claimed.token, claimed.shares, frozenset())
             return Judged(checked, promise, None, (UNCHECKED,))
         pinned = require_pinned(checked, self.trust)
         seen_before = None if self.journal is None else self.journal.last_seal(self.trust.environment)
@@ -72,7 +72,7 @@ class Judge:
         goes_on = f"Ledger     seal {newest.seal_no} goes on from what this machine has seen"
         if claimed.signs == "cancel":
             require_one_intent(checked.transaction, claimed.id, checked.chain.treasury, asked)
-            nothing = Promise(claimed.token, claimed.payment_id, 0, frozenset())
+            nothing = Promise(claimed.token, dict.fromkeys(claimed.shares, 0), frozenset())
             return Judged(checked, nothing, newest, ("Pays       nobody: it spends the nonce on nothing", goes_on))
         evidence = read_evidence(claimed)
         case = Case(checked, evidence, self.trust, pinned)
@@ -82,7 +82,7 @@ class Judge:
         agreed = require_agreed(checked, evidence, self.trust, pinned, recipient.label, datetime.now(UTC))
         # A drain pays nobody: its coins lie in the house before and after it, and count as much (R22).
         promise = (
-            Promise(claimed.token, claimed.payment_id, 0, seen.destinations, seen.swept)
+            Promise(claimed.token, dict.fromkeys(claimed.shares, 0), seen.destinations, seen.swept)
             if claimed.purpose == DRAIN
             else self._require_covered(case, seen, asked, urls)
         )
@@ -122,23 +122,27 @@ class Judge:
     def _require_covered(self, case: Case, seen: Seen, asked: list[Asked], urls: Sequence[str]) -> Promise:
         """R4: releases and refunds of this payment so far plus this one are at most what was swept for it."""
         checked, claimed = case.checked, case.checked.claimed
-        promise = Promise(case.token, claimed.payment_id, int(claimed.amount_units), seen.destinations, seen.swept)
+        promise = Promise(case.token, claimed.shares, seen.destinations, seen.swept)
         before, asked = self._promised(case, asked)
-        unknown = _unknown_units(case.evidence, case.token, claimed.id, asked)
-        if not coverage(promise, [each.promise for each, _ in before], unknown_units=unknown).is_enough:
+        unknown = _unknown_units(case, asked)
+        unknown_units = sum(unknown.values())
+        if not coverage(promise, [each.promise for each, _ in before], unknown_units=unknown_units).is_enough:
             before = [(each, hashes) for each, hashes in before if not self._is_over(each, hashes, case.pinned, urls)]
-        found = coverage(promise, [each.promise for each, _ in before], unknown_units=unknown)
+        found = coverage(promise, [each.promise for each, _ in before], unknown_units=unknown_units)
         if not found.is_enough:
             raise case.refused(
                 f"{_shown(checked, found.promised)} would be paid out of {_shown(checked, found.swept)} that were swept "
                 "to the pinned treasury from its deposit addresses, earlier payouts counted"
             )
-        of_payment = sum(each.promise.units for each, _ in before if each.payment == claimed.payment_id)
-        if of_payment + unknown + promise.units > seen.deposited:
-            raise case.refused(
-                f"{_shown(checked, of_payment + unknown + promise.units)} would be paid out of "
-                f"{_shown(checked, seen.deposited)} that buyers deposited for payment {claimed.payment_id}"
+        for payment, units in promise.shares.items():
+            of_payment = (
+                sum(each.promise.shares.get(payment, 0) for each, _ in before) + unknown.get(payment, 0) + units
             )
+            if of_payment > seen.deposited[payment]:
+                raise case.refused(
+                    f"{_shown(checked, of_payment)} would be paid out of {_shown(checked, seen.deposited[payment])} that "
+                    f"buyers deposited for payment {payment}"
+                )
         if case.is_native and not self.offline:
             _require_gas(case, seen, found.swept - (found.promised - promise.units))
         return promise
@@ -152,18 +156,22 @@ class Judge:
         return can_pay_no_more(pinned, urls, asked, hashes)
 
 
-def _unknown_units(evidence: Evidence, token: str, instruction: str, asked: list[Asked]) -> int:
-    """Other payouts of the payment that the API names and this machine's journal does not know, smallest units."""
+def _unknown_units(case: Case, asked: list[Asked]) -> dict[str, int]:
+    """Other payouts that the API names and this machine's journal does not know: smallest units by payment."""
+    claimed = case.checked.claimed
     known = {each.instruction for each in asked if not is_cancel(each.transaction, each.treasury)}
-    return sum(
-        each.amount_units
-        for each in evidence.payouts
-        if each.may_pay
-        and each.purpose != DRAIN
-        and each.token == token
-        and each.id not in known
-        and each.id != instruction
-    )
+    found: dict[str, int] = {}
+    for each in case.evidence.payouts:
+        payment = claimed.payment_id or each.payment_id or ""
+        if (
+            each.may_pay
+            and each.purpose != DRAIN
+            and each.token == case.token
+            and each.id not in known
+            and each.id != claimed.id
+        ):
+            found[payment] = found.get(payment, 0) + each.amount_units
+    return found
 
 
 def _require_gas(case: Case, seen: Seen, owed: int) -> None:

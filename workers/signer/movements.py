@@ -38,20 +38,29 @@ def confirmed_sweeps(case: Case, client: ChainClient, found: ReceiptsAndHeaders)
     }
 
 
-def confirmed_deposits(case: Case, client: ChainClient, found: ReceiptsAndHeaders) -> int:
-    """Units that came to the deposit addresses. Raises InstructionRefused naming what the node shows otherwise."""
+def confirmed_deposits(case: Case, client: ChainClient, found: ReceiptsAndHeaders) -> dict[SweptLog, int]:
+    """Units that came to the deposit addresses, by log. Raises InstructionRefused naming what the node shows otherwise.
+
+    What only a log speaks of, of the chain's own coin, counts as far as its address ever held it.
+    """
     shown = _Shown(case, client, found)
-    claimed = {(each.transaction_hash, each.log_index): each for each in case.deposits}.values()
+    claimed = {(each.transaction_hash, each.log_index): each for each in case.deposits}
     if not case.is_native:
-        return sum(_token_deposit(shown, each) for each in claimed)
+        return {log: _token_deposit(shown, each) for log, each in claimed.items()}
+    units = {log: _native_deposit(shown, each) for log, each in claimed.items()}
     sent: defaultdict[str, int] = defaultdict(int)
-    spoken: defaultdict[str, int] = defaultdict(int)
-    for each in claimed:
-        kind = sent if each.log_index == TOP_LEVEL else spoken
-        kind[each.recipient] += _native_deposit(shown, each)
-    return sum(sent.values()) + sum(
-        min(units, max(0, _ever_held(shown, address) - sent[address])) for address, units in spoken.items()
-    )
+    for (transaction_hash, log_index), each in claimed.items():
+        if log_index == TOP_LEVEL:
+            sent[each.recipient] += units[(transaction_hash, log_index)]
+    room: dict[str, int] = {}
+    for log, each in claimed.items():
+        if each.log_index == TOP_LEVEL:
+            continue
+        if each.recipient not in room:
+            room[each.recipient] = max(0, _ever_held(shown, each.recipient) - sent[each.recipient])
+        units[log] = min(units[log], room[each.recipient])
+        room[each.recipient] -= units[log]
+    return units
 
 
 @dataclass(frozen=True, slots=True)

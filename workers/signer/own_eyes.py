@@ -62,7 +62,7 @@ def _at_node(case: Case, url: str) -> Seen:
         if (why := why_stale(case.checked.chain, found.head, int(time()))) is not None:
             raise EvidenceUnavailable(f"Your own node {client.chain.masked_url}: {why}. Nothing was signed; try again.")
         swept = confirmed_sweeps(case, client, found)
-        deposited = confirmed_deposits(case, client, found)
+        deposited = case.by_payment(confirmed_deposits(case, client, found))
         safe = None
         if case.pinned.safe is None:
             _require_unspent(case, client)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 from uuid import UUID
 
-from custody.policy.address_book import AddressBookEntry
+from custody.policy.address_book import AddressBookEntry, Role
 from custody.policy.documents import read_toml, validated
 from custody.policy.refusals import PolicyRefused
+from custody.policy.requests import role_paid
 from custody.policy.signatures import ApproverSignature, SignatureFile, signer_of
 from custody.policy.signed_entries import entry_hash
 from custody.policy.texts import entry_text
@@ -42,7 +43,7 @@ def require_known_recipient(checked: Checked, evidence: Evidence, trust: Trust) 
     claimed = checked.claimed
     if claimed.purpose == DRAIN:  # whose recipient the trust file pins
         return KnownRecipient(OUR_TREASURY, "the active treasury of the trust file")
-    if claimed.purpose == "refund" and not _has_entry(checked, evidence, trust):
+    if claimed.purpose == "refund" and claimed.payment_id is not None and not _has_entry(checked, evidence, trust):
         payment_id = UUID(claimed.payment_id)
         if any(proof.is_of(payment_id, checked.chain.id, claimed.recipient) for proof in evidence.refund_proofs):
             return KnownRecipient(BUYER_SIGNED, "proved by the key of this very address, for this payment")
@@ -55,7 +56,7 @@ def _has_entry(checked: Checked, evidence: Evidence, trust: Trust) -> bool:
         lines = [_line(each) for each in (*evidence.address_book, *_own_copy(trust))]
     except PolicyRefused as error:
         raise checked.refusal(f"its address book entry is no good: {error}") from None
-    return any(_is_of(entry, checked.chain.id, checked.claimed.recipient) for entry, _ in lines)
+    return any(_is_of(entry, checked.chain.id, checked.claimed.recipient, "payee") for entry, _ in lines)
 
 
 def require_signed_recipient(checked: Checked, evidence: Evidence, trust: Trust) -> AddressBookEntry:
@@ -64,10 +65,10 @@ def require_signed_recipient(checked: Checked, evidence: Evidence, trust: Trust)
     Of several entries the one with the highest number stands, whichever side it came from: a removal that either side
     knows of counts.
     """
-    chain_id, recipient = checked.chain.id, checked.claimed.recipient
+    chain_id, recipient, role = checked.chain.id, checked.claimed.recipient, role_paid(checked.claimed.purpose)
     try:
         lines = [*evidence.address_book, *_own_copy(trust)]
-        found = [each for each in map(_line, lines) if _is_of(each[0], chain_id, recipient)]
+        found = [each for each in map(_line, lines) if _is_of(each[0], chain_id, recipient, role)]
         if not found:
             raise checked.refusal(f"recipient {recipient} is in no address book entry that was shown")
         entry, signed = max(found, key=lambda each: each[0].number)
@@ -110,8 +111,8 @@ def _line(line: Mapping[str, Any]) -> tuple[AddressBookEntry, SignatureFile]:
     return validated(AddressBookEntry, fields, file=_BOOK), validated(SignatureFile, {"signatures": bare}, file=_BOOK)
 
 
-def _is_of(entry: AddressBookEntry, chain_id: int, address: str) -> bool:
-    return (entry.chain_id, entry.address, entry.role) == (chain_id, address, "payee")
+def _is_of(entry: AddressBookEntry, chain_id: int, address: str, role: Role) -> bool:
+    return (entry.chain_id, entry.address, entry.role) == (chain_id, address, role)
 
 
 def persons_who_signed(text: str, signatures: Iterable[ApproverSignature], trust: Trust) -> set[str]:

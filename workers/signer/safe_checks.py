@@ -16,6 +16,7 @@ from workers.signer.checks import (
     InstructionRefused,
     check_claims,
     check_instruction,
+    payments_in_words,
     refused,
 )
 from workers.signer.client import ApiInstruction
@@ -115,6 +116,7 @@ def describe_safe(checked: CheckedSafe) -> tuple[str, ...]:
         f"Chain      {checked.chain.name} (id {transaction.chain_id})",
         f"Nonce      {transaction.nonce} of the Safe",
         f"Hash       0x{transaction.hash().hex()}",
+        *payments_in_words(claimed),
     )
 
 

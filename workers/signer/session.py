@@ -15,6 +15,7 @@ from custody.trezor.readability import Unit
 from workers.signer.checks import (
     CheckedInstruction,
     InstructionRefused,
+    payments_in_words,
     require_device_in_order,
     require_device_path,
     require_readable,
@@ -144,7 +145,13 @@ def describe(checked: CheckedInstruction) -> tuple[str, ...]:
         if checked.claimed.raw_units
         else ()
     )
-    return (f"{checked.claimed.purpose} {checked.claimed.id}", *lines, *raw, f"Label      {label}")
+    return (
+        f"{checked.claimed.purpose} {checked.claimed.id}",
+        *lines,
+        *raw,
+        f"Label      {label}",
+        *payments_in_words(checked.claimed),
+    )
 
 
 def _definitions(desk: SigningDeskSettings, checked: CheckedInstruction) -> Definitions | None:

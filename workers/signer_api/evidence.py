@@ -10,9 +10,11 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from custody.ledger.seals import newest_seal, seal_as_json, seals_after
+from custody.policy.requests import role_paid
 
 LIST_LIMIT: Final = 100  # a signer's day; the rest follows as these are done
 ROWS_LIMIT: Final = 200  # of each kind of evidence of one payment; the largest amounts first
+GROUP_ROWS_LIMIT: Final = 50  # the same of each payment of a group, so that 50 of them fit into one answer
 SEALS_LIMIT: Final = 500  # seals in one answer: about 300 KiB
 
 OPEN_STATES: Final = (
@@ -36,7 +38,7 @@ _COLUMNS: Final = """
             SELECT coalesce(array_agg(o.signer ORDER BY o.received_at, o.id), '{}') FROM fleet.signature_submissions o
             WHERE o.instruction_id = i.id
               AND o.digest = CASE i.state WHEN 'cancelling' THEN i.rejection_hash ELSE i.signing_hash END) AS signed_by,
-        coalesce(asked.signs, 'payout') AS signs, asked.waits, asked.unsigned_bytes AS asked_bytes, asked.signing_hash AS asked_hash,
+        parts.payments, coalesce(asked.signs, 'payout') AS signs, asked.waits, asked.unsigned_bytes AS asked_bytes, asked.signing_hash AS asked_hash,
         asked.max_total_fee_wei AS asked_fee
     FROM fleet.release_instructions i
     JOIN fleet.tokens t ON t.chain_id = i.chain_id AND t.token = i.token
@@ -45,6 +47,12 @@ _COLUMNS: Final = """
         WHERE a.subject_kind = 'release_instruction' AND a.subject_id = i.id AND a.digest = i.intent_hash
           AND a.state <> 'refused'
     ) approvals ON true
+    LEFT JOIN LATERAL (   -- a group's payments (R23), each with its own instruction, share and epoch
+        SELECT jsonb_agg(jsonb_build_object('payment_id', m.payment_id, 'instruction_id', m.id,
+            'amount', trim_scale(m.amount)::text, 'amount_units', m.amount_units::text, 'release_epoch', m.release_epoch)
+            ORDER BY m.payment_id) AS payments
+        FROM fleet.release_instructions m WHERE m.group_id = i.id
+    ) parts ON true
     LEFT JOIN LATERAL (
         SELECT kind, state, reason, refused_reason FROM fleet.signature_submissions s
         WHERE s.instruction_id = i.id ORDER BY s.received_at DESC, s.id DESC LIMIT 1
@@ -67,7 +75,7 @@ _COLUMNS: Final = """
 def open_instructions(connection: Connection) -> list[dict[str, Any]]:
     """Instructions that have not ended, those that wait for a signature first, then the oldest."""
     statement = f"""
-        {_COLUMNS} WHERE i.state = ANY (:states)
+        {_COLUMNS} WHERE i.state = ANY (:states) AND i.group_id IS NULL
         ORDER BY NOT coalesce(asked.waits, false),
             array_position(CAST(:states AS text[]), i.state), i.created_at, i.id LIMIT :limit
     """
@@ -78,7 +86,7 @@ def open_instructions(connection: Connection) -> list[dict[str, Any]]:
 def instruction_with_evidence(connection: Connection, instruction_id: UUID) -> dict[str, Any] | None:
     """One instruction with all that stands behind it; None if unknown.
 
-    That is: deposits of its payment, every deposit address they came to with its derivation, all sweeps of these, the
+    Of a group (R23), for each of its payments. That is: deposits of its payment, every deposit address they came to with its derivation, all sweeps of these, the
     payment's other instructions, its approvals with their signatures, its ledger entries, the ledger's newest seal, and
     the recipient's address book entry with its signatures.
     """
@@ -100,7 +108,9 @@ def seals_from(connection: Connection, number: int | None) -> list[dict[str, Any
 def _instruction(row: Any) -> dict[str, Any]:
     return {
         "id": str(row.id),
-        "payment_id": str(row.payment_id),
+        "payment_id": None if row.payment_id is None else str(row.payment_id),
+        "payments": row.payments or [],
+        "group_id": None if row.group_id is None else str(row.group_id),
         "purpose": row.purpose,
         "state": row.state,
         "chain_id": row.chain_id,
@@ -144,7 +154,41 @@ def _instruction(row: Any) -> dict[str, Any]:
 
 
 def _evidence(connection: Connection, row: Any) -> dict[str, list[dict[str, Any]]]:
-    parameters = {"payment": row.payment_id, "chain": row.chain_id, "instruction": row.id, "limit": ROWS_LIMIT}
+    """Of every payment that it pays for; what belongs to one says to which."""
+    if row.payment_id is not None:
+        found = _evidence_of_payment(connection, row, row.payment_id, ROWS_LIMIT)
+    else:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for each in row.payments or []:
+            of_payment = _evidence_of_payment(connection, row, UUID(each["payment_id"]), GROUP_ROWS_LIMIT)
+            for name, lines in of_payment.items():
+                found.setdefault(name, []).extend(lines)
+    return {
+        **found,
+        "approvals": _rows(connection, _APPROVALS, {"instruction": row.id, "limit": ROWS_LIMIT}),
+        "seals": seals_from(connection, None),
+    }
+
+
+_APPROVALS: Final = """
+    SELECT a.person, a.approver, '0x' || encode(a.signature, 'hex') AS signature, a.state
+    FROM fleet.approvals a JOIN fleet.release_instructions i ON i.id = a.subject_id AND i.intent_hash = a.digest
+    WHERE a.subject_kind = 'release_instruction' AND a.subject_id = :instruction AND a.state <> 'refused'
+    ORDER BY a.id LIMIT :limit
+"""
+
+
+def _rows(connection: Connection, statement: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in each._mapping.items()}
+        for each in connection.execute(text(statement), parameters)
+    ]
+
+
+def _evidence_of_payment(
+    connection: Connection, row: Any, payment_id: UUID, limit: int
+) -> dict[str, list[dict[str, Any]]]:
+    parameters = {"payment": payment_id, "chain": row.chain_id, "instruction": row.id, "limit": limit}
     # Coins may have come to another address than the payment's route (L10).
     places = """
         WITH places AS (
@@ -162,8 +206,8 @@ def _evidence(connection: Connection, row: Any) -> dict[str, list[dict[str, Any]
             ORDER BY d.derivation_index LIMIT :limit
         """,  # noqa: S608  (a fixed text of this function)
         "deposits": """
-            SELECT block_number, block_hash, transaction_hash, log_index, token, sender, recipient,
-                amount_units::text AS amount_units, judged_at
+            SELECT CAST(:payment AS text) AS payment_id, block_number, block_hash, transaction_hash, log_index, token,
+                sender, recipient, amount_units::text AS amount_units, judged_at
             FROM fleet.chain_facts
             WHERE payment_id = :payment AND chain_id = :chain AND direction = 'inbound' AND live
             ORDER BY chain_facts.amount_units DESC, block_number, log_index LIMIT :limit
@@ -177,15 +221,12 @@ def _evidence(connection: Connection, row: Any) -> dict[str, list[dict[str, Any]
             ORDER BY s.amount DESC, s.created_at, s.id LIMIT :limit
         """,  # noqa: S608  (the same)
         "payouts": """
-            SELECT id::text AS id, purpose, state, token, recipient, amount_units::text AS amount_units, nonce
-            FROM fleet.release_instructions WHERE payment_id = :payment AND chain_id = :chain AND id <> :instruction
-            ORDER BY created_at, id LIMIT :limit
-        """,
-        "approvals": """
-            SELECT a.person, a.approver, '0x' || encode(a.signature, 'hex') AS signature, a.state
-            FROM fleet.approvals a JOIN fleet.release_instructions i ON i.id = a.subject_id AND i.intent_hash = a.digest
-            WHERE a.subject_kind = 'release_instruction' AND a.subject_id = :instruction AND a.state <> 'refused'
-            ORDER BY a.id LIMIT :limit
+            -- One that is paid with others is in the transaction, and the nonce, of its group.
+            SELECT coalesce(g.id, i.id)::text AS id, i.payment_id::text AS payment_id, i.purpose, i.state, i.token, i.recipient,
+                i.amount_units::text AS amount_units, coalesce(g.nonce, i.nonce) AS nonce
+            FROM fleet.release_instructions i LEFT JOIN fleet.release_instructions g ON g.id = i.group_id
+            WHERE i.payment_id = :payment AND i.chain_id = :chain AND coalesce(g.id, i.id) <> :instruction
+            ORDER BY i.created_at, i.id LIMIT :limit
         """,
         # For a refund to an address that the buyer proved: the text's fields and the signature over it (R21).
         "refund_proofs": """
@@ -195,28 +236,21 @@ def _evidence(connection: Connection, row: Any) -> dict[str, list[dict[str, Any]
             ORDER BY f.created_at DESC LIMIT :limit
         """,
         "ledger": """
-            SELECT id::text AS id, entry_type::text AS entry_type, reason, debit, credit,
+            SELECT id::text AS id, payment_id::text AS payment_id, entry_type::text AS entry_type, reason, debit, credit,
                 amount::text AS amount, currency, idempotency_key, book_seq, encode(entry_hash, 'hex') AS entry_hash, created_at
             FROM public.funds_ledger_entries WHERE book_id = :payment AND chain_id = :chain
             ORDER BY token, book_seq LIMIT :limit
         """,
     }
-    found = {
-        name: [
-            {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in each._mapping.items()}
-            for each in connection.execute(text(statement), parameters)
-        ]
-        for name, statement in queries.items()
-    }
-    return {**found, "seals": seals_from(connection, None)}
+    return {name: _rows(connection, statement, parameters) for name, statement in queries.items()}
 
 
 def _entries_of(connection: Connection, row: Any) -> list[dict[str, Any]]:
     """The recipient's newest entry with its signatures, for a signer that believes no database (R4, R8)."""
     entries = entries_with_signatures(
         connection,
-        "b.chain_id = :chain AND b.address = :address AND b.role = 'payee'",
-        {"chain": row.chain_id, "address": row.recipient},
+        "b.chain_id = :chain AND b.address = :address AND b.role = :role",
+        {"chain": row.chain_id, "address": row.recipient, "role": role_paid(row.purpose)},
         newest_first=True,
     )
     return entries[:1]

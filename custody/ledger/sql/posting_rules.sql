@@ -40,6 +40,13 @@ VALUES
     ('payment', 'adjustment', 'rotation', 'in_transit', 'treasury', 'fleet_releases', false, true, false),
     ('payment', 'adjustment', 'rotation', 'treasury', 'in_transit', 'fleet_releases', true, true, false),
     ('payment', 'adjustment', 'rotation_void', 'treasury', 'in_transit', 'fleet_releases', false, true, false),
+    -- those fees are paid out, by an instruction of their own
+    ('payment', 'platform_fee', 'reserve', 'platform_fees', 'paying_fees', 'fleet_releases', false, true, false),
+    ('payment', 'platform_fee', 'final', 'paying_fees', 'treasury', 'fleet_releases', true, true, false),
+    ('payment', 'platform_fee', 'void', 'paying_fees', 'platform_fees', 'fleet_releases', false, true, false),
+    ('payment', 'provider_fee', 'reserve', 'provider_fees', 'paying_fees', 'fleet_releases', false, true, false),
+    ('payment', 'provider_fee', 'final', 'paying_fees', 'treasury', 'fleet_releases', true, true, false),
+    ('payment', 'provider_fee', 'void', 'paying_fees', 'provider_fees', 'fleet_releases', false, true, false),
     -- disputes
     ('payment', 'dispute_hold', 'opened', 'held', 'disputed', 'fleet_releases', false, false, false),
     ('payment', 'dispute_hold', 'lifted', 'disputed', 'held', 'fleet_releases', false, false, false),
@@ -52,6 +59,7 @@ VALUES
     ('payment', 'adjustment', 'reorg', 'destination', 'treasury', 'fleet_watcher', true, false, true),
     ('payment', 'adjustment', 'reorg', 'treasury', 'releasing', 'fleet_watcher', true, false, true),
     ('payment', 'adjustment', 'reorg', 'treasury', 'refunding', 'fleet_watcher', true, false, true),
+    ('payment', 'adjustment', 'reorg', 'treasury', 'paying_fees', 'fleet_watcher', true, false, true),
     -- what cannot be reversed is a loss, taken back when its coins return (L5); a return that vanishes is that loss again
     ('payment', 'adjustment', 'reorg_loss', 'loss', 'overdraft', 'fleet_watcher', true, false, false),
     ('payment', 'adjustment', 'recovered', 'overdraft', 'loss', 'fleet_watcher', true, false, false),

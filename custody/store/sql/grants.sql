@@ -199,7 +199,7 @@ GRANT UPDATE (resolved_at, resolved_by) ON fleet.dead_work TO fleet_operator;
 GRANT UPDATE (state, reason, attempts, run_after) ON fleet.webhook_deliveries TO fleet_operator;
 -- A draft and no more: what is reserved, handed out and paid is the releases worker's to say.
 GRANT INSERT (payment_id, purpose, request_key, chain_id, treasury, token, recipient, amount, amount_units, release_epoch, cause,
-    platform_fee, provider_fee)
+    platform_fee, provider_fee, source)
     ON fleet.release_instructions TO fleet_operator;
 -- An operator asks for a cancel or higher fees; the releases worker does it, and the device signs it (R1).
 GRANT INSERT (instruction_id, kind, reason, requested_by) ON fleet.release_requests TO fleet_operator;

@@ -114,7 +114,7 @@ def _table(found: list[Item]) -> Table:
             each.id,
             f"{each.state}, interrupted here" if item.is_resumed else each.state,
             _age(item.age_seconds),
-            f"{each.amount} {each.symbol}",
+            f"{each.amount} {each.symbol}" + (f" of {len(each.payments)} payments" if each.payments else ""),
             each.label or each.recipient,
             "" if each.approval is None else f"{each.approval.expires_at:%Y-%m-%d %H:%M}",
             "" if item.presses is None else str(item.presses),
