@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -36,15 +36,13 @@ class NoIdentities(Exception):
 
 
 def of_genesis(genesis: Genesis, now: datetime) -> dict[str, Identity]:
-    """Active approvers, treasuries and owners by address; a revoked approver is none, at once."""
-    signing: dict[str, tuple[Role, set[str]]] = {}
-    for chain in genesis.chains:
-        treasury = chain.treasury
-        if treasury.kind == "eoa":
-            signing.setdefault(treasury.address, ("treasury", set()))[1].add(treasury.address)
-        for owner in treasury.owners:
-            signing.setdefault(owner, ("owner", set()))[1].add(treasury.address)
-    found = {address: Identity(address, role, None, frozenset(safes)) for address, (role, safes) in signing.items()}
+    """Active approvers, treasuries and owners by address; a revoked approver is none, at once.
+
+    A treasury that is draining or compromised still signs the moves away from it; a retired one signs nothing (R22).
+    """
+    treasuries = [each.treasury for each in genesis.chains]
+    treasuries += [former for each in genesis.chains for former in each.former_treasuries if former.state != "retired"]
+    found = _signing((each.address, each.owners) for each in treasuries)
     for each in genesis.approvers:
         if each.revoked_at is None and each.valid_from <= now:
             found[each.address] = Identity(each.address, "approver", each.person, frozenset())
@@ -53,14 +51,22 @@ def of_genesis(genesis: Genesis, now: datetime) -> dict[str, Identity]:
 
 def of_chains(chains: Chains) -> dict[str, Identity]:
     """Treasuries and owners of a chains file: on development chains without safekeeping there is no genesis (R17)."""
-    signing: dict[str, tuple[Role, set[str]]] = {}
-    for chain in chains.chains:
-        if chain.safe is None:
-            signing.setdefault(chain.treasury, ("treasury", set()))[1].add(chain.treasury)
-        else:
-            for owner in chain.safe.owners:
-                signing.setdefault(owner, ("owner", set()))[1].add(chain.treasury)
-    return {address: Identity(address, role, None, frozenset(safes)) for address, (role, safes) in signing.items()}
+    places = [
+        chain.at(address)
+        for chain in chains.chains
+        for address in chain.treasuries
+        if (former := chain.former(address)) is None or former.state != "retired"
+    ]
+    return _signing((each.treasury, () if each.safe is None else each.safe.owners) for each in places)
+
+
+def _signing(treasuries: Iterable[tuple[str, Sequence[str]]]) -> dict[str, Identity]:
+    """Who signs for which treasuries: the account itself, or the owners of a Safe."""
+    found: dict[str, tuple[Role, set[str]]] = {}
+    for address, owners in treasuries:
+        for signer in owners or (address,):
+            found.setdefault(signer, ("owner" if owners else "treasury", set()))[1].add(address)
+    return {signer: Identity(signer, role, None, frozenset(all_of)) for signer, (role, all_of) in found.items()}
 
 
 class SignedIdentities:

@@ -87,7 +87,7 @@ def test_two_devices_sign_the_entry_and_the_release(scene: Scene, client: Signer
                 assert (again.approved, again.refused) == ([], {})
             scene.due_now()
             scene.run()
-        assert dan.signatures == eva.signatures == 2
+        assert dan.signatures == eva.signatures == 3  # a login each, the entry and the release
     assert scene.instruction(payment).state == "handed_out"
     assert f"release of 100 USDT on test to wallet of the seller ({wallet})" in shown
     scene.submit(payment, scene.sign(payment))

@@ -36,7 +36,6 @@ DANGEROUS: tuple[tuple[str, ...], ...] = (
     ("CLIENT", "KILL", "TYPE", "normal"),
     ("CLIENT", "PAUSE", "1"),
     ("MONITOR",),
-    ("DEBUG", "SLEEP", "0"),
     ("SHUTDOWN", "NOSAVE"),
     ("SAVE",),
     ("BGREWRITEAOF",),

@@ -66,6 +66,7 @@ def test_a_row_that_is_marked_behind_the_approvers_backs_is_asked_again(approved
     scene.run()
     scene.approve(payment, "ada", "bob")
     scene.market.execute("UPDATE fleet.release_instructions SET raw_units = true")
+    scene.due_now()
     scene.run()
     found = scene.instruction(payment)
     assert (found.state, "3 persons" in found.held_reason) == ("awaiting_approval", True)

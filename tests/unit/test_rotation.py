@@ -27,6 +27,7 @@ from custody.policy.documents import document_hash, read_toml
 from custody.policy.in_force import require_genesis_treasuries
 from custody.policy.rotation import NEXT_STATES
 from custody.policy.succession import rotate_treasury, set_former_state
+from custody.sessions import of_genesis
 from custody.settings.chains import Chain, Chains
 from custody.trezor import UnsignedTransaction
 from tests.policy_files import (
@@ -127,6 +128,16 @@ def test_an_approver_is_no_former_treasury_either() -> None:
     reused = [approver("ada"), approver("bob"), approver("cyd", address=TREASURY_BSC)]
     with pytest.raises(PolicyRefused, match="treasury or a Safe's owner too"):
         verified(FIRST, {**ROTATED, "approvers": reused})
+
+
+def test_who_signs_for_a_former_treasury_still_logs_in_until_it_is_retired() -> None:
+    """R6, R22: its device signs the moves away from it; of a retired one it signs nothing more."""
+    ended = after(ROTATED, treasury=NEW, former=[(TREASURY_BSC, "retired")])
+    for versions, may in (((FIRST,), True), ((FIRST, ROTATED), True), ((FIRST, ROTATED, ended), False)):
+        found = of_genesis(verified(*versions).genesis, NOW)
+        assert (TREASURY_BSC in found) is may
+        assert [each.person for each in found.values() if each.role == "approver"] == ["ada", "bob", "cyd"]
+    assert found[NEW].treasuries == frozenset({NEW})
 
 
 def test_the_chains_file_names_the_same_former_treasuries() -> None:
