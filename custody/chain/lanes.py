@@ -175,21 +175,24 @@ def store_signed(
     signed_bytes: bytes,
     transaction_hash: str,
     *,
-    data: bytes | None = None,
+    call: tuple[str, bytes] | None = None,
 ) -> None:
     """Transaction 2: keep the bytes and their hash before anyone sends them. Every hash of a nonce is kept.
 
-    ``data``: the call that was signed, where the intent may have been written anew meanwhile; nothing is kept of another.
+    ``call``: the recipient and data that were signed, where the intent may have been written anew meanwhile; nothing is
+    kept of another call.
     """
+    recipient, data = (None, None) if call is None else call
     done = connection.execute(
         text(
             """
             UPDATE fleet.chain_transactions
             SET signed_bytes = :raw, transaction_hash = :hash, hashes = array_append(hashes, :hash), state = 'signed'
-            WHERE id = :id AND state = 'intent' AND (CAST(:data AS bytea) IS NULL OR data = :data)
+            WHERE id = :id AND state = 'intent' AND (
+                CAST(:recipient AS text) IS NULL OR (recipient, data) = (:recipient, CAST(:data AS bytea)))
             """
         ),
-        {"id": transaction_id, "raw": signed_bytes, "hash": transaction_hash, "data": data},
+        {"id": transaction_id, "raw": signed_bytes, "hash": transaction_hash, "recipient": recipient, "data": data},
     )
     if done.rowcount:
         _keep(connection, transaction_id, "intent", signed_bytes, transaction_hash)

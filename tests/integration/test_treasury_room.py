@@ -8,7 +8,8 @@ from eth_account import Account
 
 from custody.chain.lanes import open_lane, store_signed, take_nonce, transactions_of
 from custody.destinations.keys.client import KeysAgent
-from custody.destinations.sweeps import sending
+from custody.destinations.sweeps import jobs, sending
+from custody.destinations.sweeps.rotation import follow_treasury
 from custody.destinations.sweeps.signing import SweepSigner
 from custody.settings.chains import Chains
 from custody.store.engine import transaction
@@ -125,9 +126,31 @@ def test_bytes_of_an_intent_that_was_written_anew_are_not_kept(world: World, dat
             connection, chain_id=CHAIN_ID, sender=fleet.address(payment), purpose="sweep", subject_id=payment,
             recipient=fleet.token, value_wei=0, data=b"to the new one",
         )  # fmt: skip
-        store_signed(connection, intent.id, b"raw", "0x" + "ab" * 32, data=b"to the old one")
+        store_signed(connection, intent.id, b"raw", "0x" + "ab" * 32, call=(fleet.token, b"to the old one"))
         [kept] = transactions_of(connection, payment)
         assert (kept.state, kept.signed_bytes) == ("intent", None)
+
+
+def test_a_sweep_in_an_open_batch_keeps_the_treasury_that_the_batch_is_signed_for(
+    world: World, database: Database
+) -> None:
+    fleet = SweepingFleet(world, database, world.contracts.usdt)
+    payment = fleet.payment(100 * UNIT)
+    fleet.pay(payment, 100 * UNIT)
+    fleet.round()
+    fleet.market.execute(
+        "WITH made AS (INSERT INTO fleet.sweep_batches (chain_id, token, strategy, treasury) VALUES (:c, :t, 'test', :at) "
+        "RETURNING id) UPDATE fleet.sweep_jobs SET batch_id = made.id FROM made",
+        c=CHAIN_ID, t=fleet.token, at=fleet.treasury,
+    )  # fmt: skip
+    old = rotate(fleet)
+    chain = fleet.chains.chain(CHAIN_ID)
+    with transaction(database.engine("fleet_sweeps")) as connection:
+        leased = jobs.lease(connection, 10)
+        assert [each.treasury for each in follow_treasury(connection, chain, leased)] == [old]
+    fleet.market.execute("UPDATE fleet.sweep_batches SET state = 'dissolved', ended_at = now()")
+    with transaction(database.engine("fleet_sweeps")) as connection:
+        assert [each.treasury for each in follow_treasury(connection, chain, leased)] == [fleet.treasury]
 
 
 def test_the_room_is_the_active_treasurys_own(world: World, database: Database) -> None:

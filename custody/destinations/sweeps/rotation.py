@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from custody.chain.erc20 import encode_transfer
 from custody.destinations.sweeps.jobs import SweepJob
-from custody.settings.chains import Chain
+from custody.settings.chains import NATIVE, Chain
 
 log = structlog.get_logger(__name__)
 
@@ -35,18 +35,25 @@ def _follow(connection: Connection, chain: Chain, job: SweepJob) -> SweepJob:
               AND NOT EXISTS (
                 SELECT FROM fleet.chain_transactions t
                 WHERE t.subject_id = j.id AND t.purpose = 'sweep' AND t.state <> 'intent')
+              -- What a batch is made of is signed for its own treasury: it settles there, or is dissolved.
+              AND NOT EXISTS (SELECT FROM fleet.sweep_batches b WHERE b.id = j.batch_id AND b.state = 'open')
             """
         ),
         {"id": job.id, "token": job.lease_token, "treasury": chain.treasury},
     )
     if moved.rowcount == 0:
         return job
+    is_native = job.token == NATIVE
     connection.execute(
         text(
-            "UPDATE fleet.chain_transactions SET data = :data "
+            "UPDATE fleet.chain_transactions SET recipient = :recipient, data = :data "
             "WHERE subject_id = :id AND purpose = 'sweep' AND state = 'intent'"
         ),
-        {"id": job.id, "data": encode_transfer(chain.treasury, job.amount_units)},
+        {
+            "id": job.id,
+            "recipient": chain.treasury if is_native else job.token,
+            "data": b"" if is_native else encode_transfer(chain.treasury, job.amount_units),
+        },
     )
     log.info("sweep_follows_treasury", job=str(job.id), before=job.treasury, treasury=chain.treasury)
     return replace(job, treasury=chain.treasury)

@@ -45,9 +45,8 @@ def ensure_signed(work: SweepRound, job: SweepJob, transaction: LaneTransaction,
     if raw is None:
         return transaction
     transaction_hash = "0x" + keccak(raw).hex()
-    work.apply(
-        lambda connection: store_signed(connection, transaction.id, raw, transaction_hash, data=transaction.data)
-    )
+    call = transaction.recipient, transaction.data
+    work.apply(lambda connection: store_signed(connection, transaction.id, raw, transaction_hash, call=call))
     return reload(work, transaction)
 
 
