@@ -2,7 +2,7 @@
 
 Bytes that were stored may have been sent, so they are final: their coins are booked where they went, and moved from there.
 An intent without bytes binds nobody, for only stored bytes are ever sent (L15): its recipient is written anew. What is in
-a batch, or a drain under way, stays as it is: the keys agent signs neither for the old treasury, and the lane cancels it.
+an open batch stays as it is.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,7 @@ def _follow(connection: Connection, chain: Chain, job: SweepJob) -> SweepJob:
         text(
             """
             UPDATE fleet.sweep_jobs j SET treasury = :treasury, updated_at = clock_timestamp()
-            WHERE j.id = :id AND j.lease_token = :token AND (j.state = 'planned' OR j.strategy = 'top_up_transfer')
-              AND NOT EXISTS (
+            WHERE j.id = :id AND j.lease_token = :token AND NOT EXISTS (
                 SELECT FROM fleet.chain_transactions t
                 WHERE t.subject_id = j.id AND t.purpose = 'sweep' AND t.state <> 'intent')
               -- What a batch is made of is signed for its own treasury: it settles there, or is dissolved.
