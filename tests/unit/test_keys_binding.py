@@ -62,9 +62,10 @@ def world(tmp_path: Path) -> World:
 
 
 def moved(said: dict[str, Any], treasury: str) -> list[dict[str, Any]]:
-    """The chains with another treasury on the first."""
+    """The chains with another treasury on the first, where the one before is draining (R22)."""
     first, *others = said["chains"]
-    return [{**first, "treasury": {**first["treasury"], "address": treasury}}, *others]
+    before = {**first["treasury"], "state": "draining"}
+    return [{**first, "treasury": {**first["treasury"], "address": treasury}, "former_treasuries": [before]}, *others]
 
 
 def test_treasury_and_tokens_are_the_genesis_s(world: World):
