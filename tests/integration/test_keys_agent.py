@@ -330,7 +330,7 @@ def test_the_client_believes_no_signature_of_another_key(server: KeysAgentServer
         signed_bytes=None,
         transaction_hash=None,
     )
-    with pytest.raises(ShapeRefused, match="treasury"):
+    with pytest.raises(ShapeRefused, match="is none of this agent"):
         signer.sign_top_up(intent, of=DepositKey(server.vault.accounts[0], 0), treasury=chain.treasury, gas=GAS)
 
 
