@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,7 +98,8 @@ def probe(address: str) -> Health:
     """Healthy when it tells its chain id."""
     request = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": list[str]()}
     try:
-        answer = httpx.post(address, json=request, timeout=PROBE_SECONDS)
+        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # plain HTTP: no authorities to load for each question
+        answer = httpx.post(address, json=request, timeout=PROBE_SECONDS, verify=nobody)
         answer.raise_for_status()
         int(answer.json()["result"], 16)
     except httpx.HTTPStatusError as error:  # its text has the address, which may hold a provider's key
