@@ -22,13 +22,13 @@ from custody.store.roles import read_role_password
 from custody.store.upgrade import upgrade_database
 from tests import counts as counted
 from tests.counts import Counts
+from tests.state_folders import forget, state_folder
 from workers.embedded import services as embedded
 from workers.embedded.role_passwords import ensure_role_passwords
 
 COUNTS = "counts"
 RUNNING_FLEET = "tests/faults/running_fleet/"
-PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")
-STATE_DIR = Path(os.environ.get("FLEET_TEST_STATE_DIR", ".fleet/tests")) / PROCESS  # servers of each process's own
+STATE_DIR = state_folder("tests", "FLEET_TEST_STATE_DIR")
 KEEP_SERVICES = os.environ.get("FLEET_TEST_KEEP_SERVICES") == "1"
 
 
@@ -88,6 +88,7 @@ def services() -> Iterator[embedded.Services]:
     yield running
     if not KEEP_SERVICES:
         embedded.down(STATE_DIR)
+        forget(STATE_DIR)
 
 
 @dataclass

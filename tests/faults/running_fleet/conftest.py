@@ -1,17 +1,15 @@
 """One running fleet for every test that needs the whole of it (L23)."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROCESS
+from tests.state_folders import forget, state_folder
 from workers.demo.fleet import DevelopmentFleet, start
 from workers.embedded import orphans, services, supervision
 from workers.embedded.state_folder import StateFolder
 
-STATE_DIR = Path(os.environ.get("FLEET_TEST_FLEET_STATE_DIR", ".fleet/test-fleet")).resolve() / PROCESS
+STATE_DIR = state_folder("test-fleet", "FLEET_TEST_FLEET_STATE_DIR")
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +20,7 @@ def running_fleet() -> Iterator[DevelopmentFleet]:
     finally:
         services.down(STATE_DIR)
     assert orphans.living(StateFolder.open(STATE_DIR)) == []
+    forget(STATE_DIR)
 
 
 def pid_of(name: str) -> int | None:
