@@ -14,7 +14,8 @@ from custody.chain import ChainClient, Receipt, erc20, to_amount
 from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
 from custody.chain.native import native_transfers
 from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
-from custody.destinations.issuing import register_deposit_account
+from custody.destinations.forwarders import forwarder_at, forwarder_path
+from custody.destinations.issuing import register_deposit_account, register_forwarder_account
 from custody.destinations.keys.client import KeysAgent
 from custody.destinations.sweeps.advancing import run_once
 from custody.destinations.sweeps.choosing import Choosing, Economics
@@ -141,6 +142,10 @@ class SweepingFleet:
                         ],
                         "gas": {"replace_after_blocks": 2},
                         "sweep_strategy": strategy,
+                        # Forwarders are a Safe treasury's alone; who its owners are is nothing to sweeps.
+                        "safe": {"owners": [Account.create().address for _ in range(3)], "threshold": 2}
+                        if strategy == "create2_forwarder"
+                        else None,
                     }
                 ]
             }
@@ -151,7 +156,8 @@ class SweepingFleet:
         self.xpub = account_xpub_from_seed(seed_from_phrase(self.phrase))
         self.payers = [each.address for each in keys]
         self.payer = self.payers[0]
-        if strategy == "eip7702_batch":
+        self.has_forwarders = strategy == "create2_forwarder"
+        if strategy in {"eip7702_batch", "create2_forwarder"}:
             self.contracts = deploy_sweep_contracts(world.deployer, world.chain, self.treasury)
             self.name_operators(*self.payers)
         if strategy == "eip3009_batch":
@@ -164,7 +170,11 @@ class SweepingFleet:
             world.agents.enter_context(serving(vault, self.socket))
         self.signer = SweepSigner(KeysAgent(self.socket))
         with transaction(database.engine("fleet_operator")) as connection:
-            self.account = register_deposit_account(connection, self.xpub)
+            self.account = (
+                register_forwarder_account(connection, self.chains)
+                if self.has_forwarders
+                else register_deposit_account(connection, self.xpub)
+            )
             self.treasury_house = ensure_house_account(connection, CHAIN_ID, self.treasury, "treasury")
             self.houses = {each: ensure_house_account(connection, CHAIN_ID, each, "gas_payer") for each in self.payers}
         for each in self.payers if funding_wei else ():
@@ -212,13 +222,18 @@ class SweepingFleet:
         )
 
     def payment(self, units: int) -> UUID:
-        """A payment with a route to the seed's next address."""
+        """A payment with a route to the account's next address."""
         index = self.market._indices + 1
-        address = address_at(self.xpub, index)
+        if self.has_forwarders:
+            address = str(forwarder_at(self.treasury, self.account, index))
+        else:
+            address = address_at(self.xpub, index)
         payment = self.market.payment(to_amount(units, self.decimals), destination=address)
         self.market.execute(
-            "UPDATE public.derived_destinations SET deposit_account_id = :a WHERE address = :d",
+            "UPDATE public.derived_destinations SET deposit_account_id = :a, derivation_path = coalesce(:path, "
+            "derivation_path) WHERE address = :d",
             a=self.account,
+            path=forwarder_path(self.account, index) if self.has_forwarders else None,
             d=address,
         )
         return payment

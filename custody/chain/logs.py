@@ -23,6 +23,7 @@ NATIVE_FEE_PROXY_TOPIC: Final = (
     "0x" + keccak(text="TransferWithReferenceAndFee(address,uint256,bytes,uint256,address)").hex()
 )
 """The native proxy's event has the token proxy's name and another shape."""
+NATIVE_SWEPT_TOPIC: Final = "0x" + keccak(text="NativeSwept(address,uint256)").hex()  # of contracts/SweepDelegate.sol
 PAYMENT_REFERENCE_BYTES: Final = 8
 _WORD: Final = 32
 _ADDRESS_PADDING: Final = bytes(12)
@@ -151,6 +152,15 @@ def decode_transfer(log: Log) -> TransferLog:
         recipient=_address(bytes.fromhex(log.topics[2][2:]), "to"),
         amount=int.from_bytes(words[0]),
     )
+
+
+def decode_native_swept(log: Log) -> tuple[ChecksumAddress, int]:
+    """Return what our delegate's `NativeSwept` says: the treasury, and the amount in wei. Raises MalformedLog.
+
+    Anyone can emit this event: it speaks of the coins of the address that emitted it, if that runs our delegate.
+    """
+    words = _words(log, "NativeSwept", NATIVE_SWEPT_TOPIC, topics=2, words=1)
+    return _address(bytes.fromhex(log.topics[1][2:]), "treasury"), int.from_bytes(words[0])
 
 
 def decode_fee_proxy(log: Log) -> FeeProxyLog:

@@ -7,16 +7,21 @@ import pytest
 from eth_abi.abi import decode
 
 from custody.chain import erc20
+from custody.destinations.forwarders import forwarder_path
 from custody.destinations.keys.set_code import DELEGATION_PREFIX
 from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
+from custody.settings.chains import NATIVE
 from tests.conftest import Database
 from tests.counts import Counts, declared
 from tests.sweeping import Crash, Fuse, SweepingFleet, World, call, manual_mining, sweeping_world
 from workers.demo.contracts import mint
+from workers.demo.development_chain import ETHER
 
 UNIT = 1_000_000
 CRASH_STRIDE = declared(1, 9)  # make test-long dies at every place
-WAYS = [("eip7702_batch", "usdt"), ("eip7702_batch", "usdc"), ("eip3009_batch", "usdc")]
+WAYS = [
+    ("eip7702_batch", "usdt"), ("eip7702_batch", "usdc"), ("eip3009_batch", "usdc"), ("create2_forwarder", "usdt"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,51 @@ def test_many_destinations_go_with_one_transaction(world: World, database: Datab
     assert fleet.round() == 0
 
 
+def test_a_forwarder_is_made_once_and_flushed_again(world: World, database: Database):
+    """R20: no key is asked, and none could sign: the batcher makes each address and empties it in one transaction."""
+    fleet = fleet_of(world, database, ("create2_forwarder", "usdt"))
+    payments = paid(fleet, 3)
+    assert {world.client.code(fleet.address(payment)) for payment in payments} == {b""}
+    fleet.run()
+    assert {world.client.code(fleet.address(payment)) for payment in payments} == {fleet.contracts.forwarder_code}
+    fleet.pay_all(payments, 3 * UNIT)
+    fleet.run()
+    assert {fleet.destination(payment) for payment in payments} == {("swept", 2, 4 * UNIT, None)}
+    assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 2
+    assert world.client.token_balance(fleet.token, fleet.treasury) == 12 * UNIT
+    fleet.assert_books_equal_chain()
+
+
+def test_native_coin_of_forwarders_is_booked_from_their_own_log(world: World, database: Database):
+    fleet = SweepingFleet(world, database, NATIVE, strategy="create2_forwarder")
+    payments = paid(fleet, 3, ETHER)
+    fleet.run()
+    fleet.pay_all(payments[:2], 2 * ETHER)
+    fleet.run()
+    assert {fleet.destination(payment) for payment in payments[:2]} == {("swept", 2, 3 * ETHER, None)}
+    assert fleet.destination(payments[2]) == ("swept", 1, ETHER, None)
+    assert world.client.balance(fleet.treasury) == 7 * ETHER
+    assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 2
+    fleet.assert_books_equal_chain()
+
+
+def test_a_forwarder_of_another_treasury_or_with_other_code_is_not_called(world: World, database: Database):
+    fleet = fleet_of(world, database, ("create2_forwarder", "usdt"))
+    payments = paid(fleet, 3)
+    other, foreign, good = payments
+    fleet.market.execute(
+        "UPDATE public.derived_destinations SET derivation_path = :path WHERE address = :a",
+        path=forwarder_path(fleet.account, 7_000),
+        a=fleet.address(other),
+    )
+    world.chain._request("anvil_setCode", [fleet.address(foreign), "0x60006000fd"])
+    fleet.run()
+    assert fleet.destination(good) == ("swept", 1, UNIT, None)
+    assert (fleet.destination(foreign)[3] or "").startswith("foreign_code")
+    assert fleet.destination(other)[1] == 0
+    assert any("other_treasury" in (reason or "") for _, reason in fleet.jobs())
+
+
 def test_a_delegated_address_needs_no_tuple_and_signs_for_no_token(world: World, database: Database):
     fleet = fleet_of(world, database, ("eip7702_batch", "usdc"))
     payments = paid(fleet, 2)
@@ -93,7 +143,7 @@ def test_a_delegated_address_needs_no_tuple_and_signs_for_no_token(world: World,
     fleet.assert_books_equal_chain()
 
 
-@pytest.mark.parametrize("way", WAYS[:2], ids="-".join)
+@pytest.mark.parametrize("way", [*WAYS[:2], WAYS[3]], ids="-".join)
 def test_one_bad_of_twenty_leaves_nineteen_swept_in_the_same_transaction(
     world: World, database: Database, way: tuple[str, str]
 ):
@@ -195,7 +245,7 @@ def test_more_than_was_judged_goes_along_and_is_booked_to_its_payment(world: Wor
     fleet.assert_books_equal_chain()
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[2]], ids="-".join)
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[2], WAYS[3]], ids="-".join)
 def test_a_crash_anywhere_in_a_batch_loses_nothing_and_sweeps_nothing_twice(
     world: World, database: Database, way: tuple[str, str], monkeypatch: pytest.MonkeyPatch, counts: Counts
 ):

@@ -155,25 +155,25 @@ def _lease(api: str) -> object:
     return found["lease"] and found["lease"]["signer"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"signer": "", "seconds": 1},
-        {"signer": "ada"},
-        {"signer": "ada", "seconds": -1},
-        {"signer": "ada", "seconds": 10**6},
-        {"signer": "ada", "seconds": "1"},
-        {"signer": "a\nb", "seconds": 1},
-        {"signer": "x" * 65, "seconds": 1},
-        {"signer": "ada", "seconds": 1, "more": 1},
-    ],
-    ids=range(8),
-)
-def test_a_wrong_lease_is_refused(scene: SignerScene, api: str, body: object) -> None:
+WRONG_LEASES: list[dict[str, object]] = [
+    {"signer": "", "seconds": 1},
+    {"signer": "ada"},
+    {"signer": "ada", "seconds": -1},
+    {"signer": "ada", "seconds": 10**6},
+    {"signer": "ada", "seconds": "1"},
+    {"signer": "a\nb", "seconds": 1},
+    {"signer": "x" * 65, "seconds": 1},
+    {"signer": "ada", "seconds": 1, "more": 1},
+]
+
+
+def test_a_wrong_lease_is_refused(scene: SignerScene, api: str, subtests: pytest.Subtests) -> None:
     payment = scene.handed_out_payment()
-    answer = post(api, f"/v1/instructions/{scene.instruction(payment).id}/lease", body)
-    assert answer.status_code == 422
-    assert _lease(api) is None
+    for body in WRONG_LEASES:
+        with subtests.test(str(body)):
+            answer = post(api, f"/v1/instructions/{scene.instruction(payment).id}/lease", body)
+            assert answer.status_code == 422
+            assert _lease(api) is None
 
 
 def test_a_lease_ends_by_itself_and_belongs_to_one() -> None:
@@ -316,31 +316,34 @@ def _changed(bundle: Path, field: str, value: object) -> None:
     bundle.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "words"),
-    [
-        ("instruction.recipient", "0x52908400098527886E0F7030069857D2E4169EE7", "recipient"),
-        ("instruction.amount_units", "1", "amount"),
-        ("instruction.unsigned_bytes", "0x02c0", "no release transaction"),
-        ("instruction.evidence.destinations.0.address", "0x52908400098527886E0F7030069857D2E4169EE7", "pinned deposit"),
-        ("instruction.evidence.sweeps.0.to_address", "0x52908400098527886E0F7030069857D2E4169EE7", "pinned treasury"),
-        ("instruction.evidence.sweeps.0.amount_units", "1", "would be paid out of"),
-        ("instruction.evidence.deposits.0.amount_units", "x", "malformed"),
-        ("seals", [], "no seal yet"),
-        ("seals.0.entries", 7, "not that of its content"),
-        ("format", "amanat-signer-bundle-2", "is no bundle"),
-    ],
-)
+CHANGES: list[tuple[str, object, str]] = [
+    ("instruction.recipient", "0x52908400098527886E0F7030069857D2E4169EE7", "recipient"),
+    ("instruction.amount_units", "1", "amount"),
+    ("instruction.unsigned_bytes", "0x02c0", "no release transaction"),
+    ("instruction.evidence.destinations.0.address", "0x52908400098527886E0F7030069857D2E4169EE7", "pinned deposit"),
+    ("instruction.evidence.sweeps.0.to_address", "0x52908400098527886E0F7030069857D2E4169EE7", "pinned treasury"),
+    ("instruction.evidence.sweeps.0.amount_units", "1", "would be paid out of"),
+    ("instruction.evidence.deposits.0.amount_units", "x", "malformed"),
+    ("seals", [], "no seal yet"),
+    ("seals.0.entries", 7, "not that of its content"),
+    ("format", "amanat-signer-bundle-2", "is no bundle"),
+]
+
+
 def test_a_changed_bundle_is_refused_without_asking_the_device(
-    carried: tuple[str, Path], cli: Cli, device: SoftwareDevice, field: str, value: object, words: str
+    carried: tuple[str, Path], cli: Cli, device: SoftwareDevice, subtests: pytest.Subtests
 ) -> None:
     _, bundle = carried
-    _changed(bundle, field, value)
-    refused = cli("sign", "--offline", str(bundle), "--yes")
-    assert refused.exit_code == EXIT_REFUSED, refused.output
-    assert words in said(refused)
-    assert device.screens == []
-    assert not bundle.with_name("bundle.json.answer").exists()
+    whole = bundle.read_text()
+    for field, value, words in CHANGES:
+        with subtests.test(f"{field} is {value}"):
+            bundle.write_text(whole)
+            _changed(bundle, field, value)
+            refused = cli("sign", "--offline", str(bundle), "--yes")
+            assert refused.exit_code == EXIT_REFUSED, refused.output
+            assert words in said(refused)
+            assert device.screens == []
+            assert not bundle.with_name("bundle.json.answer").exists()
 
 
 def test_an_answer_of_another_key_or_of_other_bytes_is_not_handed_in(

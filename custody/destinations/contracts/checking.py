@@ -33,10 +33,6 @@ class ContractsCheck:
     faults: tuple[str, ...]
 
 
-class ContractsUnusable(Exception):
-    """Sweeps must not use our contracts on this chain; the message has every fault and what to do."""
-
-
 def check_contracts(client: ChainClient, contracts: SweepContracts, payers: Collection[str]) -> ContractsCheck:
     """Compare code, with it each immutable, and operators with what must be there. ``payers``: our gas payers' addresses.
 
@@ -71,14 +67,6 @@ def check_contracts(client: ChainClient, contracts: SweepContracts, payers: Coll
     return ContractsCheck(
         client.chain.chain_id, contracts, is_deployed=True, operators=operators or (), faults=tuple(faults)
     )
-
-
-def require_contracts(client: ChainClient, contracts: SweepContracts, payers: Collection[str]) -> ContractsCheck:
-    """The same for a sweeps worker as it starts. Raises ContractsUnusable with every fault, ChainUnavailable."""
-    found = check_contracts(client, contracts, payers)
-    if found.faults:
-        raise ContractsUnusable(f"chain {found.chain_id}: {'; '.join(found.faults)}")
-    return found
 
 
 def multicall3_fault(client: ChainClient) -> str | None:

@@ -25,7 +25,7 @@ from custody.destinations.sweeps.payers import Payers, close_payers, open_payers
 from custody.destinations.sweeps.planner import candidates, plan
 from custody.destinations.sweeps.rotation import follow_treasury
 from custody.destinations.sweeps.signing import SweepSigner
-from custody.destinations.sweeps.strategy import Depth, SweepRound, SweepStrategy, in_transaction
+from custody.destinations.sweeps.strategy import CREATE2_FORWARDER, Depth, SweepRound, SweepStrategy, in_transaction
 from custody.destinations.sweeps.top_up_transfer import TopUpTransfer
 from custody.settings.chains import Chain, Chains
 from custody.settings.thresholds import newest_threshold
@@ -235,7 +235,7 @@ def _accepted(
     for job in leased:
         if paused is not None:
             refusals[job.id] = f"chain_paused: {paused}"
-        elif job.account_fingerprint not in signer.accounts:
+        elif job.strategy != CREATE2_FORWARDER and job.account_fingerprint not in signer.accounts:
             refusals[job.id] = f"other_deposit_account: the keys agent has the seeds of {', '.join(signer.accounts)}"
         elif job.treasury not in chain.treasuries:
             refusals[job.id] = "treasury_changed: the chains file names another treasury than this job"

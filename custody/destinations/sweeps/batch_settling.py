@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from custody.chain import ChainUnavailable, MalformedLog, Receipt, ReceiptsAndHeaders
+from custody.chain import NATIVE, ChainUnavailable, MalformedLog, Receipt, ReceiptsAndHeaders
 from custody.destinations.sweeps import batches, finality
 from custody.destinations.sweeps.batch_method import BatchMethod
 from custody.destinations.sweeps.batches import Batch, Item
@@ -231,9 +231,21 @@ def _held_after(
     work: SweepRound, batch: Batch, receipt: Receipt, seen: ReceiptsAndHeaders
 ) -> tuple[dict[str, int], int]:
     """What each address holds after the batch's block, smallest unit; after the newest where a node forgot that one."""
+    if batch.token == NATIVE:
+        return _native_held_after(work, batch, receipt, seen)
     pairs = [(batch.token, job.address) for job in batch.jobs]
     try:
         found, at = work.client.token_balances(pairs, receipt.block_hash), receipt.block_number
     except ChainUnavailable:
         found, at = work.client.token_balances(pairs, seen.head.hash), seen.head.number
     return {address: units for (_, address), units in found.items()}, at
+
+
+def _native_held_after(
+    work: SweepRound, batch: Batch, receipt: Receipt, seen: ReceiptsAndHeaders
+) -> tuple[dict[str, int], int]:
+    addresses = [job.address for job in batch.jobs]
+    try:
+        return {each: work.client.balance(each, receipt.block_number) for each in addresses}, receipt.block_number
+    except ChainUnavailable:  # full nodes keep the state of 128 blocks
+        return {each: work.client.balance(each) for each in addresses}, seen.head.number

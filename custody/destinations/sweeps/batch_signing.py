@@ -9,13 +9,16 @@ from custody.chain.lanes import LaneTransaction
 from custody.destinations.sweeps import batches
 from custody.destinations.sweeps.batch_method import BatchMethod
 from custody.destinations.sweeps.batches import Batch
+from custody.destinations.sweeps.create2_forwarder import Create2Forwarder
 from custody.destinations.sweeps.eip3009_batch import Eip3009Batch
 from custody.destinations.sweeps.eip7702_batch import Eip7702Batch
 from custody.destinations.sweeps.fees import GasTerms, batch_gas_limit_for
 from custody.destinations.sweeps.signing import BatchCall
 from custody.destinations.sweeps.strategy import SweepRound
 
-BATCH_METHODS: Final[Mapping[str, BatchMethod]] = {method.name: method for method in (Eip7702Batch(), Eip3009Batch())}
+BATCH_METHODS: Final[Mapping[str, BatchMethod]] = {
+    method.name: method for method in (Eip7702Batch(), Eip3009Batch(), Create2Forwarder())
+}
 
 
 class BatchSigner:

@@ -25,7 +25,7 @@ from custody.destinations.sweeps.batches import Batch, Item
 from custody.destinations.sweeps.jobs import SweepJob
 from custody.destinations.sweeps.planner import Candidate, Verdict
 from custody.destinations.sweeps.signing import SweepSigner
-from custody.destinations.sweeps.strategy import NATIVE_DRAIN, TOP_UP_TRANSFER
+from custody.destinations.sweeps.strategy import CREATE2_FORWARDER, NATIVE_DRAIN, TOP_UP_TRANSFER
 from custody.settings.chains import NATIVE, Chain, Chains
 
 log = structlog.get_logger(__name__)
@@ -169,6 +169,8 @@ def _surveyed(reach: _Reach, group: _Group, members: Sequence[Candidate]) -> Sur
     base_fee, priority_fee = reach.client.fees()
     gas_price = base_fee + priority_fee
     _, token_address, method = group
+    if method == CREATE2_FORWARDER:
+        return _forwarders(reach, members, gas_price)
     if token_address == NATIVE:
         calls = [CallRequest(reach.chain.treasury, value=1, sender=each.address) for each in members[:SAMPLE]]
         return _only(NATIVE_DRAIN, _mean(reach, calls), gas_price)
@@ -178,7 +180,7 @@ def _surveyed(reach: _Reach, group: _Group, members: Sequence[Candidate]) -> Sur
     offers: list[Offer] = []
     refusals: dict[str, str] = {}
     for batch in BATCH_METHODS.values():
-        if wished is not None and wished != batch.name:
+        if batch.name == CREATE2_FORWARDER or (wished is not None and wished != batch.name):
             continue
         refusal = _method_refusal(method, batch) or _offer(reach, batch, members, offers)
         if refusal is not None:
@@ -193,6 +195,13 @@ def _surveyed(reach: _Reach, group: _Group, members: Sequence[Candidate]) -> Sur
         gas = _mean(reach, top_ups), _mean(reach, transfers)
         offers.append(Offer(TOP_UP_TRANSFER, (gas[0] or 0) + (gas[1] or 0)))
     return Survey(tuple(sorted(offers, key=lambda offer: offer.gas)), refusals, gas_price)
+
+
+def _forwarders(reach: _Reach, members: Sequence[Candidate], gas_price: int) -> Survey:
+    """The one way of addresses without a key, whatever the chains file wishes for others."""
+    offers: list[Offer] = []
+    refusal = _offer(reach, BATCH_METHODS[CREATE2_FORWARDER], members, offers)
+    return Survey(tuple(offers), {} if refusal is None else {CREATE2_FORWARDER: refusal}, gas_price)
 
 
 def _method_refusal(lifetime: str | None, batch: BatchMethod) -> str | None:
@@ -253,6 +262,7 @@ def _as_job(candidate: Candidate, strategy: str, chain: Chain) -> SweepJob:
         attempts=0,
         address=candidate.address,
         derivation_index=candidate.derivation_index,
+        derivation_path=candidate.derivation_path,
         account_fingerprint=candidate.account_fingerprint,
         lease_token=None,
     )

@@ -11,13 +11,19 @@ from typing import Final
 from uuid import UUID
 
 from custody.chain import CallRequest, ChainUnavailable, ExecutionReverted
-from custody.chain.erc20 import selector
 from custody.chain.lanes import LaneTransaction
-from custody.destinations.contracts import Outcome, SweepContracts, read_outcomes, sweep_contracts, sweep_many_call
+from custody.destinations.contracts import SweepContracts, sweep_contracts, sweep_many_call
 from custody.destinations.keys.authorizations import AskedAuthorizations
 from custody.destinations.keys.authorizations import Item as AskedItem
 from custody.destinations.keys.set_code import Authorization, SignedAuthorization
 from custody.destinations.sweeps.batch_method import Unfit, signed_by_accounts
+from custody.destinations.sweeps.batcher_calls import (
+    BATCH_LIMIT,
+    GAS_EACH,
+    batcher_failures,
+    whole_balance_went,
+    why_no_batcher,
+)
 from custody.destinations.sweeps.batches import Batch, Item
 from custody.destinations.sweeps.finality import Outgoing
 from custody.destinations.sweeps.jobs import SweepJob
@@ -25,17 +31,7 @@ from custody.destinations.sweeps.signing import BatchCall
 from custody.destinations.sweeps.strategy import EIP7702_BATCH, Reach
 from custody.trezor import Signature
 
-BATCH_LIMIT: Final = 50  # a hundred is 1 % cheaper each, and one transaction that fails twice as dear
-GAS_EACH: Final = 150_000  # three times what the dearest usual token takes: one that burns its gas burns no more
-
 PER_AUTHORIZATION_GAS: Final = 12_500  # PER_AUTH_BASE_COST of EIP-7702, the least that a tuple costs
-
-_IS_OPERATOR: Final = selector("isOperator(address)")
-_WHY: Final = {
-    Outcome.EMPTY: "drained: the token says that nothing lies at the address",
-    Outcome.REFUSED: "transfer_reverts: the token refuses this address",
-    Outcome.FOREIGN_CODE: "foreign_code: the address runs other code than our delegate",
-}
 
 
 def supports_7702(reach: Reach) -> bool:
@@ -70,22 +66,12 @@ class Eip7702Batch:
         self._supporting: set[str] = set()  # genesis hashes: a chain does not unlearn it
 
     def why_not(self, reach: Reach) -> str | None:
-        """R8: the code there is the pinned build, whose immutable treasury is the genesis's; and it takes our payer's calls."""
+        """The fork is active, and the treasury's batcher is there and takes our payers' calls."""
         if reach.chain.genesis_hash not in self._supporting:
             if not supports_7702(reach):
                 return "no_7702: the chain's node gives an authorization no effect"
             self._supporting.add(reach.chain.genesis_hash)
-        contracts = sweep_contracts(reach.chain.treasury)
-        codes = reach.client.codes([contracts.batcher, contracts.delegate])
-        if not codes[contracts.batcher]:
-            return f"contracts_missing: no batcher at {contracts.batcher}; see fleet contracts deploy"
-        if codes[contracts.batcher] != contracts.batcher_code or codes[contracts.delegate] != contracts.delegate_code:
-            return f"contracts_differ: the code at {contracts.batcher} or {contracts.delegate} is not the pinned build"
-        for payer in reach.signer.gas_payers:
-            asked = CallRequest(contracts.batcher, _IS_OPERATOR + bytes.fromhex(payer[2:]).rjust(32, b"\0"))
-            if not any(reach.client.call(asked)):
-                return f"not_operator: the batcher does not admit {payer}; see fleet contracts operators"
-        return None
+        return why_no_batcher(reach)
 
     def look(self, reach: Reach, members: Sequence[SweepJob]) -> list[Item | Unfit]:
         """A tuple only where the code is empty; other code than ours is nobody's to sweep."""
@@ -120,25 +106,15 @@ class Eip7702Batch:
 
     def failures(self, reach: Reach, batch: Batch, call: BatchCall, payer: str) -> Mapping[UUID, str]:
         """What the batcher's own simulation says of each destination."""
-        answer = reach.client.call(call.request(payer))
-        outcomes = read_outcomes(answer, len(batch.jobs))
-        return {
-            job.id: _WHY[outcome]
-            for job, outcome in zip(batch.jobs, outcomes, strict=True)
-            if outcome is not Outcome.SWEPT
-        }
+        return batcher_failures(reach, batch, call, payer)
 
     def estimate(self, reach: Reach, call: BatchCall, payer: str) -> int:
         """The batcher reverts rather than leave a destination short of gas, so the node's estimate holds for all."""
         return reach.client.estimate_gas(call.request(payer))
 
     def accepts(self, job: SweepJob, transfers: Sequence[Outgoing]) -> bool:
-        """The whole balance went to the treasury, which may be more than was judged when the job was made."""
-        return (
-            len(transfers) == 1
-            and transfers[0].log.recipient == job.treasury
-            and transfers[0].log.amount >= job.amount_units
-        )
+        """The whole balance went to the treasury."""
+        return whole_balance_went(job, transfers)
 
     def _tuples(self, reach: Reach, batch: Batch, contracts: SweepContracts) -> tuple[SignedAuthorization, ...]:
         members = [

@@ -10,8 +10,8 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection, text
 
-from custody.chain import Receipt, TransferLog, to_amount
-from custody.chain.logs import TRANSFER_TOPIC, decode_transfer
+from custody.chain import NATIVE, Receipt, TransferLog, to_amount
+from custody.chain.logs import NATIVE_SWEPT_TOPIC, TRANSFER_TOPIC, decode_native_swept, decode_transfer
 from custody.destinations.balance import show_balance
 from custody.destinations.sweeps import jobs
 from custody.destinations.sweeps.booked import BookedFact, facts_at, split
@@ -34,16 +34,40 @@ class Outgoing:
 
 
 def outgoing(receipt: Receipt, token: str, address: str) -> list[Outgoing]:
-    """Every Transfer of ``token`` out of ``address`` that the receipt's logs prove.
+    """Every Transfer of ``token`` out of ``address`` that the receipt's logs prove; of native coin, what our delegate said.
 
     A receipt's status is not looked at: it proves nothing. Raises MalformedLog.
     """
+    if token == NATIVE:
+        return _native_swept(receipt, address)
     found: list[Outgoing] = []
     for ordinal, entry in enumerate(receipt.logs):
         if entry.address == token and entry.event == TRANSFER_TOPIC:
             transfer = decode_transfer(entry)
             if transfer.sender == address and transfer.recipient != address and transfer.amount > 0:
                 found.append(Outgoing(transfer, ordinal))
+    return found
+
+
+def _native_swept(receipt: Receipt, address: str) -> list[Outgoing]:
+    """A forwarder's own word on its native coin: it runs nothing but our delegate, from its first block on."""
+    found: list[Outgoing] = []
+    for ordinal, entry in enumerate(receipt.logs):
+        if entry.address == address and entry.event == NATIVE_SWEPT_TOPIC:
+            treasury, wei = decode_native_swept(entry)
+            moved = TransferLog(
+                chain_id=entry.chain_id,
+                block_number=entry.block_number,
+                block_hash=entry.block_hash,
+                transaction_hash=entry.transaction_hash,
+                transaction_index=entry.transaction_index,
+                log_index=entry.log_index,
+                token=NATIVE,  # pyright: ignore[reportArgumentType]
+                sender=entry.address,
+                recipient=treasury,
+                amount=wei,
+            )
+            found.append(Outgoing(moved, ordinal))
     return found
 
 

@@ -36,6 +36,7 @@ class SweepJob:
     attempts: int
     address: str
     derivation_index: int
+    derivation_path: str
     account_fingerprint: str | None
     lease_token: UUID | None
     batch_id: UUID | None = None
@@ -45,7 +46,7 @@ class SweepJob:
 
 _SELECT: Final = """
     SELECT j.id, j.destination_id, j.chain_id, j.token, j.strategy, j.amount_units, j.treasury, j.state, j.attempts,
-           d.address, d.derivation_index, a.xpub_fingerprint, j.lease_token, j.batch_id, j.batch_tries
+           d.address, d.derivation_index, d.derivation_path, a.xpub_fingerprint, j.lease_token, j.batch_id, j.batch_tries
     FROM fleet.sweep_jobs j JOIN public.derived_destinations d ON d.id = j.destination_id
     LEFT JOIN fleet.deposit_accounts a ON a.id = d.deposit_account_id
 """
@@ -64,6 +65,7 @@ def _read(row: Any) -> SweepJob:
         attempts=row.attempts,
         address=row.address,
         derivation_index=row.derivation_index,
+        derivation_path=row.derivation_path,
         account_fingerprint=row.xpub_fingerprint,
         lease_token=row.lease_token,
         batch_id=row.batch_id,

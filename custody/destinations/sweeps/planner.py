@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 class Candidate:
     """A destination with coins of one token. ``units`` (smallest unit) were judged; ``reason``: why it waits whatever it costs.
 
-    ``method``: what the address has for life (fleet.destination_methods); ``since``: when the oldest coins were judged;
+    ``method``: what the address has for life (fleet.destination_methods, or ``create2_forwarder``); ``since``: when the oldest coins were judged;
     ``is_wanted``: a payout waits for them.
     """
 
@@ -34,6 +34,7 @@ class Candidate:
     decimals: int
     units: int
     derivation_index: int
+    derivation_path: str
     account_fingerprint: str | None
     method: str | None
     since: datetime | None
@@ -83,7 +84,8 @@ _CANDIDATES = text(
         WHERE b.book_kind = 'payment' AND b.destination > 0
         GROUP BY e.chain_id, e.token, e.debit_address)
     SELECT p.chain_id, p.token, p.address, p.since, coalesce(p.is_wanted, false) AS is_wanted, t.decimals, d.id,
-        d.status::text AS status, d.derivation_index, a.xpub_fingerprint, m.method, c.paused_reason
+        d.status::text AS status, d.derivation_index, d.derivation_path, a.xpub_fingerprint, c.paused_reason,
+        CASE WHEN a.kind = 'create2_forwarder' THEN a.kind ELSE m.method END AS method
     FROM places p
     JOIN fleet.tokens t ON t.chain_id = p.chain_id AND t.token = p.token
     JOIN public.derived_destinations d ON d.chain_id = p.chain_id AND d.address = p.address
@@ -215,6 +217,7 @@ def _candidate(place: Any, units: int) -> Candidate:
         decimals=place.decimals,
         units=units,
         derivation_index=place.derivation_index,
+        derivation_path=place.derivation_path,
         account_fingerprint=place.xpub_fingerprint,
         method=place.method,
         since=place.since,

@@ -34,6 +34,7 @@ TOP_UP_TRANSFER: Final = "top_up_transfer"
 NATIVE_DRAIN: Final = "native_drain"
 EIP3009_BATCH: Final = "eip3009_batch"
 EIP7702_BATCH: Final = "eip7702_batch"
+CREATE2_FORWARDER: Final = "create2_forwarder"
 
 
 @dataclass(frozen=True, slots=True)
