@@ -16,7 +16,13 @@ from eth_utils.address import to_checksum_address
 
 from custody.chain import erc20, to_amount
 from custody.chain.logs import TRANSFER_TOPIC, TransferLog, decode_transfer
-from custody.destinations.derivation import account_xpub_from_seed, address_at, private_key_at, seed_from_phrase
+from custody.destinations.derivation import (
+    account_xpub_from_seed,
+    address_at,
+    derivation_path,
+    private_key_at,
+    seed_from_phrase,
+)
 from custody.destinations.issuing import register_deposit_account
 from custody.ledger.seal_keys import SealKey, public_pem
 from custody.payments import move_payment
@@ -61,12 +67,14 @@ class SignerScene(Scene):
     ) -> UUID:  # fmt: skip
         units = units or self.units
         index = self.market._indices + 1
-        address = address_at(self.xpub, index)
+        address = self.deposit_address(index)
         payment = self.market.payment(self.amount, destination=address)
         self.payments.append(payment)
         self.market.execute(
-            "UPDATE public.derived_destinations SET deposit_account_id = :account WHERE address = :address",
+            "UPDATE public.derived_destinations SET deposit_account_id = :account, derivation_path = :path "
+            "WHERE address = :address",
             account=self.account_id,
+            path=self.deposit_path(index),
             address=address,
         )
         self.deposit(payment, address, units)
@@ -84,6 +92,14 @@ class SignerScene(Scene):
                 self.write_book()
         self.set_request(payment, "completed" if completed else "delivery")
         return payment
+
+    def deposit_address(self, index: int) -> str:
+        """What a buyer pays to."""
+        return address_at(self.xpub, index)
+
+    def deposit_path(self, index: int) -> str:
+        """What the database says that it comes from."""
+        return derivation_path(index)
 
     def handed_out_payment(self, **more: Any) -> UUID:
         """A payment whose instruction is with the signer, its entries sealed."""
@@ -116,14 +132,11 @@ class SignerScene(Scene):
 
     def sweep_really(self, payment: UUID, index: int, units: int, *, to: str | None = None) -> None:
         """The deposit address sends its coins to the treasury (or to ``to``), and the sweeps worker books it."""
-        account = Account.from_key(private_key_at(self.deposit_seed, index))
-        self.give_gas(account.address, units)
-        wallet = Wallet(self.chain.deployer.client, account)
-        log = self._send(wallet, to or self.treasury, units)
+        log = self.send_from(index, units, to or self.treasury)
         fact = self._insert_fact(payment, log, "sweep")
         self.post(
             "fleet_sweeps", payment, "adjustment", "sweep", "treasury", "destination", to_amount(units, self.decimals),
-            key=f"fact:{fact}:sweep", debit_address=self.treasury, credit_address=account.address, fact_id=fact,
+            key=f"fact:{fact}:sweep", debit_address=self.treasury, credit_address=log.sender, fact_id=fact,
         )  # fmt: skip
         self.market.execute(
             """
@@ -141,6 +154,12 @@ class SignerScene(Scene):
             units=units,
             payment=payment,
         )
+
+    def send_from(self, index: int, units: int, to: str) -> TransferLog:
+        """A deposit address sends coins, on the chain alone."""
+        account = Account.from_key(private_key_at(self.deposit_seed, index))
+        self.give_gas(account.address, units)
+        return self._send(Wallet(self.chain.deployer.client, account), to, units)
 
     def give_gas(self, address: str, units: int) -> None:
         """Coins for the sweep of ``units``."""

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from custody.chain.native import TOP_LEVEL
+from custody.destinations.contracts import sweep_contracts
 from custody.destinations.derivation import DerivationError, address_at, derivation_path
+from custody.destinations.forwarders import FORWARDER_ROOT, salt_of_path
 from custody.settings.chains import NATIVE
 from workers.signer.checks import InstructionRefused
 from workers.signer.coverage import SweptLog
@@ -30,7 +32,7 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class Case:
     """An instruction with its evidence, and what this machine believes. Raises InstructionRefused when built with a
-    deposit address that derives from no pinned account, or coins whose way is not shown.
+    deposit address that neither derives from a pinned account nor is the treasury's forwarder, or coins whose way is not shown.
     """
 
     checked: Checked
@@ -67,6 +69,11 @@ class Case:
         return frozenset(each.address for each in self.evidence.destinations)
 
     @property
+    def forwarders(self) -> frozenset[str]:
+        """The destinations that no key rules: the pinned treasury's own forwarders (R20)."""
+        return frozenset(each.address for each in self.evidence.destinations if _is_forwarder(each))
+
+    @property
     def deposits(self) -> list[Deposit]:
         """Those that count: judged deep enough by the fleet."""
         return [each for each in self.evidence.deposits if each.judged_at is not None and each.token == self.token]
@@ -92,8 +99,8 @@ class Case:
         return found
 
     def log_of(self, sweep: Sweep) -> int:
-        """Which log of its transaction a sweep is. Raises InstructionRefused for a token's that names none."""
-        if self.is_native:
+        """Which log of its transaction a sweep is. Raises InstructionRefused for one that has a log and names none."""
+        if self.is_native and sweep.from_address not in self.forwarders:
             return TOP_LEVEL
         if sweep.log_index is None:
             raise self.refused(f"sweep {sweep.transaction_hash} log None: no log is named, so no node can confirm it")
@@ -115,7 +122,14 @@ def as_claimed(case: Case) -> Seen:
     return Seen(case.destinations, case.by_payment(deposits), swept)
 
 
+def _is_forwarder(claimed: Destination) -> bool:
+    return claimed.derivation_path.startswith(f"{FORWARDER_ROOT}/")
+
+
 def _require_derived(case: Case, claimed: Destination) -> None:
+    if _is_forwarder(claimed):
+        _require_forwarder(case, claimed)
+        return
     try:
         right_path = derivation_path(claimed.derivation_index) == claimed.derivation_path
         found = [address_at(account.xpub, claimed.derivation_index) for account in case.trust.deposit_accounts]
@@ -125,3 +139,15 @@ def _require_derived(case: Case, claimed: Destination) -> None:
         raise case.refused(
             f"deposit address {claimed.address} is not the one at {claimed.derivation_path} of a pinned deposit account"
         )
+
+
+def _require_forwarder(case: Case, claimed: Destination) -> None:
+    """Whatever account its path names: an address that comes out so can pay the pinned treasury and nobody else."""
+    path = claimed.derivation_path
+    try:
+        salt = salt_of_path(path)
+    except DerivationError as error:
+        raise case.refused(str(error)) from None
+    found = [sweep_contracts(treasury).forwarder(salt) for treasury in case.pinned.treasuries]
+    if claimed.address not in found or path.rpartition("/")[2] != str(claimed.derivation_index):
+        raise case.refused(f"deposit address {claimed.address} is not the pinned treasury's forwarder at {path}")

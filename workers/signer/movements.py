@@ -1,7 +1,8 @@
 """Deposits and sweeps of an instruction's evidence, as one node shows them (R4, L8). Amounts in smallest units.
 
-A token's is a Transfer log. The chain's own coin leaves none: a sweep and most deposits are the value of a transaction of
-their own; what a payment proxy's event says, or only a balance told, counts as far as the address held it.
+A token's is a Transfer log. The chain's own coin leaves none: most deposits, and a sweep by the address's own key, are
+the value of a transaction of their own, a forwarder's sweep is told by its own log; what a payment proxy's event says, or
+only a balance told, counts as far as the address held it.
 """
 
 from collections import defaultdict
@@ -11,7 +12,14 @@ from typing import Final
 from custody.chain import ChainClient, Receipt
 from custody.chain.blocks import ReceiptsAndHeaders
 from custody.chain.depth import confirmations
-from custody.chain.logs import TRANSFER_TOPIC, MalformedLog, TransferLog, decode_transfer
+from custody.chain.logs import (
+    NATIVE_SWEPT_TOPIC,
+    TRANSFER_TOPIC,
+    MalformedLog,
+    TransferLog,
+    decode_native_swept,
+    decode_transfer,
+)
 from custody.chain.native import BALANCE, TOP_LEVEL, proxy_events
 from workers.signer.case import Case
 from workers.signer.coverage import SweptLog
@@ -96,6 +104,8 @@ class _Shown:
 
 def _sweep(shown: _Shown, claimed: Sweep) -> int:
     log_index = shown.case.log_of(claimed)
+    if shown.case.is_native and claimed.from_address in shown.case.forwarders:
+        return _forwarded(shown, claimed, log_index)
     if shown.case.is_native:
         what = f"sweep {claimed.transaction_hash}"
         receipt = _value_transfer(shown, what, claimed.transaction_hash)
@@ -117,6 +127,26 @@ def _sweep(shown: _Shown, claimed: Sweep) -> int:
         ("amount", claimed.amount_units, transfer.amount),
     )
     return transfer.amount
+
+
+def _forwarded(shown: _Shown, claimed: Sweep, log_index: int) -> int:
+    """The chain's own coin that a forwarder sent, by its own log: it runs nothing but the delegate."""
+    what = f"sweep {claimed.transaction_hash} log {log_index}"
+    receipt = shown.receipt(what, claimed.transaction_hash)
+    log = next((each for each in receipt.logs if each.log_index == log_index), None)
+    if log is None or log.event != NATIVE_SWEPT_TOPIC or not receipt.succeeded:
+        raise shown.case.refused(f"{what} is no NativeSwept, says {shown.node}")
+    try:
+        treasury, wei = decode_native_swept(log)
+    except MalformedLog as error:
+        raise shown.case.refused(f"{what}: {error}") from None
+    shown.require(
+        what,
+        ("sender", claimed.from_address, log.address),
+        ("recipient", claimed.to_address, treasury),
+        ("amount", claimed.amount_units, wei),
+    )
+    return wei
 
 
 def _token_deposit(shown: _Shown, claimed: Deposit) -> int:
@@ -180,6 +210,9 @@ def _ever_held(shown: _Shown, address: str) -> int:
     All that it ever received is this at least; coins that left by no confirmed sweep are not counted.
     """
     deep = max(0, shown.found.head.number - shown.case.pinned.depth + 1)
+    if address in shown.case.forwarders:  # it pays no fee
+        swept = sum(each.amount_units for each in shown.case.sweeps if each.from_address == address)
+        return shown.client.balance(address, deep) + swept
     left = {each.transaction_hash for each in shown.case.sweeps if each.from_address == address}
     gone = [shown.receipt(f"sweep {each}", each) for each in left]
     return shown.client.balance(address, deep) + sum((each.value or 0) + each.fee for each in gone)
