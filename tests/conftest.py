@@ -69,8 +69,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def one_ssl_context() -> Iterator[None]:
     """httpx reads the public authorities for each client: 50 ms of processor time that tests on loopback have no use for."""
     nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    def one(**_: object) -> ssl.SSLContext:
+        return nobody
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("httpx._transports.default.create_ssl_context", lambda **_: nobody)
+        patch.setattr("httpx._transports.default.create_ssl_context", one)
         yield
 
 

@@ -14,7 +14,7 @@ from workers.demo.fleet import DevelopmentFleet
 from workers.demo.provision import StateFolderOfAnotherTreasury, TreasuryKind
 from workers.demo.run import PAYMENTS_DEFAULT, PAYMENTS_MAXIMUM, Demo, DemoResult, write_json
 from workers.demo.stages import STAGES, DemoStalled
-from workers.demo.sweep_strategies import STRATEGY_DEFAULT, DemoStrategy
+from workers.demo.sweep_strategies import STRATEGY_DEFAULT, DemoStrategy, StateFolderOfForwarders
 
 _MEANING = {
     "opened": "payment, offer and derived destination made",
@@ -41,7 +41,10 @@ def demo(
     ] = None,
     strategy: Annotated[
         DemoStrategy,
-        typer.Option(help="how deposits are swept; auto: whatever is cheapest, as the fleet does it in production"),
+        typer.Option(
+            help="how deposits are swept; auto: whatever is cheapest, as the fleet does it in production; create2_forwarder: "
+            "buyers pay to addresses that no key rules, which takes a Safe as treasury"
+        ),
     ] = STRATEGY_DEFAULT,
     keep: Annotated[bool, typer.Option("--keep", help="leave services and data running")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the result as JSON; - is stdout")] = None,
@@ -54,7 +57,7 @@ def demo(
     try:
         fleet = bring_up(console, treasury, strategy)
         result = _run(console, fleet, payments, webhooks=webhooks)
-    except (DemoStalled, StateFolderOfAnotherTreasury) as stalled:
+    except (DemoStalled, StateFolderOfAnotherTreasury, StateFolderOfForwarders) as stalled:
         console.print(str(stalled), style="red", soft_wrap=True)
         raise typer.Exit(1) from None
     finally:

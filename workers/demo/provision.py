@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from custody.chain import ChainClient
 from custody.destinations.derivation import account_xpub_from_seed, seed_from_phrase
-from custody.destinations.issuing import register_deposit_account
-from custody.ledger.house import ensure_house_account
+from custody.ledger.house import HouseKind, ensure_house_account
 from custody.ledger.seal_keys import new_seal_key
 from custody.settings.chains import NATIVE, Chain, Chains, SafeOwners, load_chains
 from custody.store.engine import open_engine, transaction
@@ -29,6 +28,7 @@ from workers.demo.software_devices import software_device
 from workers.demo.sweep_strategies import (
     STRATEGY_DEFAULT,
     DemoStrategy,
+    open_deposits,
     prepare_sweeps,
     set_strategy,
     sweep_strategy_line,
@@ -124,10 +124,13 @@ def provision(
     strategy: DemoStrategy | None = None,
 ) -> Provisioned:
     """Make what is missing and check what is there. A new folder gets an account as treasury unless told otherwise, and
-    sweeps in batches by EIP-7702; ``strategy`` changes how it sweeps from now on (``auto``: the cheapest way).
+    sweeps in batches by EIP-7702; ``strategy`` changes how it sweeps from now on (``auto``: the cheapest way). Forwarders
+    are a Safe's alone, so they make a new folder's treasury one.
 
-    Raises NotDevelopmentChain, StateFolderOfAnotherChain, or what a server says.
+    Raises NotDevelopmentChain, StateFolderOfAnotherChain, StateFolderOfAnotherTreasury, StateFolderOfForwarders, or what a
+    server says.
     """
+    kind_asked = treasury_kind or ("safe" if strategy == "create2_forwarder" else None)
     folder = StateFolder.open(services.state_dir)
     with folder.lock("provision"):
         keys = _make_secrets(folder)
@@ -146,7 +149,7 @@ def provision(
                 progress("deploying Request Network's proxy, USDC and a Tether-like token")
                 contracts = _deploy(services, chain, keys)
                 chain.set_balance(gas_payer, GAS_PAYER_WEI)
-                if treasury_kind == "safe":
+                if kind_asked == "safe":
                     treasury, owners = _make_safe(services, keys, progress)
                     chain.set_balance(release_payer, GAS_PAYER_WEI)
                 else:
@@ -158,7 +161,7 @@ def provision(
             chains = load_chains(chains_file)
             pinned = chains.chain(contracts.chain_id)
             treasury = pinned.treasury
-            _require_kind(pinned, treasury_kind, folder)
+            _require_kind(pinned, kind_asked, folder)
             progress("deploying the sweep contracts")
             prepare_sweeps(services, chain, keys.deployer_key, treasury, gas_payer, strategy)
             policy_dir = folder.root / _POLICY_DIR
@@ -175,24 +178,12 @@ def provision(
             )
             with transaction(admin) as connection:
                 _refuse_foreign_books(connection.execute(text(_FOREIGN_BOOKS), {"id": contracts.chain_id}).all())
-                for token in chains.chain(contracts.chain_id).tokens:
-                    connection.execute(
-                        text(
-                            "INSERT INTO fleet.tokens (chain_id, token, symbol, decimals) "
-                            "VALUES (:chain, :token, :symbol, :decimals) ON CONFLICT DO NOTHING"
-                        ),
-                        {
-                            "chain": contracts.chain_id,
-                            "token": token.address,
-                            "symbol": token.symbol,
-                            "decimals": token.decimals,
-                        },
-                    )
-                register_deposit_account(connection, deposit_xpub)
-                ensure_house_account(connection, contracts.chain_id, gas_payer, "gas_payer")
-                ensure_house_account(connection, contracts.chain_id, treasury, "treasury")
-                if pinned.safe is not None:
-                    ensure_house_account(connection, contracts.chain_id, release_payer, "release_payer")
+                _know_tokens(connection, pinned)
+                open_deposits(connection, chains, deposit_xpub, strategy)
+                payer = None if pinned.safe is None else release_payer
+                _open_houses(
+                    connection, contracts.chain_id, gas_payer=gas_payer, treasury=treasury, release_payer=payer
+                )
         finally:
             admin.dispose()
             client.close()
@@ -210,6 +201,24 @@ def provision(
         policy_dir,
         genesis_hash(policy_dir),
     )
+
+
+def _know_tokens(connection: Connection, chain: Chain) -> None:
+    for token in chain.tokens:
+        connection.execute(
+            text(
+                "INSERT INTO fleet.tokens (chain_id, token, symbol, decimals) "
+                "VALUES (:chain, :token, :symbol, :decimals) ON CONFLICT DO NOTHING"
+            ),
+            {"chain": chain.id, "token": token.address, "symbol": token.symbol, "decimals": token.decimals},
+        )
+
+
+def _open_houses(connection: Connection, chain_id: int, **addresses: str | None) -> None:
+    kinds: tuple[HouseKind, ...] = ("gas_payer", "treasury", "release_payer")
+    for kind in kinds:
+        if (address := addresses[kind]) is not None:
+            ensure_house_account(connection, chain_id, address, kind)
 
 
 _FOREIGN_BOOKS: Final = """
