@@ -110,7 +110,7 @@ def test_fees_are_shown_ordered_once_and_only_to_a_payee_that_approvers_signed(
     again = fleet("pay-fees", "--chain", "31337", "--token", "USDT")
     assert "No fees are to be paid out" in again.output
     made = scene.market.execute(
-        "SELECT recipient, amount FROM fleet.release_instructions WHERE purpose = 'fee_payout' AND payment_id = :p",
+        "SELECT recipient, amount FROM fleet.release_instructions WHERE purpose = 'platform_fee' AND payment_id = :p",
         p=payment,
     )
     assert [(row.recipient, row.amount) for row in made] == [(house, Decimal("2.5"))]
