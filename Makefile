@@ -13,6 +13,9 @@ LICENCE_TABLE := --from=mixed --format=markdown --order=name --ignore-packages a
 # Packages whose metadata names no licence: a person read the LICENSE file that they carry.
 LICENCES_READ := -e '/^| pytoniq-core-fork /s/UNKNOWN      /MIT (LICENSE)/'
 
+# A machine that forbids bytecode, as many container images do, would have each of our processes compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-long check contracts contracts-check third-party format bench up down fleet lock clean
 
