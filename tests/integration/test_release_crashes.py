@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import pytest
@@ -23,6 +23,7 @@ from custody.releases import (
     signing,
     step,
 )
+from tests.counts import declared
 from tests.dispute_scene import in_books, of_purpose, prove_address, resolve, work_on
 from tests.integration.test_cancelling import digests, request, require_cancelled
 from tests.release_scene import AMOUNT, UNITS, Scene
@@ -51,6 +52,10 @@ Death = Callable[[Callable[..., Any]], Callable[..., Any]]
 Boundary = tuple[Any, str, Death]
 
 
+STRIDE: Final = declared(1, 3)
+"""``make test-long`` dies at every boundary, ``make test`` at each third."""
+
+
 def boundary_name(each: object) -> str:
     return str(getattr(each, "__name__", each))
 
@@ -74,7 +79,7 @@ BOUNDARIES: list[Boundary] = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "how"), BOUNDARIES, ids=lambda each: getattr(each, "__name__", str(each)))
+@pytest.mark.parametrize(("owner", "name", "how"), BOUNDARIES[::STRIDE], ids=boundary_name)
 def test_a_death_at_any_boundary_pays_once(
     scene: Scene,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,7 +141,7 @@ SPLIT_BOUNDARIES: list[Boundary] = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "how"), CANCEL_BOUNDARIES, ids=boundary_name)
+@pytest.mark.parametrize(("owner", "name", "how"), CANCEL_BOUNDARIES[::STRIDE], ids=boundary_name)
 def test_a_death_at_any_boundary_of_a_cancel_pays_nobody(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, how: Death
 ) -> None:
@@ -158,7 +163,7 @@ def test_a_death_at_any_boundary_of_a_cancel_pays_nobody(
     scene.require_books_equal_chain()
 
 
-@pytest.mark.parametrize(("owner", "name", "how"), SPLIT_BOUNDARIES, ids=boundary_name)
+@pytest.mark.parametrize(("owner", "name", "how"), SPLIT_BOUNDARIES[::STRIDE], ids=boundary_name)
 def test_a_death_at_any_boundary_of_a_split_pays_each_part_once(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, how: Death
 ) -> None:
