@@ -180,38 +180,39 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_row_changed_after_approval_is_not_handed_out(approved_scene: Scene, name: str) -> None:
+def test_a_row_changed_after_approval_is_not_handed_out(approved_scene: Scene, subtests: pytest.Subtests) -> None:
     """R9, R19: the approvals are verified again over what the row says at hand-out."""
     scene = approved_scene
-    first, second = scene.payment(), scene.payment()
+    payments = [scene.payment() for _ in range(1 + len(CHANGES))]
     scene.run()
-    for payment in (first, second):
+    for payment in payments:
         scene.approve(payment, "ada", "bob")
     scene.run()
-    handed_out = scene.handed_out([first, second])
-    waiting = second if handed_out == first else first
-    assert scene.instruction(waiting).state == "ready"
-    column, value = CHANGES[name]
-    approved = scene.instruction(waiting)
-    scene.market.execute(
-        f"UPDATE fleet.release_instructions SET {column} = :value WHERE id = :id RETURNING id",
-        value=value(),
-        id=scene.instruction(waiting).id,
-    )
+    handed_out = scene.handed_out(payments)
+    waiting = [payment for payment in payments if payment != handed_out]
+    assert {scene.instruction(payment).state for payment in waiting} == {"ready"}
+    approved = {payment: scene.instruction(payment) for payment in waiting}
+    for payment, (column, value) in zip(waiting, CHANGES.values(), strict=True):
+        scene.market.execute(
+            f"UPDATE fleet.release_instructions SET {column} = :value WHERE id = :id RETURNING id",
+            value=value(),
+            id=approved[payment].id,
+        )
     scene.submit(handed_out, scene.sign(handed_out))
     scene.due_now()
     scene.run()
     assert scene.instruction(handed_out).state == "final"
-    now = scene.instruction(waiting)
-    assert scene.release_entries(waiting) == [("reserve", AMOUNT)]
-    if now.state == "handed_out":
-        # Put before its approvers anew, it says again what they agreed to, to the letter.
-        assert getattr(now, column) == getattr(approved, column)
-        assert now.intent_hash == approved.intent_hash
-    else:
-        assert now.state in {"awaiting_approval", "ready"}
-        assert now.unsigned_bytes is None
+    for payment, (name, (column, _)) in zip(waiting, CHANGES.items(), strict=True):
+        with subtests.test(name):
+            now = scene.instruction(payment)
+            assert scene.release_entries(payment) == [("reserve", AMOUNT)]
+            if now.state == "handed_out":
+                # Put before its approvers anew, it says again what they agreed to, to the letter.
+                assert getattr(now, column) == getattr(approved[payment], column)
+                assert now.intent_hash == approved[payment].intent_hash
+            else:
+                assert now.state in {"awaiting_approval", "ready"}
+                assert now.unsigned_bytes is None
 
 
 def test_an_approver_revoked_mid_quorum_counts_no_more(approved_scene: Scene) -> None:

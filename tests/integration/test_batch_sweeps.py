@@ -18,7 +18,7 @@ from workers.demo.contracts import mint
 from workers.demo.development_chain import ETHER
 
 UNIT = 1_000_000
-CRASH_STRIDE = declared(1, 9)  # make test-long dies at every place
+CRASH_STRIDE = declared(1, 25)  # make test-long dies at every place
 WAYS = [
     ("eip7702_batch", "usdt"), ("eip7702_batch", "usdc"), ("eip3009_batch", "usdc"), ("create2_forwarder", "usdt"),
 ]  # fmt: skip
@@ -143,7 +143,7 @@ def test_a_delegated_address_needs_no_tuple_and_signs_for_no_token(world: World,
     fleet.assert_books_equal_chain()
 
 
-@pytest.mark.parametrize("way", [*WAYS[:2], WAYS[3]], ids="-".join)
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[3]], ids="-".join)
 def test_one_bad_of_twenty_leaves_nineteen_swept_in_the_same_transaction(
     world: World, database: Database, way: tuple[str, str]
 ):

@@ -14,7 +14,7 @@ from custody.trezor import UnsignedTransaction
 from tests.counts import Counts, declared
 from tests.release_scene import AMOUNT, UNITS, Scene
 
-ROUNDS = declared(1_000, 12)
+ROUNDS = declared(1_000, 4)
 
 
 def request(scene: Scene, payment: UUID, kind: Any = "cancel") -> bool:

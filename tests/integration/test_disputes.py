@@ -16,7 +16,7 @@ from tests.counts import Counts, declared
 from tests.dispute_scene import entries, in_books, resolve, work_on
 from tests.release_scene import AMOUNT, UNITS, Scene
 
-RACES = declared(1_000, 10)
+RACES = declared(1_000, 4)
 AT_ONCE = 32
 
 
