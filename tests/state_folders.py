@@ -24,12 +24,17 @@ def state_folder(name: str, variable: str) -> Path:
     in_memory = MEMORY / f"amanat-fleet-{os.getuid()}-{sha256(str(kept).encode()).hexdigest()[:12]}"
     has_room = MEMORY.is_dir() and (in_memory.exists() or shutil.disk_usage(MEMORY).free >= FREE_BYTES_MINIMUM)
     folder = (Path(given).resolve() if given else (in_memory if has_room else kept) / name) / PROCESS
-    packages = kept / "test-packages"
-    for each in (packages, folder):
-        each.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    share_packages(folder)
+    return folder
+
+
+def share_packages(folder: Path) -> None:
+    """Have a state folder use the npm packages that the checkout's tests have fetched already."""
+    packages = Path(".fleet").resolve() / "test-packages"
+    packages.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (folder / "npm").exists():
         (folder / "npm").symlink_to(packages)
-    return folder
 
 
 def forget(folder: Path) -> None:

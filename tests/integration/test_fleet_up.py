@@ -15,6 +15,7 @@ import pytest
 from psycopg import sql
 
 from tests.conftest import Database
+from tests.state_folders import share_packages
 from workers.embedded import services as embedded
 from workers.embedded.postgres import maintenance_url
 from workers.embedded.role_passwords import ensure_role_passwords
@@ -26,6 +27,7 @@ def folder(tmp_path: Path, role_passwords: Path) -> Iterator[Path]:
     """A new state folder with this server's role passwords: login roles belong to a server, not to a database."""
     made = tmp_path / "state"
     made.mkdir(mode=0o700)
+    share_packages(made)
     shutil.copytree(role_passwords, ensure_role_passwords(made), dirs_exist_ok=True)
     yield made
     embedded.down(made)
