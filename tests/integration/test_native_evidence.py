@@ -230,4 +230,4 @@ def test_what_only_a_balance_told_counts_as_far_as_the_address_held_it(scene: Na
         case = Case(
             checked, evidence.model_copy(update={"deposits": (deposit.model_copy(update=changes),)}), trust, pinned
         )
-        assert look(case, [scene.chain.rpc_url]).deposited == counted
+        assert look(case, [scene.chain.rpc_url]).deposited == {str(payment): counted}

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 import typer
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from typer.testing import CliRunner
 
 from custody.destinations.audit import audit_destinations
@@ -107,7 +107,8 @@ def test_one_guard_stops_and_two_devices_let_go(addresses: Addresses) -> None:
     addresses.sign(action, "ada")
     with pytest.raises(ActionRefused, match="ada signed"):
         addresses.let_go(action)
-    addresses.sign(action, "ada")  # once more is no second person
+    with pytest.raises(IntegrityError, match="approvals_one_a_person"):
+        addresses.sign(action, "ada")  # once more is no second person
     with pytest.raises(ActionRefused, match="ada signed"):
         addresses.let_go(action)
     addresses.sign(action, "cyd")

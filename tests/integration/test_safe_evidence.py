@@ -267,7 +267,7 @@ def test_the_trust_file_is_the_last_word_on_the_safe(scene: SafeSignerScene, cli
         ({"safe": {**pins, "guard": OTHER}}, "its guard is not set, pinned is"),
         ({"safe": {**pins, "fallback_handler": OTHER}}, "its fallback handler is"),
         ({"safe": {**pins, "owner": scene.owners[1].address}}, "the expected one is"),
-        ({"treasury": key("eve").address}, "the chains file says treasury"),
+        ({"treasury": key("eve").address}, f"say {key('eve').address} (trust file)"),
     )
     for changed, words in changes:
         scene.write_trust(chains=[{**chain, **changed}])

@@ -371,7 +371,7 @@ def test_the_trust_file_is_the_last_word_over_the_chains_file(
     scene.handed_out_payment()
     [chain] = scene.trust_said()["chains"]
     for changed, words in (
-        ({"treasury": key("eve").address}, "the chains file says treasury"),
+        ({"treasury": key("eve").address}, f"say {key('eve').address} (trust file)"),
         ({"genesis_hash": random_hash()}, "the chains file says genesis_hash"),
         ({"id": 1}, "chain 31337 is not in the trust file"),
         ({"tokens": [chain["tokens"][0]]}, "is not in the trust file"),
