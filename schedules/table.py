@@ -75,7 +75,7 @@ SCHEDULES: Final = (
         "housekeeping.tidy",
         "housekeeping",
         60,
-        "Slots of schedules are kept for an hour only.",
+        "Slots of schedules are kept for an hour only, and rows that MongoDB drops by TTL go here too.",
     ),
     Schedule(
         AUDIT_SCHEDULE,

@@ -17,6 +17,7 @@ from custody.providers.request_network import PAYMENTS_SCHEDULE
 from custody.sessions import purge_challenges
 from custody.settings.environment import FleetSettings
 from custody.store.engine import transaction
+from custody.store.expiry import purge_expired
 from custody.store.schedule_runs import purge
 from tasks.doors import Door, Step
 
@@ -38,10 +39,11 @@ _OLDEST_UNRUNG = text(
 
 
 def tidy(engine: Engine, now: datetime) -> int:
-    """Purge old claims of schedules, and alarm when the relay rings no more. Returns the rows deleted."""
+    """Purge old claims of schedules and what MongoDB's TTL drops there, and alarm when the relay rings no more. Returns the rows deleted."""
     with transaction(engine) as connection:
         purged = purge(connection, now=now, older_than=SCHEDULE_RUNS_KEPT, limit=PURGE_LIMIT)
         purged += purge_challenges(connection, now - CHALLENGES_KEPT)
+        purged += purge_expired(connection, now=now, limit=PURGE_LIMIT)
         oldest: datetime | None = connection.execute(_OLDEST_UNRUNG).scalar()
         unsealed = seal_lag(connection, now)
     if oldest is not None and now - oldest > OUTBOX_PATIENCE:

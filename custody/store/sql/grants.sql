@@ -163,6 +163,9 @@ GRANT UPDATE (used_at) ON fleet.registration_invitations TO fleet_housekeeping;
 GRANT DELETE ON fleet.signer_challenges TO fleet_housekeeping;
 GRANT SELECT, INSERT, UPDATE (active, device_label, updated_at) ON public.trezor_accounts TO fleet_housekeeping;
 GRANT SELECT (id, status) ON public.users TO fleet_housekeeping;
+-- What MongoDB drops by TTL is purged here too, unread.
+GRANT SELECT (id, created_at), DELETE ON public.notifications TO fleet_housekeeping;
+GRANT SELECT (id, expires_at), DELETE ON public.telegram_sessions TO fleet_housekeeping;
 -- Rows that do not come from their account's xpub are put aside (R20).
 GRANT SELECT ON public.derived_destinations TO fleet_housekeeping;
 GRANT UPDATE (status, quarantine_reason, updated_at) ON public.derived_destinations TO fleet_housekeeping;
