@@ -1,7 +1,7 @@
 """What the marketplace says of a purchase request and its disputes, read where it is kept today (design §3).
 
 ``repo_dispute`` and ``repo_marketplace`` say where: ``mongo`` and ``dual`` read MongoDB (from the primary, with
-majority concern, R14), ``pg`` reads Postgres. A source that does not answer in time is SourceUnreadable: the
+majority concern, R14), ``pg`` reads Postgres; ``dual`` reads Postgres too, and counts where it says otherwise. A source that does not answer in time is SourceUnreadable: the
 releases that need it wait with that reason, nothing else does.
 """
 
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from custody.releases.dispute_outcomes import CLOSED, Outcome, Undecided, outcome_of
+from custody.releases.shadow_reads import compare
 from custody.settings.environment import Store
 from custody.store.engine import forbid_inside_transaction, transaction
 
@@ -82,6 +83,14 @@ class Dispute:
     def outcome(self) -> Outcome | None:
         """How it ended, None while it is open. Raises Undecided when people must decide."""
         return None if self.is_open else outcome_of(self.resolution)
+
+    @property
+    def said(self) -> tuple[str, str, str]:
+        """What two stores must agree on: its name, its status, and how it ended."""
+        try:
+            return self.id, self.status, str(self.outcome())
+        except Undecided as error:
+            return self.id, self.status, str(error)
 
     @property
     def why_it_stops(self) -> str | None:
@@ -175,26 +184,42 @@ class Sources:
         if not wanted:
             return {}
         read_at = time.monotonic()
-        requests = self._requests(wanted)
-        disputes = self._disputes(wanted)
-        settled = self._settled(wanted) if disputes else frozenset[tuple[UUID, str]]()
-        found = {
-            reference.payment_id: next((requests[name] for name in reference.names if name in requests), (None, None))
-            for reference in wanted
-        }
-        return {
-            reference.payment_id: Reading(
-                found[reference.payment_id][0],
-                tuple(
-                    replace(dispute, is_settled=(reference.payment_id, dispute.id) in settled)
-                    for name in reference.names
-                    for dispute in disputes.get(name, ())
-                ),
+        requests = self._requests(wanted, self.repo_marketplace)
+        disputes = self._disputes(wanted, self.repo_dispute)
+        settled = self._settled(wanted) if any(disputes.values()) else frozenset[tuple[UUID, str]]()
+        readings = {
+            payment: Reading(
+                status,
+                tuple(replace(dispute, is_settled=(payment, dispute.id) in settled) for dispute in disputes[payment]),
                 read_at,
-                found[reference.payment_id][1],
+                delivered_at,
             )
-            for reference in wanted
+            for payment, (status, delivered_at) in requests.items()
         }
+        self._shadow(wanted, requests, disputes)
+        return readings
+
+    def _shadow(
+        self,
+        wanted: Sequence[RequestReference],
+        requests: Mapping[UUID, tuple[str | None, datetime | None]],
+        disputes: Mapping[UUID, Sequence[Dispute]],
+    ) -> None:
+        """Compare with Postgres what a domain that is written to both stores was answered by MongoDB."""
+        try:
+            if self.repo_marketplace == "dual":
+                compare(self.engine, "marketplace", requests, self._requests(wanted, "pg"))
+            if self.repo_dispute == "dual":
+                shadows = self._disputes(wanted, "pg")
+                said = {payment: sorted(each.said for each in found) for payment, found in disputes.items()}
+                compare(
+                    self.engine,
+                    "dispute",
+                    said,
+                    {payment: sorted(each.said for each in found) for payment, found in shadows.items()},
+                )
+        except (SourceUnreadable, DBAPIError) as error:
+            log.warning("shadow_unreadable", error=type(error).__name__)
 
     def names_in_dispute(self) -> list[str]:
         """The purchase requests that an open dispute names, as their texts. Raises SourceUnreadable."""
@@ -227,9 +252,12 @@ class Sources:
         if self.mongo is not None:
             self.mongo.close()
 
-    def _requests(self, wanted: Sequence[RequestReference]) -> Mapping[str, tuple[str, datetime | None]]:
-        """Status and time of delivery of each request, by the id it is kept under."""
-        if self.repo_marketplace == "pg":
+    def _requests(
+        self, wanted: Sequence[RequestReference], store: Store
+    ) -> dict[UUID, tuple[str | None, datetime | None]]:
+        """Status and time of delivery of each payment's request; None where there is no such request."""
+        found: dict[str, tuple[str, datetime | None]] = {}
+        if store == "pg":
             with self._postgres() as connection:
                 rows = connection.execute(
                     text(
@@ -237,38 +265,42 @@ class Sources:
                     ),
                     {"ids": [each.request_id for each in wanted if each.request_id]},
                 )
-                return {row.id: (row.status, row.delivered_at) for row in rows}
-        names = [name for each in wanted for name in (each.legacy_object_id, each.external_ref) if name]
-        fields = {"status": 1, "deliveredAt": 1}
-        found = self._find("purchaserequests", {"_id": {"$in": _either_type(names)}}, fields)
+                found = {row.id: (row.status, row.delivered_at) for row in rows}
+        else:
+            names = [name for each in wanted for name in (each.legacy_object_id, each.external_ref) if name]
+            for document in self._find(
+                "purchaserequests", {"_id": {"$in": _either_type(names)}}, {"status": 1, "deliveredAt": 1}
+            ):
+                found[str(document["_id"])] = (str(document.get("status")), _time(document.get("deliveredAt")))
         return {
-            str(document["_id"]): (str(document.get("status")), _time(document.get("deliveredAt")))
-            for document in found
+            each.payment_id: next((found[name] for name in each.names if name in found), (None, None))
+            for each in wanted
         }
 
-    def _disputes(self, wanted: Sequence[RequestReference]) -> Mapping[str, list[Dispute]]:
+    def _disputes(self, wanted: Sequence[RequestReference], store: Store) -> dict[UUID, list[Dispute]]:
+        """The disputes of each payment's request. One keeps its name in both stores: the books know it by that."""
         names = [name for each in wanted for name in each.names]
         found: dict[str, list[Dispute]] = {}
-        if self.repo_dispute == "pg":
+        if store == "pg":
             with self._postgres() as connection:
                 for row in connection.execute(
                     text(
-                        "SELECT id::text, purchase_request_id, status, resolution "
+                        "SELECT coalesce(legacy_object_id, id::text) AS id, purchase_request_id, status, resolution "
                         "FROM public.disputes WHERE purchase_request_id = ANY (:names)"
                     ),
                     {"names": names},
                 ):
                     found.setdefault(row.purchase_request_id, []).append(Dispute(row.id, row.status, row.resolution))
-            return found
-        for document in self._find(
-            "disputes",
-            {"purchaseRequestId": {"$in": _either_type(names)}},
-            {"purchaseRequestId": 1, "status": 1, "resolution": 1},
-        ):
-            found.setdefault(str(document["purchaseRequestId"]), []).append(
-                Dispute(str(document["_id"]), str(document.get("status")), document.get("resolution"))
-            )
-        return found
+        else:
+            for document in self._find(
+                "disputes",
+                {"purchaseRequestId": {"$in": _either_type(names)}},
+                {"purchaseRequestId": 1, "status": 1, "resolution": 1},
+            ):
+                found.setdefault(str(document["purchaseRequestId"]), []).append(
+                    Dispute(str(document["_id"]), str(document.get("status")), document.get("resolution"))
+                )
+        return {each.payment_id: [dispute for name in each.names for dispute in found.get(name, ())] for each in wanted}
 
     def _postgres(self) -> Any:
         return _PostgresReading(self.engine)
