@@ -16,6 +16,7 @@ from custody.payments.chain_waits import Wait, chains_of, waits_for_chain, waits
 from custody.payments.release_waits import waits_for_disputes, waits_for_release, waits_for_sanctions
 from custody.payments.standing import OPEN_STATUSES
 from custody.payments.waiting import Waiting, WatchedChain, waiting
+from custody.quotes import QuoteStory, quote_of
 
 
 class PaymentUnknown(LookupError):
@@ -47,6 +48,7 @@ class Story:
     waits: list[Wait]
     depths: list[Waiting]
     chains: list[WatchedChain]
+    quote: QuoteStory | None
 
 
 def find_payment(connection: Connection, name: str) -> UUID:
@@ -108,6 +110,7 @@ def tell(connection: Connection, payment_id: UUID) -> Story:
         waits=waits,
         depths=depths,
         chains=chains,
+        quote=quote_of(connection, payment_id, connection.execute(text("SELECT clock_timestamp()")).scalar_one()),
     )
 
 
