@@ -40,7 +40,9 @@ def wanted(owed: str, currency: str = "USD", symbol: str = "USDC", decimals: int
     return Wanted(Decimal(owed), currency, 1, TOKEN, symbol, decimals)
 
 
-def quote(what: Wanted, *answers: Answer, anchors: Mapping[str, Sequence[Decimal]] | None = None, **bounds: Any) -> Quote:
+def quote(
+    what: Wanted, *answers: Answer, anchors: Mapping[str, Sequence[Decimal]] | None = None, **bounds: Any
+) -> Quote:
     limits = Bounds(**{**{name: getattr(BOUNDS, name) for name in BOUNDS.__slots__}, **bounds})
     return decide(what, answers, anchors=anchors or {}, bounds=limits, now=NOW)
 
