@@ -27,6 +27,7 @@ from custody.store.mongo import open_mongo
 from tasks.housekeeping import build_quotes
 from tests.conftest import Database
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace, object_id
+from tests.payment_scene import waits
 from tests.policy_files import NOW
 from tests.quote_scene import BOUNDS, PriceFolder, Told, ask_for_object, asked, quote_round, unrouted
 from workers.cli import payments as explain_commands
@@ -211,6 +212,7 @@ def test_what_is_refused_is_tried_again_says_why_and_is_dead_work_after_a_while(
     assert (row.state, row.bound, row.attempts) == ("asked", "sources", 1)
     assert row.reason == "USDC/USD has 0 usable sources of the 1 it needs: told: it says nothing today"
     assert market.execute("SELECT count(*) AS n FROM fleet.dead_work")[0].n == 0
+    assert (f"its quote: {row.reason}", "usable sources: fleet quotes sources") in waits(market, payment)
     quote_round(database, silent, attempts_limit=2)
     [dead] = market.execute("SELECT * FROM fleet.dead_work WHERE resolved_at IS NULL")
     assert (dead.subject_kind, dead.subject_id, dead.payment_id) == ("quote", str(row.id), payment)
