@@ -26,18 +26,21 @@ GAP_OP: Final = "quote"
 _QUEUE: Final = "housekeeping"
 _KIND: Final = "quote"
 
+# now() and not clock_timestamp(): a volatile time would keep payments_escrow_state from being used.
 _ENLIST: Final = text(
     f"""
     INSERT INTO fleet.quotes (payment_id, owed, currency, chain_id, token, asked_by)
     SELECT p.id, o.price_amount, o.price_currency, t.chain_id, t.token, 'the payment''s offer'
     FROM public.payments p JOIN public.seller_offers o ON o.id = p.seller_offer_id
     JOIN fleet.tokens t ON t.chain_id = p.chain_id AND lower(t.token) = lower(p.token_address)
-    WHERE p.escrow_state IS NULL AND p.updated_at > clock_timestamp() - interval '{WINDOW}'
+    WHERE p.escrow_state IS NULL AND p.updated_at > now() - interval '{WINDOW}'
       AND p.status = 'pending' AND p.direction = 'in' AND o.price_amount > 0 AND t.symbol = ANY(:settling)
       AND NOT EXISTS (SELECT FROM fleet.payment_routes r WHERE r.payment_id = p.id)
       AND NOT EXISTS (SELECT FROM public.payment_quotes q WHERE q.payment_id = p.id)
-      AND NOT EXISTS (SELECT FROM fleet.quotes f WHERE f.payment_id = p.id OR f.payment_object_id = p.legacy_object_id
-          OR f.payment_object_id IN (SELECT m.legacy_object_id FROM public.id_map m WHERE m.new_id = p.id))
+      AND NOT EXISTS (SELECT FROM fleet.quotes f WHERE f.payment_id = p.id)
+      AND NOT EXISTS (SELECT FROM fleet.quotes f WHERE f.payment_object_id = p.legacy_object_id)
+      AND NOT EXISTS (SELECT FROM public.id_map m JOIN fleet.quotes f ON f.payment_object_id = m.legacy_object_id
+                      WHERE m.new_id = p.id)
     ORDER BY p.updated_at LIMIT :limit ON CONFLICT DO NOTHING
     """  # noqa: S608 - the window is the constant above
 )
@@ -122,17 +125,19 @@ _SETTLED: Final = text(
 )
 _PARENT: Final = text(
     """
-    SELECT p.id FROM public.payments p WHERE (p.legacy_object_id = :object_id OR p.id IN (
-        SELECT m.new_id FROM public.id_map m WHERE m.collection = 'payments' AND m.legacy_object_id = :object_id))
-      AND NOT EXISTS (SELECT FROM fleet.quotes o WHERE o.payment_id = p.id)
+    SELECT p.id FROM (
+        SELECT l.id FROM public.payments l WHERE l.legacy_object_id = :object_id
+        UNION SELECT i.id FROM public.id_map m JOIN public.payments i ON i.id = m.new_id
+        WHERE m.collection = 'payments' AND m.legacy_object_id = :object_id) p
+    WHERE NOT EXISTS (SELECT FROM fleet.quotes o WHERE o.payment_id = p.id)
     """
 )
 _ORPHANS: Final = text(
     """
-    SELECT q.id, q.payment_object_id, p.id AS payment_id FROM fleet.quotes q JOIN public.payments p
-      ON p.legacy_object_id = q.payment_object_id OR p.id IN (
-        SELECT m.new_id FROM public.id_map m
-        WHERE m.collection = 'payments' AND m.legacy_object_id = q.payment_object_id)
+    SELECT q.id, q.payment_object_id, p.id AS payment_id FROM fleet.quotes q, LATERAL (
+        SELECT l.id FROM public.payments l WHERE l.legacy_object_id = q.payment_object_id
+        UNION SELECT i.id FROM public.id_map m JOIN public.payments i ON i.id = m.new_id
+        WHERE m.collection = 'payments' AND m.legacy_object_id = q.payment_object_id) p
     WHERE q.state = 'quoted' AND q.payment_id IS NULL
       AND NOT EXISTS (SELECT FROM fleet.quotes o WHERE o.payment_id = p.id) ORDER BY q.id LIMIT :limit FOR UPDATE OF q SKIP LOCKED
     """
