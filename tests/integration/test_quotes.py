@@ -199,6 +199,27 @@ def test_a_quote_that_was_given_is_never_changed(database: Database, market: Mar
         market.execute(change)
 
 
+PAST_ITS_STEP = (
+    ("fleet_housekeeping", "UPDATE public.payment_quotes SET settle_amount = 1"),
+    ("fleet_housekeeping", "UPDATE fleet.quotes SET owed = 1"),
+    ("fleet_housekeeping", "UPDATE public.payments SET amount = 1"),
+    ("fleet_housekeeping", "INSERT INTO fleet.accepted_documents (kind, version, hash) VALUES ('policy', 9, 'x')"),
+    ("fleet_housekeeping", "UPDATE fleet.accepted_price_files SET version = 9"),
+    ("fleet_operator", "UPDATE fleet.quotes SET state = 'dropped'"),
+    ("fleet_operator", "INSERT INTO public.payment_quotes DEFAULT VALUES"),
+    ("fleet_operator", "INSERT INTO fleet.accepted_price_files (version, hash) VALUES (1, 'x')"),
+    ("fleet_mirror", "UPDATE fleet.quotes SET owed = 1"),
+    ("fleet_webhooks", "SELECT * FROM fleet.quotes"),
+    ("fleet_ingress", "SELECT * FROM public.payment_quotes"),
+)
+
+
+def test_no_role_reaches_past_its_step_of_a_quote(database: Database) -> None:
+    for role, statement in PAST_ITS_STEP:
+        with database.engine(role).connect() as connection, pytest.raises(DBAPIError, match="permission denied"):
+            connection.execute(text(statement))
+
+
 # Refused, and waiting for people -----------------------------------------------------------------------------------
 
 
