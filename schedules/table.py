@@ -10,6 +10,7 @@ from typing import Any, Final
 from custody.alarms import ALARMS_SCHEDULE
 from custody.destinations.audit import AUDIT_SCHEDULE
 from custody.providers.request_network import PAYMENTS_SCHEDULE
+from custody.quotes import QUOTES_SCHEDULE
 from custody.store.outbox import Queue
 
 EXPIRY_PERIODS: Final = 3
@@ -97,6 +98,13 @@ SCHEDULES: Final = (
         "housekeeping",
         120,
         "Request Network drops a webhook after about 21 s; its API still lists the payment. Off without its key.",
+    ),
+    Schedule(
+        QUOTES_SCHEDULE,
+        "housekeeping.tidy",
+        "housekeeping",
+        5,
+        "The backend opens payments without ringing, and a buyer waits for the price. Off unless ORACLE_QUOTING_ENABLED.",
     ),
 )
 

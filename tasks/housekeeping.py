@@ -1,6 +1,6 @@
 """Queue housekeeping: what is kept only for a while goes, what has waited too long is said aloud, registrations of
-Trezors are judged, new destinations are audited, alarms are delivered, and Request Network is asked for payments whose
-webhook was lost: a server that hangs holds up nobody here."""
+Trezors are judged, new destinations are audited, alarms are delivered, quotes are made, and Request Network is asked for
+payments whose webhook was lost: a server or a node that hangs holds up nobody's money here."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -14,6 +14,7 @@ from custody.alarms import ALARMS_SCHEDULE, Alarm
 from custody.destinations.audit import AUDIT_SCHEDULE, audit_destinations
 from custody.ledger.seal_lag import seal_lag
 from custody.providers.request_network import PAYMENTS_SCHEDULE
+from custody.quotes import QUOTES_SCHEDULE, Bounds
 from custody.sessions import purge_challenges
 from custody.settings.environment import FleetSettings
 from custody.store.engine import transaction
@@ -132,11 +133,35 @@ def build_reconciliation(engine: Engine, settings: FleetSettings) -> Step:
     return lambda: reconcile(engine, api, lambda: datetime.now(UTC))
 
 
+def build_quotes(engine: Engine, settings: FleetSettings) -> Step:
+    """One step: quotes that are due. Nothing at all unless ORACLE_QUOTING_ENABLED. Raises SettingsError."""
+    if not settings.oracle_quoting_enabled:
+        return lambda: 0
+    from custody.quotes.quoting import open_sources, run_once
+
+    sources = open_sources(settings, engine, accepts=True)
+    bounds = Bounds.of(settings)
+    return lambda: run_once(
+        engine,
+        sources,
+        bounds,
+        lambda: datetime.now(UTC),
+        settings.claim_limit,
+        attempts_limit=settings.work_attempts_limit,
+    )
+
+
 _door = Door("housekeeping", build)
 _audit = Door("housekeeping", build_audit)
 _alarms = Door("housekeeping", build_alarms)
 _reconciliation = Door("housekeeping", build_reconciliation)
-_BY_SCHEDULE: Final = {ALARMS_SCHEDULE: _alarms, AUDIT_SCHEDULE: _audit, PAYMENTS_SCHEDULE: _reconciliation}
+_quotes = Door("housekeeping", build_quotes)
+_BY_SCHEDULE: Final = {
+    ALARMS_SCHEDULE: _alarms,
+    AUDIT_SCHEDULE: _audit,
+    PAYMENTS_SCHEDULE: _reconciliation,
+    QUOTES_SCHEDULE: _quotes,
+}
 
 
 @shared_task(name="housekeeping.tidy")

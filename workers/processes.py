@@ -65,7 +65,8 @@ _WORKER_NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "mirror": ("mongo_url",),
 }
 _WORKER_MAY_HAVE: Final[Mapping[str, tuple[str, ...]]] = {
-    "housekeeping": ("request_network_api_key_file", "alarm_webhook_url", "alarm_webhook_secret_file"),
+    # The chains file is for quotes alone, and only where they are on.
+    "housekeeping": ("request_network_api_key_file", "alarm_webhook_url", "alarm_webhook_secret_file", "chains_file"),
     "releases": ("release_payer_key_file",),
 }
 

@@ -225,8 +225,8 @@ def issue_route(
 
     ``expected`` in whole tokens; ``payment_reference`` 0x and 16 hex digits, as Request Network returns it.
     The address is handed out only after this transaction has committed (L12).
-    Raises IssuingRefused for an unknown payment or token, or a payment that has another route; InvalidAmount for
-    more decimals than the token has.
+    Raises IssuingRefused for an unknown payment or token, a payment that has another route, or one whose quote says
+    another amount or has expired; InvalidAmount for more decimals than the token has.
     """
     if not _REFERENCE.fullmatch(payment_reference):
         raise IssuingRefused("payment_reference: expected 0x and 16 hex digits (8 bytes)")
@@ -250,6 +250,7 @@ def issue_route(
     if payment is None:
         raise IssuingRefused(f"there is no payment {payment_id}")
     offer = OfferRef(payment.kind, payment.seller_offer_id, payment.seller_offer_external_ref)
+    _require_quoted(connection, payment_id, chain_id=chain_id, token=token, expected=expected)
     destination = issue_destination(connection, buyer_id=payment.buyer_id, offer=offer, chain_id=chain_id)
     values = {
         "payment": payment_id,
@@ -285,6 +286,29 @@ def issue_route(
     if same is None:
         raise IssuingRefused(f"payment {payment_id} already has a route with other values; it is never changed")
     return Route(payment_id, destination, token, expected, topic)
+
+
+def _require_quoted(connection: Connection, payment_id: UUID, *, chain_id: int, token: str, expected: Decimal) -> None:
+    """A payment that the fleet quoted expects what was quoted, whatever its client says (facts §7)."""
+    quote = connection.execute(
+        text(
+            "SELECT chain_id, token, settle_amount, expires_at, expires_at <= clock_timestamp() AS is_over FROM fleet.quotes "
+            "WHERE payment_id = :id AND state = 'quoted' AND NOT EXISTS ("
+            "SELECT FROM fleet.payment_routes r WHERE r.payment_id = :id)"
+        ),
+        {"id": payment_id},
+    ).one_or_none()
+    if quote is None:
+        return
+    if (quote.chain_id, quote.token, quote.settle_amount) != (chain_id, token, expected):
+        raise IssuingRefused(
+            f"payment {payment_id} was quoted {quote.settle_amount.normalize():f} of {quote.token} on chain {quote.chain_id}, "
+            f"not {expected.normalize():f} of {token} on chain {chain_id}"
+        )
+    if quote.is_over:
+        raise IssuingRefused(
+            f"payment {payment_id}'s quote expired {quote.expires_at:%Y-%m-%d %H:%M:%S} UTC: open another payment for a new price"
+        )
 
 
 def _find(connection: Connection, key: dict[str, Any]) -> Destination | None:

@@ -105,7 +105,7 @@ def _write(database: Database[Document], jobs: list[Job], version: int) -> None:
         mine = [job for job in jobs if job.claimed.collection == name and job.write is not None]
         sent = [job for job in mine if _encodable(job, version)]
         if sent:
-            _write_collection(database, name, sent, version)
+            _write_collection(database, SUBJECTS[name].into or name, sent, version)
 
 
 def _encodable(job: Job, version: int) -> bool:

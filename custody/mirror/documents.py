@@ -69,12 +69,15 @@ class Subject:
     write: Callable[[Row, Identities], Write]
     listed: Mapping[str, str] = field(default_factory=dict[str, str])
     """Columns that hold a list of ids, and the collection of each."""
+    into: str | None = None
+    """The MongoDB collection, where it is another's: a row of such a subject has no ObjectId of its own."""
 
     def read(self, connection: Connection, ids: list[UUID]) -> tuple[list[Row], Identities]:
         """The present state of these rows, and the ObjectIds of all they refer to."""
         rows = list(connection.execute(text(self.query), {"ids": ids}))
         identities = Identities()
-        identities.resolve(connection, self.collection, [row.id for row in rows])
+        if self.into is None:
+            identities.resolve(connection, self.collection, [row.id for row in rows])
         for column, collection in self.references.items():
             identities.resolve(connection, collection, [getattr(row, column) for row in rows])
         for column, collection in self.listed.items():
@@ -126,6 +129,8 @@ def _payment(row: Row, ids: Identities) -> Write:
             "blockchain.sender": row.sender,
             "blockchain.confirmations": row.confirmations,
             "updatedAt": row.updated_at,
+            # Absent, not removed: a quote that the fleet did not make is the backend's own.
+            **({} if row.quote is None else {"quote": _quote(row.quote)}),
         },
         create_only={
             **_parties(row, ids),
@@ -142,6 +147,24 @@ def _payment(row: Row, ids: Identities) -> Write:
             "createdAt": row.created_at,
         },
     )
+
+
+def _quote(said: Mapping[str, Any]) -> dict[str, Any]:
+    """``Payment.quote``, the copy of payment_quotes (facts §1.1, §1.2)."""
+    return {
+        "fxRate": money(Decimal(said["fx_rate"])),
+        "tokenPriceUsd": money(Decimal(said["token_price_usd"])),
+        "depegAdjustmentBps": said["depeg_adjustment_bps"],
+        "settleAmount": money(Decimal(said["settle_amount"])),
+        "chainId": said["chain_id"],
+        "tokenAddress": said["token"],
+        "expiresAt": datetime.fromisoformat(said["expires_at"]),
+    }
+
+
+def _quote_without_payment(row: Row, _: Identities) -> Write:
+    """The quote of a payment that only MongoDB has: that document is the backend's, and gets nothing else."""
+    return Write(ObjectId(row.payment_object_id), fleet={"quote": _quote(row.quote)}, creates=False)
 
 
 def _ledger_entry(row: Row, ids: Identities) -> Write:
@@ -243,6 +266,11 @@ _REFERENCE_COLUMNS: Final = """purchase_request_ref_kind::text, purchase_request
         seller_offer_ref_kind::text, seller_offer_id, seller_offer_external_ref,
         seller_ref_kind::text, seller_id, seller_external_ref"""
 
+_QUOTE_COLUMNS: Final = """jsonb_build_object('fx_rate', trim_scale(q.fx_rate)::text,
+        'token_price_usd', trim_scale(q.token_price_usd)::text, 'depeg_adjustment_bps', q.depeg_adjustment_bps,
+        'settle_amount', trim_scale(q.settle_amount)::text, 'chain_id', q.chain_id, 'token', q.token,
+        'expires_at', q.expires_at)"""
+
 # trim_scale: numeric(38,18) carries zeros that Decimal128's 34 digits have no room for. uint256 values are text.
 SUBJECTS: Final[Mapping[str, Subject]] = {
     subject.collection: subject
@@ -252,11 +280,22 @@ SUBJECTS: Final[Mapping[str, Subject]] = {
             f"""
             SELECT id, {_REFERENCE_COLUMNS}, buyer_id, trim_scale(amount) AS amount, currency, provider::text, direction,
                 network, chain_id, token_address, transaction_hash, sender, confirmations, status::text,
-                escrow_state::text, provider_payment_id, payment_reference, metadata, created_at, updated_at
+                escrow_state::text, provider_payment_id, payment_reference, metadata, created_at, updated_at,
+                (SELECT {_QUOTE_COLUMNS} FROM fleet.quotes q WHERE q.payment_id = payments.id AND q.state = 'quoted') AS quote
             FROM public.payments WHERE id = ANY(:ids)
             """,  # noqa: S608 - the columns are the constant above
             {**_REFERENCES, "buyer_id": "users"},
             _payment,
+        ),
+        Subject(
+            "paymentquotes",
+            f"""
+            SELECT q.id, q.payment_object_id, {_QUOTE_COLUMNS} AS quote
+            FROM fleet.quotes q WHERE q.id = ANY(:ids) AND q.state = 'quoted' AND q.payment_object_id IS NOT NULL
+            """,  # noqa: S608 - the columns are the constant above
+            {},
+            _quote_without_payment,
+            into="payments",
         ),
         Subject(
             "fundsledgerentries",

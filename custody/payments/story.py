@@ -16,6 +16,7 @@ from custody.payments.chain_waits import Wait, chains_of, waits_for_chain, waits
 from custody.payments.release_waits import waits_for_disputes, waits_for_release, waits_for_sanctions
 from custody.payments.standing import OPEN_STATUSES
 from custody.payments.waiting import Waiting, WatchedChain, waiting
+from custody.quotes import QuoteStory, quote_of
 
 
 class PaymentUnknown(LookupError):
@@ -47,6 +48,7 @@ class Story:
     waits: list[Wait]
     depths: list[Waiting]
     chains: list[WatchedChain]
+    quote: QuoteStory | None
 
 
 def find_payment(connection: Connection, name: str) -> UUID:
@@ -94,7 +96,8 @@ def tell(connection: Connection, payment_id: UUID) -> Story:
     happenings = sorted(_happenings(connection, payment), key=lambda item: item.at)
     chains = chains_of(connection, payment_id, payment.chain_id)
     depths = waiting(connection, payment_id)
-    waits = list(_waits(connection, payment, chains, depths))
+    quote = quote_of(connection, payment_id, connection.execute(text("SELECT clock_timestamp()")).scalar_one())
+    waits = [*_waits_for_quote(quote), *_waits(connection, payment, chains, depths)]
     return Story(
         payment_id=payment_id,
         status=payment.status_text,
@@ -108,6 +111,7 @@ def tell(connection: Connection, payment_id: UUID) -> Story:
         waits=waits,
         depths=depths,
         chains=chains,
+        quote=quote,
     )
 
 
@@ -288,6 +292,17 @@ def _waits(connection: Connection, payment: Any, chains: list[WatchedChain], dep
         yield Wait("the rest of the amount", None, "the buyer's further transfer to the same address")
     yield from _waits_for_sweep(connection, payment)
     yield from waits_for_release(connection, payment)
+
+
+def _waits_for_quote(quote: QuoteStory | None) -> Iterator[Wait]:
+    if quote is not None and quote.state in {"asked", "waits_for_people"}:
+        yield Wait(
+            f"its quote: {quote.reason or 'not tried yet'}",
+            quote.asked_at,
+            "approvers sign prices.toml with an anchor of the pair, if the price is right"
+            if quote.state == "waits_for_people"
+            else "usable sources: fleet quotes sources",
+        )
 
 
 def _waits_for_money(connection: Connection, payment: Any) -> Iterator[Wait]:

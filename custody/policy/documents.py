@@ -18,7 +18,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from custody.chain.addresses import parse_address
 from custody.policy.refusals import PolicyRefused
 
-Kind = Literal["genesis", "policy", "address book entry"]
+Kind = Literal["genesis", "policy", "address book entry", "prices"]
 FILE_MAXIMUM_BYTES: Final = 1_048_576  # a policy is a few kilobytes, an address book of 1,000 entries some 600
 NO_HASH: Final = "0" * 64
 """What the first version names as its previous hash."""

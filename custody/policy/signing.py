@@ -4,6 +4,7 @@ from pathlib import Path
 
 from custody.policy.documents import document_hash, read_toml, validated
 from custody.policy.genesis import Genesis
+from custody.policy.price_file import PriceFile, prices_text
 from custody.policy.refusals import PolicyRefused
 from custody.policy.rules import Policy
 from custody.policy.signatures import ApproverSignature, SignatureFile, signer_of
@@ -13,8 +14,10 @@ from custody.trezor.transaction import SignatureError
 
 
 def document_text(path: Path) -> str:
-    """The POLICY text of a genesis or policy file (R18). Raises PolicyRefused for a file that is neither."""
+    """The POLICY text of a genesis, policy or prices file (R18). Raises PolicyRefused for a file that is none."""
     said = read_toml(path)
+    if "prices" in said:
+        return prices_text(validated(PriceFile, said, file=path.name), said, file_name=path.name)
     if "rules" in said:
         policy = validated(Policy, said, file=path.name)
         return file_text("policy", policy.environment, policy.version, document_hash("policy", said, file=path.name))

@@ -137,6 +137,17 @@ class FleetSettings(BaseSettings):
     )
     approval_lifetime_seconds: Annotated[int, Field(ge=600, le=604_800)] = 86_400
 
+    # Quotes: what a buyer pays in tokens for a price in another currency (docs/quotes.md)
+    oracle_quoting_enabled: bool = False
+    quotes_file: Path | None = Field(None, description="TOML file of the Chainlink feeds that quotes are made from")
+    quote_prices_file: Path | None = Field(None, description="prices.toml, signed by approvers, its .sig beside it")
+    quote_lifetime_seconds: Annotated[int, Field(ge=60, le=86_400)] = 900
+    quote_feed_margin_seconds: Annotated[int, Field(ge=0, le=3_600)] = 300
+    quote_sources_minimum: Annotated[int, Field(ge=1, le=8)] = 1
+    quote_deviation_basis_points: Annotated[int, Field(ge=1, le=1_000)] = 100
+    quote_jump_basis_points: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+    quote_depeg_basis_points: Annotated[int, Field(ge=0, le=2_000)] = 500
+
     # Flower
     flower_host: str = "127.0.0.1"
     flower_port: Annotated[int, Field(ge=1, le=65535)] = 8482

@@ -59,6 +59,7 @@ _GROUPS: Final = (
     "destinations",
     "sanctions",
     "payers",
+    "quotes",
     "register",
 )
 

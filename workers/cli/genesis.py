@@ -164,7 +164,7 @@ def _approvers(valid_from: datetime) -> list[dict[str, Any]]:
 
 @policy.command("sign")
 def sign(
-    path: Annotated[Path, typer.Argument(help="a genesis.toml or policy.toml")],
+    path: Annotated[Path, typer.Argument(help="a genesis.toml, policy.toml or prices.toml")],
     genesis_file: Annotated[Path, typer.Option("--genesis", help="the genesis that names the approvers")],
     person: Annotated[str, typer.Option("--as", help="who signs")],
     device: Annotated[str, typer.Option(help="the device, as webusb: or udp:127.0.0.1:21324")],

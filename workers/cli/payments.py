@@ -17,6 +17,7 @@ from custody.store.engine import open_engine, ring_relay, transaction
 from custody.store.outbox import ring
 from workers.cli import attention, confirmations
 from workers.cli.confirmations import chain_as_json, chain_table, transfer_as_json, transfer_table
+from workers.cli.quotes import print_story, story_json
 from workers.cli.terminal import ago, shown
 
 
@@ -30,6 +31,7 @@ def explain(
 
     A transfer that is not deep enough yet is shown with its confirmations, the threshold and where that comes from,
     and about how long it still takes; while something else blocks it (a pause, a lost quorum) no time is promised.
+    A payment that was quoted shows the quote, what it was made of, and how what was paid stands to it.
     """
     engine = open_engine(settings().secret("database_url"), application="fleet-explain", pool_size=1)
     try:
@@ -62,6 +64,9 @@ def _print(story: Story) -> None:
         table.add_row(f"{item.at:%H:%M:%S.%f}"[:-3], item.step, shown(item.what))
     console.print(table)
     now = datetime.now(UTC)
+    if story.quote is not None:
+        console.print()
+        print_story(console, story.quote, now, is_judged=settings().oracle_quoting_enabled)
     if story.depths:
         console.print()
         console.print(chain_table(story.chains, now))
@@ -100,6 +105,7 @@ def _as_json(story: Story) -> dict[str, Any]:
         ],
         "depths": [transfer_as_json(transfer) for transfer in story.depths],
         "chains": [chain_as_json(chain) for chain in story.chains],
+        "quote": None if story.quote is None else story_json(story.quote, is_judged=settings().oracle_quoting_enabled),
     }
 
 

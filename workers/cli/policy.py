@@ -93,7 +93,7 @@ def check(
 
 
 @policy.command()
-def text(path: Annotated[Path, typer.Argument(help="a genesis.toml or policy.toml")]) -> None:
+def text(path: Annotated[Path, typer.Argument(help="a genesis.toml, policy.toml or prices.toml")]) -> None:
     """The text that approvers sign, row by row as the device shows it."""
     try:
         for row in rows_of(document_text(path)):

@@ -134,6 +134,7 @@ GRANT SELECT ON fleet.barred_signers, fleet.accepted_documents TO fleet_signer_a
 GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_destinations, public.derived_destination_sweeps,
     public.purchase_requests, public.trezor_accounts, public.trezor_derived_addresses, public.config_settings TO fleet_mirror;
 GRANT SELECT (id, legacy_object_id) ON public.users, public.seller_offers, public.disputes TO fleet_mirror;
+GRANT SELECT ON fleet.quotes TO fleet_mirror;
 GRANT SELECT, UPDATE, DELETE ON fleet.outbox TO fleet_mirror;
 GRANT EXECUTE ON FUNCTION fleet.ask_for_entries TO fleet_mirror;
 GRANT USAGE ON SEQUENCE fleet.mirror_versions TO fleet_mirror;
@@ -174,6 +175,18 @@ GRANT INSERT, UPDATE ON fleet.destination_audits TO fleet_housekeeping;
 -- Alarms are raised by triggers alone. It delivers them; in a person's name only that person's function acknowledges.
 GRANT UPDATE (acknowledged_at, said_at, attempts, run_after, last_error) ON fleet.alarms TO fleet_housekeeping;
 
+-- It asks for quotes of payments that have a price and no route yet, makes them, and reports one without its payment.
+GRANT SELECT (id, legacy_object_id, status, direction, escrow_state, chain_id, token_address, seller_offer_id, updated_at)
+    ON public.payments TO fleet_housekeeping;
+GRANT SELECT (id, price_amount, price_currency) ON public.seller_offers TO fleet_housekeeping;
+GRANT INSERT (payment_id, owed, currency, chain_id, token, asked_by), UPDATE (payment_id, state, bound, reason, attempts,
+    run_after, fx_rate, token_price_usd, depeg_adjustment_bps, settle_amount, quoted_at, expires_at, sources)
+    ON fleet.quotes TO fleet_housekeeping;
+GRANT SELECT, INSERT ON public.payment_quotes TO fleet_housekeeping;
+GRANT INSERT ON fleet.accepted_price_files TO fleet_housekeeping;
+GRANT SELECT ON public.id_map TO fleet_housekeeping;
+GRANT SELECT, INSERT, UPDATE (resolved_at, resolved_by, resolution) ON public.pg_dualwrite_gaps TO fleet_housekeeping;
+
 -- The operator reads everything but credentials and key material, and changes settings.
 GRANT SELECT ON ALL TABLES IN SCHEMA fleet TO fleet_operator;
 REVOKE SELECT ON fleet.scanner_intents FROM fleet_operator;
@@ -190,6 +203,7 @@ GRANT INSERT ON public.config_setting_history TO fleet_operator;
 GRANT INSERT ON public.derived_destinations, fleet.payment_routes, fleet.deposit_accounts, fleet.forwarder_treasuries,
     fleet.tokens TO fleet_operator;
 GRANT UPDATE (next_index, state) ON fleet.deposit_accounts TO fleet_operator;
+GRANT INSERT (payment_id, payment_object_id, owed, currency, chain_id, token, asked_by) ON fleet.quotes TO fleet_operator;
 GRANT INSERT (user_id, code_sha256, invited_by, expires_at) ON fleet.registration_invitations TO fleet_operator;
 GRANT UPDATE (revoked_at, revoked_by, revoked_reason) ON fleet.trezor_registrations TO fleet_operator;
 GRANT UPDATE (ended_at, ended_by, ended_reason) ON fleet.signer_sessions TO fleet_operator;
