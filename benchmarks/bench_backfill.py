@@ -25,7 +25,7 @@ from sqlalchemy import Engine, text
 from benchmarks.measure import Row, compare, exact
 from benchmarks.servers import STATE_DIR, BenchmarkDatabase, benchmark_database
 from custody.mirror.backfill import backfill
-from custody.mirror.backfill.inserting import new_id, quoted
+from custody.mirror.backfill.inserting import new_ids, quoted
 from custody.mirror.backfill.targets import target_of
 from custody.mirror.collections.document import read, to_rows
 from custody.store.engine import open_engine
@@ -34,7 +34,7 @@ from workers.embedded import services
 
 DOCUMENTS: Final = int(os.environ.get("BENCH_BACKFILL_DOCUMENTS", "50000"))
 FEW: Final = 10_000  # memory is compared between this many and all
-SAMPLE: Final = 2_000  # of the loop, and of ours beside it: a few seconds of the loop
+SAMPLE: Final = 1_000  # of the loop, and of ours beside it: a few seconds of the loop
 USERS: Final = 1_000
 RUNS: Final = 5
 SMALL_BATCHES: Final = 1_000
@@ -63,7 +63,7 @@ def rows(progress: Progress) -> Iterable[Row]:
             )
             progress(f"{DOCUMENTS:,} payments at once")
             _clear(engine)
-            few, _ = _in_a_process(database, mongo.name, min(FEW, DOCUMENTS))
+            few, _ = _in_a_process(database, _part(mongo, FEW).name, FEW)
             _clear(engine)
             many, rate = _in_a_process(database, mongo.name, DOCUMENTS)
             yield exact(
@@ -91,16 +91,22 @@ def rows(progress: Progress) -> Iterable[Row]:
 def _ours(engine: Engine, mongo: Database[Document], count: int) -> float:
     """Documents a second of a backfill of the first ``count`` payments."""
     _clear(engine)
-    part = mongo.client[f"{mongo.name}_part"]
-    if part.payments.estimated_document_count() != count:
-        part.payments.drop()
-        part.payments.insert_many(mongo.payments.find().sort("_id").limit(count))
+    part = _part(mongo, count)
     started = time.perf_counter()
     (done,) = backfill(engine, part, collections=["payments"])
     taken = time.perf_counter() - started
     if done.documents.inserted != count:
         raise RuntimeError(f"{done.documents.inserted} of {count} documents were brought over")
     return count / taken
+
+
+def _part(mongo: Database[Document], count: int) -> Database[Document]:
+    """The first ``count`` payments in a database of their own."""
+    part = mongo.client[f"{mongo.name}_part"]
+    if part.payments.estimated_document_count() != count:
+        part.payments.drop()
+        part.payments.insert_many(mongo.payments.find().sort("_id").limit(count))
+    return part
 
 
 class Loop:
@@ -138,7 +144,7 @@ class Loop:
                 document = read(self._target.kind, raw)
                 made = to_rows(document, self).columns
                 values = [Jsonb(made[name]) if name in is_json else made.get(name) for name in columns]
-                cursor.execute(statement, (new_id(document.id), *values))
+                cursor.execute(statement, (*new_ids([document.id]), *values))
         return SAMPLE / (time.perf_counter() - started)
 
 
@@ -207,7 +213,7 @@ def _in_a_process(database: BenchmarkDatabase, mongo_name: str, count: int) -> t
         [sys.executable, "-m", "benchmarks.bench_backfill", str(count)],
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    peak, rate = made.stdout.split()
+    peak, rate = made.stdout.split()[-2:]  # log lines stand before them
     return float(peak), float(rate)
 
 
@@ -216,11 +222,6 @@ def _alone(count: int) -> None:
     engine = open_engine(os.environ["BENCH_ADMIN_URL"], application="bench-backfill")
     with open_mongo(running.mongo_url, application="bench-backfill") as client:
         mongo = client[os.environ["BENCH_MONGO"]]
-        if count < mongo.payments.estimated_document_count():
-            part = client[f"{mongo.name}_part"]
-            part.payments.drop()
-            part.payments.insert_many(mongo.payments.find().sort("_id").limit(count))
-            mongo = part
         started = time.perf_counter()
         (done,) = backfill(engine, mongo, collections=["payments"])
         taken = time.perf_counter() - started

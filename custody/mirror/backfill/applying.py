@@ -115,9 +115,10 @@ def _together(
     resolver.learn(connection, (each for _, document in documents for each in references_of(document)))
     is_closed = is_ledger_closed(connection, target)
     made: list[_Made] = []
-    for item, document in documents:
+    ids = inserting.new_ids([document.id for _, document in documents])
+    for (item, document), new_id in zip(documents, ids, strict=True):
         try:
-            made.append(_made(target, item, document, found, resolver, is_closed))
+            made.append(_made(target, item, document, new_id, found, resolver, is_closed))
         except Unmappable as error:
             severity: gaps.Severity = "error"
             if isinstance(error, NotBroughtOver):
@@ -144,7 +145,9 @@ def _together(
     return outcome
 
 
-def _made(target: Target, item: Item, document: Document, found: Found, resolver: Resolver, is_closed: bool) -> _Made:
+def _made(
+    target: Target, item: Item, document: Document, new_id: UUID, found: Found, resolver: Resolver, is_closed: bool
+) -> _Made:
     if contradiction := found.contradicts(item.key):
         raise Unmappable("_id", contradiction.removeprefix("_id: "))
     row_id = found.existing.get(item.key) or found.mapped.get(item.key)
@@ -154,7 +157,7 @@ def _made(target: Target, item: Item, document: Document, found: Found, resolver
     rows = to_rows(document, resolver, without=tuple(each.attribute for each in target.deferred))
     if is_new:
         rows = complete(target, rows)
-    return _Made(item, document, row_id or inserting.new_id(document.id), rows)
+    return _Made(item, document, row_id or new_id, rows)
 
 
 def _refer_to_later_rows(target: Target, made: Sequence[_Made], resolver: Resolver) -> None:

@@ -7,6 +7,7 @@ document in columns or in a table of its own. What is left out of Postgres stand
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Final, Protocol, cast
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from custody.mirror.collections.marks import Polymorphic
-from custody.mirror.collections.plan import Step, aliases_of, plan_of
+from custody.mirror.collections.plan import Step, aliases_of, plan_of, referring_of
 from custody.mirror.collections.values import Id, Time
 from custody.store.models import Base
 
@@ -96,7 +97,12 @@ def read(document_type: type[Document], document: Mapping[str, Any]) -> Document
 
 def unknown_fields(document_type: type[Document], document: Mapping[str, Any]) -> list[str]:
     """Fields that the mapping does not know: neither mapped nor dropped on purpose."""
-    return sorted(set(document) - aliases_of(document_type) - set(document_type.dropped) - _OF_MONGOOSE)
+    return sorted(document.keys() - _known(document_type))
+
+
+@cache
+def _known(document_type: type[Document]) -> frozenset[str]:
+    return aliases_of(document_type) | _OF_MONGOOSE | frozenset(document_type.dropped)
 
 
 def to_rows(document: Document, references: References, *, without: Collection[str] = ()) -> Rows:
@@ -111,7 +117,7 @@ def to_rows(document: Document, references: References, *, without: Collection[s
 
 def references_of(part: Nested) -> Iterator[tuple[str, ObjectId]]:
     """Every (collection, ObjectId) that ``to_rows`` will ask for."""
-    for step in plan_of(type(part)):
+    for step in referring_of(type(part)):
         value = getattr(part, step.name)
         if value is None:
             continue

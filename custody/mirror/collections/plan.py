@@ -41,6 +41,16 @@ def plan_of(part: type[BaseModel]) -> tuple[Step, ...]:
 
 
 @cache
+def referring_of(part: type[BaseModel]) -> tuple[Step, ...]:
+    """Those of its steps that refer to another document, themselves or in what they hold."""
+    return tuple(
+        step
+        for step in plan_of(part)
+        if step.refers or step.triple or step.chosen or (step.nested is not None and referring_of(step.nested))
+    )
+
+
+@cache
 def aliases_of(part: type[BaseModel]) -> frozenset[str]:
     """The field names in MongoDB."""
     return frozenset(step.alias for step in plan_of(part))
