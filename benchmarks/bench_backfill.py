@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -73,7 +73,6 @@ def rows(progress: Progress) -> Iterable[Row]:
                 peer=loop.rate(),
                 peer_name="the same loop",
                 unit="documents/s",
-                at_least=5,
             )
             yield exact(
                 area="backfill",
@@ -157,7 +156,7 @@ def _clear(engine: Engine) -> None:
 
 
 @contextmanager
-def _mongo() -> Iterator[Database[Document]]:
+def _mongo() -> Generator[Database[Document]]:
     running = services.up(STATE_DIR)
     name = f"bench_{os.getpid()}"
     with open_mongo(running.mongo_url, application="bench-backfill") as client:

@@ -8,26 +8,21 @@ from uuid import UUID, uuid4
 
 import pytest
 from bson import Decimal128, ObjectId
-from sqlalchemy import text
 
 from custody.mirror.backfill import (
     BackfillRefused,
-    Summary,
     backfill,
     check,
-    heal,
-    replay,
     require_allowed_host,
     running,
 )
 from custody.mirror.collections import COLLECTIONS
-from custody.mirror.gaps import Gap, listed
-from custody.store.engine import transaction
 from custody.store.mongo import open_mongo
-from tests.brought_over import Mongo, differences
+from tests.backfilling import contents, execute, fill, gaps, run, wrong
+from tests.brought_over import Mongo
 from tests.conftest import Database
 from tests.counts import Counts, declared
-from tests.legacy_documents import START, Legacy, refer_among_themselves
+from tests.legacy_documents import START
 from workers.embedded.services import Services
 
 USERS: Final = declared(400, 24)
@@ -39,55 +34,13 @@ def mongo(services: Services, mongo_database: str) -> Iterator[Mongo]:
         yield client[mongo_database]
 
 
-def fill(mongo: Mongo, seed: int = 1, size: int = USERS) -> Legacy:
-    legacy = Legacy(seed, size)
-    list(refer_among_themselves(legacy))
-    for collection, documents in legacy.documents.items():
-        mongo[collection].insert_many(documents)
-    return legacy
-
-
-def run(
-    database: Database, mongo: Mongo, *collections: str, batch: int = 10, since: datetime | None = None
-) -> list[Summary]:
-    return backfill(database.engine(), mongo, collections=collections, batch=batch, since=since)
-
-
-def gaps(database: Database, *, resolved: bool = False) -> list[Gap]:
-    with transaction(database.engine()) as connection:
-        return listed(connection, resolved=resolved)
-
-
-def wrong(database: Database, mongo: Mongo) -> list[str]:
-    with database.engine().connect() as connection:
-        return differences(connection, mongo)
-
-
-def contents(database: Database) -> dict[str, set[str]]:
-    """Every row of every table that a backfill writes, with the transaction that wrote it."""
-    with database.engine().connect() as connection:
-        tables = connection.execute(
-            text("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'fleet_schema_version'")
-        ).scalars()
-        return {
-            name: set(connection.execute(text(f"SELECT t.xmin::text || t::text FROM public.{name} t")).scalars())
-            for name in tables.all()
-        }
-
-
-def execute(database: Database, statement: str, **parameters: Any) -> list[Any]:
-    with database.engine().begin() as connection:
-        result = connection.execute(text(statement), parameters)
-        return list(result.all()) if result.returns_rows else []
-
-
 # The whole marketplace --------------------------------------------------------------------------------------------
 
 
 def test_a_whole_marketplace_is_brought_over_and_a_second_run_changes_nothing(
     database: Database, mongo: Mongo, counts: Counts
 ) -> None:
-    legacy = fill(mongo)
+    legacy = fill(mongo, USERS)
     assert set(legacy.documents) == set(COLLECTIONS)
     summaries = run(database, mongo)
     assert gaps(database) == []
@@ -103,7 +56,7 @@ def test_a_whole_marketplace_is_brought_over_and_a_second_run_changes_nothing(
 
 
 def test_what_mongodb_owns_follows_it_and_children_with_it(database: Database, mongo: Mongo) -> None:
-    legacy = fill(mongo, size=8)
+    legacy = fill(mongo, 8)
     run(database, mongo)
     later = datetime(2031, 1, 1, tzinfo=UTC)
     for collection, change in {
@@ -123,7 +76,7 @@ def test_what_mongodb_owns_follows_it_and_children_with_it(database: Database, m
 
 
 def test_only_documents_changed_since_are_read(database: Database, mongo: Mongo) -> None:
-    legacy = fill(mongo, size=8)
+    legacy = fill(mongo, 8)
     run(database, mongo)
     later = datetime(2031, 1, 1, tzinfo=UTC)
     chosen = legacy.documents["notifications"][3]["_id"]
@@ -143,7 +96,7 @@ class Killed(BaseException):
 def test_a_backfill_that_was_stopped_goes_on_behind_its_last_batch(
     database: Database, mongo: Mongo, counts: Counts
 ) -> None:
-    legacy = fill(mongo, size=12)
+    legacy = fill(mongo, 12)
     stops = 0
 
     def stop_after(batches: int) -> None:
@@ -178,7 +131,7 @@ def test_a_backfill_that_was_stopped_goes_on_behind_its_last_batch(
 def test_an_error_inside_a_batch_leaves_no_part_of_it(
     database: Database, mongo: Mongo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(mongo, size=8)
+    fill(mongo, 8)
     real = running.write
 
     def dying(connection: Any, progress: Any) -> None:
@@ -197,7 +150,7 @@ def test_an_error_inside_a_batch_leaves_no_part_of_it(
 
 
 def test_one_backfill_at_a_time(database: Database, mongo: Mongo) -> None:
-    fill(mongo, size=4)
+    fill(mongo, 4)
 
     def second(_: object) -> None:
         with pytest.raises(BackfillRefused, match="another backfill"):
@@ -206,106 +159,11 @@ def test_one_backfill_at_a_time(database: Database, mongo: Mongo) -> None:
     backfill(database.engine(), mongo, collections=["users"], said=second)
 
 
-# Bad documents -----------------------------------------------------------------------------------------------------
-
-PLANTED: Final[dict[str, tuple[str, int, dict[str, Any], str, str]]] = {
-    "a NULL amount": ("payments", 0, {"amount.amount": None}, "amount.amount", "Field required"),
-    "an amount that is none": ("payments", 1, {"amount.amount": "12,5"}, "amount.amount", "expected a decimal number"),
-    "an unknown status": ("payments", 2, {"status": "done"}, "status", "Input should be"),
-    "a buyer that is nowhere": (
-        "payments", 3, {"buyerId": ObjectId("ffffffffffffffffffffffff")}, "buyerId", "was not brought over yet",
-    ),
-    "the same email": ("users", 5, {"email": "user4@example.org"}, "email", "users_email_unique"),
-    "an integer too large": ("users", 6, {"points": {"total": 2**40}}, "points.total", "out of range"),
-    "a title too long for its column": ("disputes", 1, {"reason": "x" * 201}, "reason", "at most 200"),
-    "a key twice": (
-        "purchaserequests", 2, {"specifications": [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]},
-        "specifications.key", "purchase_request_specifications_key_unique",
-    ),
-    "points of zero": ("pointtransactions", 0, {"amount": 0}, "amount", "point_transactions_amount_not_zero"),
-    "other sums than its sweeps": ("deriveddestinations", 0, {"sweepCount": 9}, "sweepCount", "as its sweeps add up to"),
-    "a NUL": ("chats", 0, {"messages": [{"text": "a\x00b"}]}, "messages", "NUL"),
-    "a parent that is nowhere": (
-        "categories", 0, {"parentId": ObjectId("ffffffffffffffffffffffff")}, "parentId", "was not brought over yet",
-    ),
-    "a fleet's entry that Postgres does not have": (
-        "fundsledgerentries", 0, {"bookSeq": 4}, "bookSeq", "expected an entry of before the fleet",
-    ),
-}  # fmt: skip
-
-
-def test_bad_documents_are_gaps_that_name_the_field_and_repaired_ones_close_them(
-    database: Database, mongo: Mongo, counts: Counts
-) -> None:
-    legacy = fill(mongo, size=12)
-    mongo.users.update_one({"_id": legacy.documents["users"][4]["_id"]}, {"$set": {"email": "user4@example.org"}})
-    good = {name: list(mongo[name].find()) for name in legacy.documents}
-    for collection, number, change, _, _ in PLANTED.values():
-        mongo[collection].update_one({"_id": legacy.documents[collection][number]["_id"]}, {"$set": change})
-    run(database, mongo, batch=8)
-    found = {(gap.collection, gap.object_id): gap for gap in gaps(database)}
-    assert len(found) == len(gaps(database)), "a document has two gaps"
-    for name, (collection, number, _, field, expected) in PLANTED.items():
-        gap = found.pop((collection, str(legacy.documents[collection][number]["_id"])))
-        assert gap.reason.startswith(f"{field}: "), (name, gap.reason)
-        assert expected in gap.reason, (name, gap.reason)
-        assert gap.severity == (
-            "warning" if "brought over" in expected else "security" if collection == "fundsledgerentries" else "error"
-        ), name
-    assert all("was not brought over yet" in gap.reason for gap in found.values()), found
-    again = len(gaps(database, resolved=True))
-    run(database, mongo, batch=5)
-    assert len(gaps(database, resolved=True)) == again, "a gap was doubled"
-    # Repaired: what is replayed is closed, and what waited for it heals.
-    for name, documents in good.items():
-        for document in documents:
-            mongo[name].replace_one({"_id": document["_id"]}, document)
-    for gap in gaps(database):
-        if gap.severity != "warning":
-            left = replay(database.engine(), mongo, gap)
-            assert left is None or "was not brought over yet" in left
-    heal(database.engine(), mongo, list(COLLECTIONS))
-    assert gaps(database) == []
-    assert wrong(database, mongo) == []
-    counts("planted documents", len(PLANTED))
-
-
-def test_a_document_that_is_no_bson_or_has_no_object_id_is_a_gap_of_its_own(database: Database, mongo: Mongo) -> None:
-    legacy = fill(mongo, size=4)
-    later = {"title": "x", "category": "c", "type": "t", "userId": "u", "createdAt": START, "updatedAt": START}
-    mongo.notifications.insert_one({**later, "_id": "n-1"})
-    mongo.notifications.insert_one({**later, "_id": str(ObjectId())})
-    mongo.notifications.insert_one({**later, "_id": 7})
-    far = mongo.client[mongo.name].command(
-        "update", "notifications",
-        updates=[{"q": {"_id": legacy.documents["notifications"][0]["_id"]},
-                  "u": [{"$set": {"createdAt": {"$toDate": {"$literal": 2**53}}}}]}],
-    )  # fmt: skip
-    assert far["n"] == 1
-    (summary,) = run(database, mongo, "notifications", batch=2)
-    assert (summary.documents.seen, summary.documents.refused, summary.documents.inserted) == (7, 4, 3)
-    reasons = sorted(gap.reason for gap in gaps(database))
-    assert reasons == [
-        "_id: expected an ObjectId, got a int", "_id: expected an ObjectId, got a str", "_id: expected an ObjectId, got a str",
-        "createdAt: expected a date, got a DatetimeMS",
-    ]  # fmt: skip
-
-
-def test_no_credential_is_kept_in_a_gap(database: Database, mongo: Mongo) -> None:
-    fill(mongo, size=4)
-    mongo.users.update_many({}, {"$set": {"role": "owner", "password": "SECRET", "refreshTokens": ["SECRET"]}})
-    mongo.payments.update_many({}, {"$set": {"provider": "decentralized", "callbackSecret": "SECRET"}})
-    run(database, mongo, "users", "payments")
-    payloads = [row.payload for row in execute(database, "SELECT payload::text FROM public.pg_dualwrite_gaps")]
-    assert len(payloads) == 8
-    assert not any("SECRET" in payload for payload in payloads)
-
-
 # Money (R7) --------------------------------------------------------------------------------------------------------
 
 
 def test_money_that_was_changed_in_mongodb_is_not_applied_and_is_reported(database: Database, mongo: Mongo) -> None:
-    legacy = fill(mongo, size=6)
+    legacy = fill(mongo, 6)
     run(database, mongo)
     paid = next(each for each in legacy.documents["payments"] if each.get("blockchain"))
     before = execute(database, "SELECT * FROM public.payments WHERE legacy_object_id = :id", id=str(paid["_id"]))[0]
@@ -336,7 +194,7 @@ def test_money_that_was_changed_in_mongodb_is_not_applied_and_is_reported(databa
 
 
 def test_a_row_that_is_there_keeps_its_id_and_one_of_id_map_is_used(database: Database, mongo: Mongo) -> None:
-    legacy = fill(mongo, size=4)
+    legacy = fill(mongo, 4)
     first, second, third, _ = (str(each["_id"]) for each in legacy.documents["users"])
     own, mapped = uuid4(), uuid4()
     execute(database, "INSERT INTO public.users (id, legacy_object_id) VALUES (:id, :legacy)", id=own, legacy=first)
@@ -354,7 +212,7 @@ def test_a_row_that_is_there_keeps_its_id_and_one_of_id_map_is_used(database: Da
 
 
 def test_what_the_mirror_has_still_to_write_is_not_taken_back(database: Database, mongo: Mongo) -> None:
-    legacy = fill(mongo, size=4)
+    legacy = fill(mongo, 4)
     run(database, mongo)
     moved = str(legacy.documents["purchaserequests"][0]["_id"])
     execute(database, "UPDATE public.purchase_requests SET status = 'completed' WHERE legacy_object_id = :id", id=moved)
@@ -373,7 +231,7 @@ def test_what_the_mirror_has_still_to_write_is_not_taken_back(database: Database
 
 
 def test_after_the_first_seal_no_older_entry_joins_the_ledger(database: Database, mongo: Mongo) -> None:
-    fill(mongo, size=4)
+    fill(mongo, 4)
     run(database, mongo, "users", "categories", "purchaserequests", "selleroffers", "payments")
     execute(
         database,
@@ -399,7 +257,7 @@ def test_only_a_host_that_is_named_is_written_to(database: Database) -> None:
 
 
 def test_looking_first_writes_nothing_and_finds_what_would_be_refused(database: Database, mongo: Mongo) -> None:
-    legacy = fill(mongo, size=6)
+    legacy = fill(mongo, 6)
     mongo.payments.update_one(
         {"_id": legacy.documents["payments"][0]["_id"]}, {"$set": {"status": "done", "riskScore": 1}}
     )
@@ -421,7 +279,7 @@ def test_a_collection_that_has_no_table_is_refused(database: Database, mongo: Mo
 
 
 def test_amounts_of_every_spelling_are_exact(database: Database, mongo: Mongo) -> None:
-    legacy = fill(mongo, size=6)
+    legacy = fill(mongo, 6)
     spelled: list[tuple[Any, Decimal]] = [
         (0.1 + 0.2, Decimal("0.30000000000000004")), ("12.50", Decimal("12.5")), (7, Decimal(7)),
         (Decimal128("1.000000000000000001"), Decimal("1.000000000000000001")), (1e-7, Decimal("0.0000001")),
@@ -435,7 +293,7 @@ def test_amounts_of_every_spelling_are_exact(database: Database, mongo: Mongo) -
 
 
 def test_ids_of_new_rows_follow_their_documents_time(database: Database, mongo: Mongo) -> None:
-    legacy = fill(mongo, size=4)
+    legacy = fill(mongo, 4)
     run(database, mongo, "users")
     ids: list[UUID] = [row.id for row in execute(database, "SELECT id FROM public.users ORDER BY id")]
     order = [row.legacy_object_id for row in execute(database, "SELECT legacy_object_id FROM public.users ORDER BY id")]

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import typer
-from click.testing import Result
 from sqlalchemy import text
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from custody.mirror.gaps import listed
 from custody.settings.environment import settings

@@ -27,7 +27,15 @@ from custody.store.roles import OWNER_ROLE
 BATCH: Final = 1_000
 """Documents a transaction: a fraction of a second, and a few megabytes. More gains nothing that can be measured."""
 
-BATCH_MAXIMUM: Final = 10_000  # of small documents about 3 s, far below the time limit of a transaction
+BATCH_MAXIMUM: Final = 10_000  # of small documents some seconds: what is rolled back at worst
+
+LIMITS_MS: Final = {
+    "transaction_timeout": 600_000,
+    "statement_timeout": 120_000,
+    "idle_in_transaction_session_timeout": 60_000,
+}
+"""A batch takes a second; one in which Postgres refuses hundreds of documents is halved again and again. A process's limits
+would end it each time at the same place. Seals of the ledger wait as long."""
 
 _LOCK: Final = 0x666C6565_74626B66  # advisory lock: one backfill of a database at a time
 
@@ -97,6 +105,8 @@ def owning(engine: Engine) -> Generator[Connection]:
         # A table that was empty a minute ago has no statistics: a whole scan of it may look cheaper than it is.
         connection.execute(text("SET LOCAL enable_seqscan = off"))
         connection.execute(text("SET LOCAL jit = off"))
+        for name, milliseconds in LIMITS_MS.items():
+            connection.execute(text(f"SET LOCAL {name} = {milliseconds}"))
         yield connection
 
 
