@@ -13,7 +13,6 @@ from rich.text import Text
 
 from custody.settings.environment import settings
 from custody.store.engine import open_engine
-from custody.store.mongo import open_mongo
 from workers.cli.terminal import shown
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ def both_stores(application: str) -> "Generator[tuple[Engine, Database[Document]
     from pymongo.errors import PyMongoError
 
     from custody.mirror.backfill import BackfillRefused, require_allowed_host
+    from custody.store.mongo import open_mongo
 
     configured = settings()
     engine = open_engine(configured.secret("database_admin_url"), application=application, pool_size=2)
