@@ -297,6 +297,12 @@ def seal_next(connection: Connection, key: SealKey, *, limit: int = SEAL_ENTRIES
     return Seal(**values)
 
 
+def hold_sealer_back(connection: Connection) -> bool:
+    """Keep every sealer waiting until this transaction ends. False if the first seal stands already."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SEALER_LOCK})
+    return newest_seal(connection) is None
+
+
 def oldest_unsealed(connection: Connection) -> datetime | None:
     """When the oldest entry that no seal covers was posted; None when all are sealed."""
     return connection.execute(_OLDEST_UNSEALED).scalar()

@@ -156,6 +156,12 @@ class FleetSettings(BaseSettings):
     # Who is read from where until an operator cuts over (design §3)
     repo_marketplace: Store = "mongo"
     repo_dispute: Store = "mongo"
+    backfill_database_hosts: str = Field(
+        "127.0.0.1,localhost,::1",
+        pattern=r"^[A-Za-z0-9_.:\-]+(,[A-Za-z0-9_.:\-]+)*$",
+        max_length=1_000,
+        description="database hosts that a backfill may write to; sockets of this machine are always among them",
+    )
 
     # Pace and bounds
     poll_interval_seconds: Annotated[float, Field(ge=0.05, le=60)] = 0.2

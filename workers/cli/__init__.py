@@ -50,6 +50,8 @@ _GROUPS: Final = (
     "device_test",
     "sessions",
     "broker",
+    "mirror",
+    "gaps",
     "policy",
     "genesis",
     "keys",

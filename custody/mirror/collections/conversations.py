@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from custody.mirror.collections.document import Refers, Stamped
+from custody.mirror.collections.document import Stamped
+from custody.mirror.collections.marks import Refers
 from custody.mirror.collections.values import Flag, Id, IdText, Json, Text, Time
 from custody.store import models
 from custody.store.models.enums import ChatType

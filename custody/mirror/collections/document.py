@@ -5,74 +5,20 @@ otherwise; ``Refers`` makes an ObjectId the UUID of another collection's row; ``
 document in columns or in a table of its own. What is left out of Postgres stands in ``dropped``, with the reason.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, ClassVar, Final, Literal, Protocol, get_args, get_origin
+from functools import cache
+from typing import Any, ClassVar, Final, Protocol, cast
 from uuid import UUID
 
 from bson import ObjectId
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic.fields import FieldInfo
 
-from custody.mirror.collections.values import Id, Stored, Time
+from custody.mirror.collections.marks import Polymorphic
+from custody.mirror.collections.plan import Step, aliases_of, plan_of, referring_of
+from custody.mirror.collections.values import Id, Time
 from custody.store.models import Base
-
-
-class Owner(Enum):
-    """Who may change a field after its document was made (R7)."""
-
-    MONGO = "mongo"
-    FLEET = "fleet"
-    CREATE_ONLY = "create_only"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """The column, where it has another name than the field."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refers:
-    """The field is the ObjectId of a document in ``collection``; the column holds its row's UUID."""
-
-    collection: str
-
-
-@dataclass(frozen=True, slots=True)
-class RefersBy:
-    """As ``Refers``; which collection, another field says: ``collections`` by the value of ``discriminator``."""
-
-    discriminator: str
-    collections: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Polymorphic:
-    """The seed's triple: ``<prefix>_ref_kind``, ``<prefix>_id`` and ``<prefix>_external_ref``."""
-
-    prefix: str
-    collection: str
-
-
-@dataclass(frozen=True, slots=True)
-class Inlined:
-    """A nested document in columns of the same row, each with ``prefix`` before its name."""
-
-    prefix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A nested document, or a list of them, in rows of ``table``, which refer to their parent by ``parent``."""
-
-    table: type[Base]
-    parent: str
-    ordinal: str | None = None
-    """The column that keeps a list's order."""
 
 
 class Unmappable(ValueError):
@@ -81,6 +27,10 @@ class Unmappable(ValueError):
     def __init__(self, where: str, expected: str) -> None:
         super().__init__(f"{where}: {expected}")
         self.where = where
+
+
+class NotBroughtOver(Unmappable):
+    """A reference to a document that has no row: another try succeeds once it has one."""
 
 
 class References(Protocol):
@@ -113,14 +63,10 @@ class Nested(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_missing(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
+        # Most documents leave a missing field out: only those that do not are copied.
+        if isinstance(value, Mapping) and None in value.values():
             return {name: item for name, item in value.items() if item is not None}  # pyright: ignore[reportUnknownVariableType]
         return value
-
-    @classmethod
-    def known_fields(cls) -> frozenset[str]:
-        """The field names in MongoDB."""
-        return frozenset(_alias(name, info) for name, info in cls.model_fields.items())
 
 
 class Document(Nested):
@@ -135,6 +81,7 @@ class Document(Nested):
 
 
 _IDENTITY: Final = ("id",)
+_OF_MONGOOSE: Final = frozenset({"_id", "__v"})
 
 
 def read(document_type: type[Document], document: Mapping[str, Any]) -> Document:
@@ -150,15 +97,41 @@ def read(document_type: type[Document], document: Mapping[str, Any]) -> Document
 
 def unknown_fields(document_type: type[Document], document: Mapping[str, Any]) -> list[str]:
     """Fields that the mapping does not know: neither mapped nor dropped on purpose."""
-    known = document_type.known_fields() | set(document_type.dropped) | {"_id", "__v"}
-    return sorted(set(document) - known)
+    return sorted(document.keys() - _known(document_type))
 
 
-def to_rows(document: Document, references: References) -> Rows:
-    """The row and its children. Raises Unmappable for a reference whose row is not there yet."""
+@cache
+def _known(document_type: type[Document]) -> frozenset[str]:
+    return aliases_of(document_type) | _OF_MONGOOSE | frozenset(document_type.dropped)
+
+
+def to_rows(document: Document, references: References, *, without: Collection[str] = ()) -> Rows:
+    """The row and its children; ``without``: attributes whose columns the caller fills by itself.
+
+    Raises Unmappable for a reference whose row is not there yet.
+    """
     rows = Rows({"legacy_object_id": str(document.id)})
-    _spread(document, rows, rows.columns, "", "", references, skip=_IDENTITY)
+    _spread(document, rows, rows.columns, "", "", references, skip=(*_IDENTITY, *without))
     return rows
+
+
+def references_of(part: Nested) -> Iterator[tuple[str, ObjectId]]:
+    """Every (collection, ObjectId) that ``to_rows`` will ask for."""
+    for step in referring_of(type(part)):
+        value = getattr(part, step.name)
+        if value is None:
+            continue
+        if step.refers is not None:
+            for item in cast("list[ObjectId]", value) if step.is_list else (value,):
+                yield step.refers.collection, item
+        elif step.triple is not None:
+            if isinstance(value, ObjectId):
+                yield step.triple.collection, value
+        elif step.chosen is not None:
+            yield step.chosen.collections[getattr(part, step.chosen.discriminator)], value
+        elif step.nested is not None:
+            for item in cast("list[Nested]", value) if step.is_list else (value,):
+                yield from references_of(item)
 
 
 def from_rows(document_type: type[Document], rows: Rows, references: References) -> dict[str, Any]:
@@ -178,40 +151,6 @@ def as_stored(document: Document) -> dict[str, Any]:
 # From fields to columns ------------------------------------------------------------------------------------------
 
 
-def _alias(name: str, info: FieldInfo) -> str:
-    return info.alias or to_camel(name)
-
-
-def _mark(info: FieldInfo, kind: type[Any]) -> Any:
-    for mark in _metadata(info):
-        if isinstance(mark, kind):
-            return mark
-    return None
-
-
-def _metadata(info: FieldInfo) -> Iterable[Any]:
-    """The field's own marks, then those of the types inside it (``Money | None``, ``list[Sweep]``)."""
-    yield from info.metadata
-    yield from _inner_metadata(info.annotation)
-
-
-def _inner_metadata(annotation: Any) -> Iterable[Any]:
-    yield from getattr(annotation, "__metadata__", ())
-    if get_origin(annotation) not in (None, Literal, list, dict):
-        for argument in get_args(annotation):
-            yield from _inner_metadata(argument)
-
-
-def _nested_type(annotation: Any) -> type[Nested]:
-    if isinstance(annotation, type) and issubclass(annotation, Nested):
-        return annotation
-    for argument in get_args(annotation):
-        found = _nested_type(argument) if argument is not type(None) else None
-        if found is not None:
-            return found
-    raise TypeError(f"expected a nested document, got {annotation}")
-
-
 def _spread(
     part: Nested,
     rows: Rows,
@@ -219,32 +158,35 @@ def _spread(
     prefix: str,
     where: str,
     references: References,
-    skip: tuple[str, ...] = (),
+    skip: Collection[str] = (),
 ) -> None:
-    for name, info in type(part).model_fields.items():
-        if name in skip:
+    for step in plan_of(type(part)):
+        if step.name in skip:
             continue
-        value = getattr(part, name)
-        place = where + _alias(name, info)
-        column = prefix + (mark.name if (mark := _mark(info, Column)) else name)
-        if inlined := _mark(info, Inlined):
+        value = getattr(part, step.name)
+        if step.inlined is not None:
             if value is not None:
-                _spread(value, rows, columns, prefix + inlined.prefix, f"{place}.", references)
-        elif child := _mark(info, Child):
-            _spread_children(value, info, child, rows, place, references)
-        elif triple := _mark(info, Polymorphic):
-            columns.update(_triple(value, triple, place, references))
-        elif chosen := _mark(info, RefersBy):
-            collection = chosen.collections[getattr(part, chosen.discriminator)]
-            columns[column] = _row_of(collection, value, place, references)
-        elif refers := _mark(info, Refers):
-            columns[column] = None if value is None else _row_of(refers.collection, value, place, references)
+                _spread(value, rows, columns, prefix + step.inlined.prefix, f"{where}{step.alias}.", references)
+        elif step.child is not None:
+            _spread_children(value, step, rows, where + step.alias, references)
+        elif step.triple is not None:
+            columns.update(_triple(value, step.triple, where + step.alias, references))
+        elif step.chosen is not None:
+            collection = step.chosen.collections[getattr(part, step.chosen.discriminator)]
+            columns[prefix + step.column] = _row_of(collection, value, where + step.alias, references)
+        elif step.refers is not None:
+            columns[prefix + step.column] = (
+                None if value is None else _row_of(step.refers.collection, value, where + step.alias, references)
+            )
         else:
-            stored = _mark(info, Stored)
-            columns[column] = value if value is None or stored is None else stored.to_column(value)
+            columns[prefix + step.column] = (
+                value if value is None or step.stored is None else step.stored.to_column(value)
+            )
 
 
-def _spread_children(value: Any, info: FieldInfo, child: Child, rows: Rows, place: str, references: References) -> None:
+def _spread_children(value: Any, step: Step, rows: Rows, place: str, references: References) -> None:
+    child = step.child
+    assert child is not None
     items: list[Any] = [] if value is None else value if isinstance(value, list) else [value]
     made = rows.children.setdefault(child.table, [])
     for ordinal, item in enumerate(items):
@@ -254,13 +196,13 @@ def _spread_children(value: Any, info: FieldInfo, child: Child, rows: Rows, plac
         if isinstance(item, Nested):
             _spread(item, rows, columns, "", f"{place}.{ordinal}.", references)
         else:
-            refers = _mark(info, Refers)
-            columns[_mark(info, Column).name] = _row_of(refers.collection, item, f"{place}.{ordinal}", references)
+            assert step.refers is not None
+            columns[step.column] = _row_of(step.refers.collection, item, f"{place}.{ordinal}", references)
         made.append(columns)
 
 
 def _triple(value: Any, triple: Polymorphic, place: str, references: References) -> dict[str, Any]:
-    names = tuple(f"{triple.prefix}_{part}" for part in ("ref_kind", "id", "external_ref"))
+    names = triple.columns
     if value is None:
         return dict.fromkeys(names)
     if isinstance(value, str):
@@ -271,7 +213,7 @@ def _triple(value: Any, triple: Polymorphic, place: str, references: References)
 def _row_of(collection: str, object_id: ObjectId, place: str, references: References) -> UUID:
     found = references.uuid(collection, object_id)
     if found is None:
-        raise Unmappable(place, f"{collection} {object_id} was not brought over yet")
+        raise NotBroughtOver(place, f"{collection} {object_id} was not brought over yet")
     return found
 
 
@@ -279,7 +221,7 @@ def _row_of(collection: str, object_id: ObjectId, place: str, references: Refere
 
 
 def _gather(
-    part: type[Nested],
+    part: type[BaseModel],
     rows: Rows,
     columns: Mapping[str, Any],
     prefix: str,
@@ -287,52 +229,55 @@ def _gather(
     skip: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     made: dict[str, Any] = {}
-    for name, info in part.model_fields.items():
-        if name in skip:
+    for step in plan_of(part):
+        if step.name in skip:
             continue
-        column = prefix + (mark.name if (mark := _mark(info, Column)) else name)
-        if inlined := _mark(info, Inlined):
-            value: Any = (
-                _gather(_nested_type(info.annotation), rows, columns, prefix + inlined.prefix, references) or None
+        column = prefix + step.column
+        if step.inlined is not None:
+            assert step.nested is not None
+            value: Any = _gather(step.nested, rows, columns, prefix + step.inlined.prefix, references) or None
+        elif step.child is not None:
+            value = _gather_children(step, rows, references)
+        elif step.triple is not None:
+            value = _mixed_of(columns, step.triple, references)
+        elif step.chosen is not None:
+            value = _document_of(
+                step.chosen.collections[columns[step.chosen.discriminator]], columns[column], references
             )
-        elif child := _mark(info, Child):
-            value = _gather_children(info, child, rows, references)
-        elif triple := _mark(info, Polymorphic):
-            value = _mixed_of(columns, triple, references)
-        elif chosen := _mark(info, RefersBy):
-            value = _document_of(chosen.collections[columns[chosen.discriminator]], columns[column], references)
-        elif refers := _mark(info, Refers):
+        elif step.refers is not None:
             value = (
-                None if columns.get(column) is None else _document_of(refers.collection, columns[column], references)
+                None
+                if columns.get(column) is None
+                else _document_of(step.refers.collection, columns[column], references)
             )
         else:
-            stored = _mark(info, Stored)
             value = columns.get(column)
-            value = value if value is None or stored is None else stored.to_field(value)
+            value = value if value is None or step.stored is None else step.stored.to_field(value)
         if value is not None:
-            made[_alias(name, info)] = value
+            made[step.alias] = value
     return made
 
 
-def _gather_children(info: FieldInfo, child: Child, rows: Rows, references: References) -> Any:
+def _gather_children(step: Step, rows: Rows, references: References) -> Any:
+    child = step.child
+    assert child is not None
     found = rows.children.get(child.table, [])
     if (ordinal := child.ordinal) is not None:
         found = sorted(found, key=lambda row: row[ordinal])
-    if refers := _mark(info, Refers):
-        made: list[Any] = [_document_of(refers.collection, row[_mark(info, Column).name], references) for row in found]
+    if step.refers is not None:
+        made: list[Any] = [_document_of(step.refers.collection, row[step.column], references) for row in found]
     else:
-        nested = _nested_type(info.annotation)
-        made = [_gather(nested, rows, row, "", references) for row in found]
-    is_list = get_origin(info.annotation) is list
-    return made if is_list else (made[0] if made else None)
+        assert step.nested is not None
+        made = [_gather(step.nested, rows, row, "", references) for row in found]
+    return made if step.is_list else (made[0] if made else None)
 
 
 def _mixed_of(columns: Mapping[str, Any], triple: Polymorphic, references: References) -> ObjectId | str | None:
-    kind = columns.get(f"{triple.prefix}_ref_kind")
-    if kind == "template":
-        return columns[f"{triple.prefix}_external_ref"]
-    row_id = columns.get(f"{triple.prefix}_id")
-    return None if row_id is None else _document_of(triple.collection, row_id, references)
+    kind, row_id, external = triple.columns
+    if columns.get(kind) == "template":
+        return columns[external]
+    found = columns.get(row_id)
+    return None if found is None else _document_of(triple.collection, found, references)
 
 
 def _document_of(collection: str, row_id: UUID, references: References) -> ObjectId:
@@ -344,19 +289,21 @@ def _document_of(collection: str, row_id: UUID, references: References) -> Objec
 
 def _plain(part: Nested, skip: tuple[str, ...] = ()) -> dict[str, Any]:
     made: dict[str, Any] = {}
-    for name, info in type(part).model_fields.items():
-        value = getattr(part, name)
-        if name in skip or value is None:
+    for step in plan_of(type(part)):
+        value = getattr(part, step.name)
+        if step.name in skip or value is None:
             continue
-        stored = _mark(info, Stored)
         if isinstance(value, Nested):
             value = _plain(value) or None
-        elif isinstance(value, list) and stored is None:
-            value = [_plain(item) if isinstance(item, Nested) else item for item in value]
-        elif stored is not None:
-            value = stored.to_field(stored.to_column(value))
+        elif isinstance(value, list) and step.stored is None:
+            value = [
+                _plain(item) if isinstance(item, Nested) else item  # pyright: ignore[reportUnknownVariableType]
+                for item in value  # pyright: ignore[reportUnknownVariableType]
+            ]
+        elif step.stored is not None:
+            value = step.stored.to_field(step.stored.to_column(value))
         if value is not None:
-            made[_alias(name, info)] = value
+            made[step.alias] = value
     return made
 
 

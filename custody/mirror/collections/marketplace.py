@@ -4,17 +4,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from custody.mirror.collections.document import (
-    Child,
-    Column,
-    Document,
-    Inlined,
-    Nested,
-    Owner,
-    Refers,
-    RefersBy,
-    Stamped,
-)
+from custody.mirror.collections.document import Document, Nested, Stamped
+from custody.mirror.collections.marks import Child, Column, Inlined, Owner, Refers, RefersBy
 from custody.mirror.collections.values import Flag, Id, Json, Money, OfferPrice, Text, Time, Whole
 from custody.store import models
 from custody.store.models.enums import OfferCurrency, OfferStatus, PurchaseRequestStatus, ReviewSubjectKind

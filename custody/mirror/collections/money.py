@@ -4,17 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from custody.mirror.collections.document import (
-    Child,
-    Column,
-    Document,
-    Inlined,
-    Nested,
-    Owner,
-    Polymorphic,
-    Refers,
-    Stamped,
-)
+from custody.mirror.collections.document import Document, Nested, Stamped
+from custody.mirror.collections.marks import Child, Column, Inlined, Owner, Polymorphic, Refers
 from custody.mirror.collections.values import Flag, Id, IdText, Json, MixedId, Money, Text, Time, Uint256, Whole
 from custody.store import models
 from custody.store.models.enums import (

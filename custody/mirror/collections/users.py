@@ -4,7 +4,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from custody.mirror.collections.document import Child, Column, Document, Inlined, Nested, Refers, Stamped
+from custody.mirror.collections.document import Document, Nested, Stamped
+from custody.mirror.collections.marks import Child, Column, Inlined, Refers
 from custody.mirror.collections.values import Flag, Id, IdText, Json, Text, Time, Whole
 from custody.store import models
 from custody.store.models.enums import (

@@ -4,6 +4,7 @@ Each type here is an Annotated one for a document's field: pydantic reads what s
 column gets and how it comes back.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -179,23 +180,47 @@ IdText = Annotated[str, BeforeValidator(_id_text)]
 """An id that the column keeps as text, of either store."""
 
 
-def _json_column(value: Any) -> Any:
-    import json
+_PLAIN: Final = (str, bool, int, type(None))
+_AS_OBJECT: Final = (datetime, ObjectId, Decimal128)
+_WITHOUT_TEXT: Final = (*_AS_OBJECT, Int64, bytes)
 
+
+def _json_column(value: Any) -> Any:
+    # What json.loads(json_util.dumps(value)) makes of it, without writing and reading the text.
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is dict:
+        return {name: _json_column(item) for name, item in value.items()}
+    if kind is list:
+        return [_json_column(item) for item in value]
+    if kind in _AS_OBJECT:
+        return json_util.default(value, json_util.RELAXED_JSON_OPTIONS)
     return json.loads(json_util.dumps(value, json_options=json_util.RELAXED_JSON_OPTIONS))
 
 
 def _json_field(value: Any) -> Any:
-    import json
-
     options = json_util.RELAXED_JSON_OPTIONS.with_options(tz_aware=True, tzinfo=UTC)
     return json_util.loads(json.dumps(value), json_options=options)
 
 
 def _json(value: Any) -> Any:
-    if "\\u0000" in json_util.dumps(value, json_options=json_util.RELAXED_JSON_OPTIONS):
+    if _has_nul(value):
         raise ValueError("it contains a NUL character, which Postgres keeps in no jsonb")
     return value
+
+
+def _has_nul(value: Any) -> bool:
+    kind = type(value)
+    if kind is str:
+        return "\x00" in value
+    if kind is dict:
+        return any("\x00" in name or _has_nul(item) for name, item in value.items())
+    if kind is list:
+        return any(map(_has_nul, value))
+    if kind in _PLAIN or kind in _WITHOUT_TEXT:
+        return False
+    return "\\u0000" in json_util.dumps(value, json_options=json_util.RELAXED_JSON_OPTIONS)
 
 
 Json = Annotated[Any, AfterValidator(_json), Stored(_json_column, _json_field)]

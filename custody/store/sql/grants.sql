@@ -198,6 +198,8 @@ GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_des
     TO fleet_operator;
 GRANT SELECT (id, legacy_object_id, first_name, last_name, role, status) ON public.users TO fleet_operator;
 GRANT INSERT, UPDATE ON public.config_settings TO fleet_operator;
+-- What a gap is about is never changed; a person says how it was closed.
+GRANT UPDATE (resolved_at, resolved_by, resolution) ON public.pg_dualwrite_gaps TO fleet_operator;
 GRANT INSERT ON public.config_setting_history TO fleet_operator;
 -- Where money is expected, and how many decimals a token has, is said once and never changed.
 GRANT INSERT ON public.derived_destinations, fleet.payment_routes, fleet.deposit_accounts, fleet.forwarder_treasuries,
