@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from custody.alarms import ALARMS_SCHEDULE
 from custody.destinations.audit import AUDIT_SCHEDULE
+from custody.mirror.agreement.scheduled import VERIFY_SCHEDULE
 from custody.providers.request_network import PAYMENTS_SCHEDULE
 from custody.store.outbox import Queue
 
@@ -69,6 +70,13 @@ SCHEDULES: Final = (
         "mirror",
         5,
         "Documents that MongoDB could not take are tried again when due.",
+    ),
+    Schedule(
+        VERIFY_SCHEDULE,
+        "mirror.apply",
+        "mirror",
+        30,
+        "What differs between both stores rings for nobody; each ring compares the next range of documents.",
     ),
     Schedule(
         "housekeeping",

@@ -60,6 +60,7 @@ _GROUPS: Final = (
     "sanctions",
     "payers",
     "register",
+    "mirror",
 )
 
 

@@ -51,6 +51,10 @@ class Range:
     start: str = FIRST
     end: str = LAST
 
+    @property
+    def is_last(self) -> bool:
+        return self.end == LAST
+
 
 @dataclass(slots=True)
 class Records:

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Final, cast
 
 from bson import json_util
-from sqlalchemy import Connection, Engine, Table
+from sqlalchemy import Connection, Engine, Table, text
 
 from custody.mirror.agreement.looking import FieldDifference, Look, Verdict
 from custody.mirror.agreement.plan import Plan
@@ -21,6 +21,12 @@ from custody.store.outbox import mirror
 OP: Final = "verify"
 CREATED_BY_FLEET: Final = frozenset(SUBJECTS) - {"purchaserequests"}
 """Collections whose missing documents the mirror makes."""
+
+
+_MAY_UPDATE: Final = text("SELECT has_column_privilege(:table, :column, 'UPDATE')")
+_MAY_REPLACE: Final = text(
+    "SELECT has_table_privilege(:table, 'INSERT') AND has_table_privilege(:table, 'DELETE') AND :column = ''"
+)
 
 
 class Deed(Enum):
@@ -98,6 +104,8 @@ def _heal(connection: Connection, plan: Plan, found: Look, fields: list[FieldDif
         rows = to_rows(found.document, IdMapReferences(connection))
     except Unmappable:
         return Deed.LEFT  # it refers to a document that has no row: that one is reported itself
+    if not _may_write(connection, plan, fields):
+        return Deed.LEFT
     own = [column for each in fields if each.leaf.table is plan.document.table for column in each.leaf.columns]
     if own and not _update(connection, plan, found, {name: rows.columns[name] for name in own}):
         return Deed.LEFT  # it was changed since it was looked at: the next look judges it anew
@@ -105,6 +113,19 @@ def _heal(connection: Connection, plan: Plan, found: Look, fields: list[FieldDif
         if each.leaf.table is not plan.document.table:
             _replace_children(connection, plan, found, each.leaf.table, rows)
     return Deed.HEALED
+
+
+def _may_write(connection: Connection, plan: Plan, fields: list[FieldDifference]) -> bool:
+    """Whether the session's role may write all of these: of some tables only an administrator may (R9)."""
+    for each in fields:
+        table = f"public.{each.leaf.table.__tablename__}"
+        if each.leaf.table is not plan.document.table:
+            statement, names = _MAY_REPLACE, [""]
+        else:
+            statement, names = _MAY_UPDATE, list(each.leaf.columns)
+        if not all(connection.execute(statement, {"table": table, "column": name}).scalar_one() for name in names):
+            return False
+    return True
 
 
 def _update(connection: Connection, plan: Plan, found: Look, values: dict[str, Any]) -> bool:

@@ -65,8 +65,11 @@ class Counts:
     waiting: int = 0
 
     def add(self, other: "Counts") -> None:
-        for name in ("documents", "rows", "equal", "different", "unreadable", "waiting"):
+        for name in Counts.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def as_json(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in Counts.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def finish(
     connection: Connection, collection: str, counted: Counts, *, began: datetime, digest: bytes, left_out: Iterable[str]
 ) -> None:
     """Keep a whole round of a collection."""
-    values: dict[str, Any] = {name: getattr(counted, name) for name in Counts.__slots__}
+    values: dict[str, Any] = {**counted.as_json()}
     connection.execute(
         _FINISH, {**values, "collection": collection, "began": began, "digest": digest, "left_out": list(left_out)}
     )

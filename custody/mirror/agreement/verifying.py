@@ -117,9 +117,11 @@ def _verify(
             documents.append(digest_documents(database, plan, each, session) if found is None else found)
             progress(plan.collection, sum(item.count for item in documents), expected)
     outcome.digest = sha256(b"".join(each.digest for each in documents)).digest()
-    candidates = _count(outcome, rows, documents)
-    _look(engine, database, plan, outcome, candidates, began, heal=heal)
-    _count_nameless(outcome, plan, lost, lost_count)
+    candidates = [
+        found for ours, theirs in zip(rows, documents, strict=True) for found in count_range(outcome, ours, theirs)
+    ]
+    judge(engine, database, plan, outcome, candidates, began, heal=heal)
+    count_nameless(outcome, lost, lost_count)
     with transaction(engine) as connection:
         keeping.resolve_others(connection, plan.collection, Range(), [each for each, _ in outcome.looks])
         keeping.finish(
@@ -129,17 +131,14 @@ def _verify(
     return outcome
 
 
-def _count(outcome: Outcome, rows: list[Records], documents: list[Records]) -> list[Any]:
-    """What must be looked at whole; everything else is counted here."""
-    candidates: dict[Any, None] = {}
-    for ours, theirs in zip(rows, documents, strict=True):
-        equal, found = differing(ours, theirs)
-        outcome.counted.add(Counts(documents=theirs.count, rows=ours.count, equal=equal))
-        candidates |= dict.fromkeys((*found, *theirs.odd))
-    return list(candidates)
+def count_range(outcome: Outcome, rows: Records, documents: Records) -> list[Any]:
+    """The _ids of a range that must be looked at whole; everything else is counted here."""
+    equal, found = differing(rows, documents)
+    outcome.counted.add(Counts(documents=documents.count, rows=rows.count, equal=equal))
+    return list(dict.fromkeys((*found, *documents.odd)))
 
 
-def _look(
+def judge(
     engine: Engine,
     database: Database[Document],
     plan: Plan,
@@ -179,7 +178,7 @@ def _state(found: Look, deed: Deed) -> str:
     return "waiting" if found.verdict is Verdict.WAITING else _STATES[deed]
 
 
-def _count_nameless(outcome: Outcome, plan: Plan, lost: list[Nameless], total: int) -> None:
+def count_nameless(outcome: Outcome, lost: list[Nameless], total: int) -> None:
     """Rows that name no document: they were never mirrored, or their ObjectId is none."""
     outcome.counted.rows += total
     outcome.counted.different += total
@@ -188,5 +187,5 @@ def _count_nameless(outcome: Outcome, plan: Plan, lost: list[Nameless], total: i
         stands = "none" if each.legacy_object_id is None else repr(each.legacy_object_id[:60])
         reason = f"row {each.row_id}: its ObjectId is {stands}, expected 24 hex digits in small letters"
         outcome.looks.append(
-            (Look(plan.collection, str(each.row_id), Verdict.NO_DOCUMENT, reason, row_id=each.row_id), Deed.LEFT)
+            (Look(outcome.collection, str(each.row_id), Verdict.NO_DOCUMENT, reason, row_id=each.row_id), Deed.LEFT)
         )
