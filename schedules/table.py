@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from custody.alarms import ALARMS_SCHEDULE
 from custody.destinations.audit import AUDIT_SCHEDULE
-from custody.mirror.agreement.scheduled import VERIFY_SCHEDULE
 from custody.providers.request_network import PAYMENTS_SCHEDULE
 from custody.store.outbox import Queue
+from custody.store.schedule_runs import VERIFY_SCHEDULE
 
 EXPIRY_PERIODS: Final = 3
 """A ring nobody answered for this many periods is dropped, so that rings never pile up behind a slow step."""

@@ -5,8 +5,8 @@ from typing import Final
 from celery import shared_task
 from sqlalchemy import Engine
 
-from custody.mirror.agreement.scheduled import VERIFY_SCHEDULE
 from custody.settings.environment import FleetSettings
+from custody.store.schedule_runs import VERIFY_SCHEDULE
 from tasks.doors import Door, Step
 
 

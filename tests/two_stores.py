@@ -1,18 +1,23 @@
 """The same documents in both stores: rows made by the mapping itself, their references known to id_map alone."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 from uuid import UUID, uuid5
 
-from bson import ObjectId
+from bson import Decimal128, ObjectId
 from pymongo.database import Database as MongoDatabase
 from sqlalchemy import Connection, Engine, Table, text
 from sqlalchemy.exc import DBAPIError
 
+from custody.mirror.agreement import Outcome, said
 from custody.mirror.collections import COLLECTIONS
 from custody.mirror.collections.document import read, to_rows
 
 Mongo = MongoDatabase[dict[str, Any]]
+
+Plant = Callable[["TwoStores", Mongo, dict[str, Any]], object]
+"""Makes one difference in a document that both stores hold."""
 
 _NAMESPACE = UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")
 
@@ -100,4 +105,51 @@ def _parents(kind: Any) -> list[tuple[Any, str]]:
 
     return [
         (mark.table, mark.parent) for info in kind.model_fields.values() if (mark := _mark(info, Child)) is not None
+    ]
+
+
+LONG_AGO: Final = datetime(2026, 1, 1, tzinfo=UTC)
+USER, REQUEST, OFFER, ANOTHER = (ObjectId(f"65f0000000000000000000{number:02x}") for number in range(1, 5))
+
+
+def payment(number: int, **changed: Any) -> dict[str, Any]:
+    document = {
+        "_id": ObjectId(f"65f1{number:020x}"), "purchaseRequestId": REQUEST, "sellerOfferId": OFFER, "buyerId": USER,
+        "sellerId": USER, "amount": {"amount": Decimal128("12.5"), "currency": "USDT"}, "provider": "request.network",
+        "direction": "in", "status": "processing", "blockchain": {"confirmations": 0}, "providerPaymentId": f"pp{number}",
+        "metadata": {"note": "a"}, "createdAt": LONG_AGO, "updatedAt": LONG_AGO,
+    }  # fmt: skip
+    return {**document, **changed}
+
+
+def request(number: int, **changed: Any) -> dict[str, Any]:
+    document = {
+        "_id": ObjectId(f"65f2{number:020x}"), "buyerId": USER, "title": "A lamp", "createdAt": LONG_AGO,
+        "updatedAt": LONG_AGO, "specifications": [{"key": "colour", "value": "red"}, {"key": "height", "value": "1 m"}],
+        "preferredSellerIds": [USER, ANOTHER], "deliveryInfo": {"method": "post"},
+    }  # fmt: skip
+    return {**document, **changed}
+
+
+def in_mongo(update: dict[str, Any]) -> Plant:
+    def plant(stores: TwoStores, mongo: Mongo, document: dict[str, Any]) -> None:
+        collection = "payments" if "amount" in document else "purchaserequests"
+        assert mongo[collection].update_one({"_id": document["_id"]}, update).modified_count == 1
+
+    return plant
+
+
+def one(outcomes: list[Outcome]) -> Outcome:
+    (outcome,) = outcomes
+    return outcome
+
+
+def told(outcome: Outcome) -> list[tuple[str, str, list[tuple[str, str, str]]]]:
+    return [
+        (
+            look.object_id,
+            look.verdict.value,
+            [(each.name, said(each.mongo), said(each.postgres)) for each in look.fields],
+        )
+        for look, _ in sorted(outcome.looks, key=lambda found: found[0].object_id)
     ]

@@ -177,7 +177,7 @@ def mixed_id(validate: Validate) -> Encode:
     return encode
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any) -> str:  # noqa: PLR0911 - one a type
     """What the column's jsonb prints of ``value``: keys by their length and then their bytes, numbers in full."""
     kind = type(value)
     if kind is str:

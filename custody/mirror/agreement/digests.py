@@ -5,14 +5,15 @@ its documents are read and hashed here. Two ranges are equal when their records 
 """
 
 import gc
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any, Final
 from uuid import UUID
 
-from bson import MaxKey, MinKey, ObjectId, decode_all
+from bson import MaxKey, MinKey, ObjectId, decode_iter
 from bson.codec_options import CodecOptions
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
@@ -93,7 +94,7 @@ def _named(plan: Plan, columns: Sequence[str]) -> str:
     """The rows of a range with their ObjectIds: their own, or the one that id_map gave a row born in Postgres."""
     own = "".join(f', t."{name}"' for name in columns)
     return (
-        f"SELECT t.legacy_object_id AS oid{own} FROM {plan.table} t "
+        f"SELECT t.legacy_object_id AS oid{own} FROM {plan.table} t "  # noqa: S608 - the mapping names them all
         f"WHERE t.legacy_object_id >= :start AND t.legacy_object_id < :end AND {_USABLE.format('t.legacy_object_id')} "
         f"UNION ALL SELECT m.legacy_object_id{own} FROM public.id_map m JOIN {plan.table} t ON t.id = m.new_id "
         f"WHERE m.collection = '{plan.collection}' AND m.legacy_object_id >= :start AND m.legacy_object_id < :end "
@@ -105,19 +106,19 @@ def bounds(connection: Connection, plan: Plan, size: int, within: Range) -> list
     """``within`` in ranges of about ``size`` rows each."""
     starts = connection.execute(
         text(
-            f"SELECT oid FROM (SELECT oid, row_number() OVER (ORDER BY oid) - 1 AS n FROM ({_named(plan, ())}) named) numbered "
+            f"SELECT oid FROM (SELECT oid, row_number() OVER (ORDER BY oid) - 1 AS n FROM ({_named(plan, ())}) named) numbered "  # noqa: S608 - the mapping names them all
             "WHERE n > 0 AND n % :size = 0 ORDER BY n"
         ),
         {"size": size, "start": within.start, "end": within.end},
     ).scalars()
     edges = [within.start, *starts, within.end]
-    return [Range(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    return [Range(start, end) for start, end in pairwise(edges)]
 
 
 def next_range(connection: Connection, plan: Plan, start: str, size: int) -> Range:
     """The range of at most ``size`` rows from ``start`` on; the last one is open."""
     end: str | None = connection.execute(
-        text(f"SELECT oid FROM ({_named(plan, ())}) named ORDER BY oid OFFSET :size LIMIT 1"),
+        text(f"SELECT oid FROM ({_named(plan, ())}) named ORDER BY oid OFFSET :size LIMIT 1"),  # noqa: S608 - the mapping names them all
         {"size": size, "start": start, "end": LAST},
     ).scalar()
     return Range(start, end or LAST)
@@ -131,7 +132,7 @@ def digest_rows(connection: Connection, plan: Plan, within: Range) -> Records:
             SELECT string_agg(decode(d.oid, 'hex') || substring(sha256(convert_to(d.said, 'UTF8')) FOR {HASH_BYTES}),
                 ''::bytea ORDER BY d.oid COLLATE "C")
             FROM (SELECT t.oid, {plan.text} AS said FROM ({_named(plan, plan.columns)}) t {plan.joins}) d
-            """
+            """  # noqa: S608 - the mapping names them all
         ),
         {"start": within.start, "end": within.end},
     ).scalar_one()
@@ -157,7 +158,7 @@ def nameless(connection: Connection, plan: Plan) -> tuple[list[Nameless], int]:
                     SELECT FROM public.id_map m WHERE m.new_id = t.id AND m.collection = '{plan.collection}'
                         AND {_USABLE.format("m.legacy_object_id")}))
             ORDER BY t.id LIMIT :most
-            """
+            """  # noqa: S608 - the mapping names them all
         ),
         {"most": NAMELESS_MAXIMUM},
     ).all()
@@ -182,11 +183,11 @@ def digest_documents(
     odd: list[Any] = []
     with _no_collector():
         for batch in cursor:
-            _digest_batch(plan, decode_all(batch, _CODEC), records, odd)
+            _digest_batch(plan, decode_iter(batch, _CODEC), records, odd)
     return Records(b"".join(records), odd)
 
 
-def _digest_batch(plan: Plan, documents: list[Document], records: list[bytes], odd: list[Any]) -> None:
+def _digest_batch(plan: Plan, documents: Iterable[Document], records: list[bytes], odd: list[Any]) -> None:
     encode = plan.encode
     for document in documents:
         object_id = document.pop("_id")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from math import isnan
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,8 +16,8 @@ from sqlalchemy import Connection, Engine, text
 from custody.mirror.agreement.plan import Leaf, Plan
 from custody.mirror.agreement.reading import reading
 from custody.mirror.agreement.rows import IdMapReferences, load, row_ids
-from custody.mirror.collections.document import Owner, Unmappable, as_stored, from_rows, read
 from custody.mirror.collections.document import Document as Typed
+from custody.mirror.collections.document import Owner, Unmappable, as_stored, from_rows, read
 from custody.store.engine import forbid_inside_transaction
 from custody.store.mongo import Document
 
@@ -118,7 +119,7 @@ def _behind(connection: Connection, plan: Plan, ids: list[UUID]) -> set[UUID]:
     return found
 
 
-def _compare(
+def _compare(  # noqa: PLR0911 - each return is one thing that can be said
     plan: Plan,
     key: str,
     raw: Document | None,
@@ -216,4 +217,8 @@ def same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same(item, other[name]) for name, item in one.items())
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other) or (one != one and other != other)  # NaN is the same as NaN
+    return bool(one == other) or (_is_nan(one) and _is_nan(other))
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and isnan(value)

@@ -115,7 +115,7 @@ class _Scope:
             self.joins[(table, column)] = f"LEFT JOIN public.{table} {joined} ON {joined}.id = {column}"
         # id_map is asked only for rows that were born in Postgres.
         return (
-            f"coalesce({joined}.legacy_object_id, (SELECT m.legacy_object_id FROM public.id_map m "
+            f"coalesce({joined}.legacy_object_id, (SELECT m.legacy_object_id FROM public.id_map m "  # noqa: S608 - the mapping names them all
             f"WHERE m.new_id = {column} AND m.collection = '{collection}'), '?' || {column})"
         )
 
@@ -234,7 +234,7 @@ def _default(info: FieldInfo, encode: Encode) -> str | None:
 _Made = tuple[Encode, str, tuple[str, ...], type[Base]]
 
 
-def _leaf(info: FieldInfo, scope: _Scope, walk: _Walk, column: str, part: type[Nested]) -> _Made | None:
+def _leaf(info: FieldInfo, scope: _Scope, walk: _Walk, column: str, part: type[Nested]) -> _Made | None:  # noqa: PLR0911 - one a kind of field
     """A field's encoder, its SQL, its columns and their table; None if the session may not read them."""
     if child := _mark(info, Child):
         return _child(info, child, scope, walk)
@@ -288,7 +288,7 @@ def _child(info: FieldInfo, child: Child, scope: _Scope, walk: _Walk) -> _Made |
     ordinal = "0" if child.ordinal is None else inner.column(child.ordinal)
     counted = "" if is_list else f" FILTER (WHERE x.piece <> '{nothing}')"
     sql = (
-        f"(SELECT string_agg(length(x.piece) || ':' || x.piece, '' ORDER BY {order}){counted} FROM ("
+        f"(SELECT string_agg(length(x.piece) || ':' || x.piece, '' ORDER BY {order}){counted} FROM ("  # noqa: S608 - the mapping names them all
         f"SELECT {concat(expressions)} AS piece, {ordinal} AS ordinal FROM public.{child.table.__tablename__} {inner.alias} "
         f'{" ".join(inner.joins.values())} WHERE {inner.alias}."{child.parent}" = {scope.alias}.id) x)'
     )
@@ -329,7 +329,7 @@ def _literals(annotation: Any) -> frozenset[str]:
     return frozenset[str]().union(*(_literals(part) for part in get_args(annotation) if not isinstance(part, str)))
 
 
-def _value(info: FieldInfo, kind: Any, column: str) -> tuple[Encode, str]:
+def _value(info: FieldInfo, kind: Any, column: str) -> tuple[Encode, str]:  # noqa: PLR0911 - one a type
     validate = _validator(info)
     as_text = f"length({column}) || ':' || {column}"
     if members := _literals(info.annotation):

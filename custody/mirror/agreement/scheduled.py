@@ -17,9 +17,6 @@ from custody.mirror.agreement.verifying import Outcome, count_nameless, count_ra
 from custody.store.engine import transaction
 from custody.store.mongo import Document
 
-VERIFY_SCHEDULE: Final = "mirror-verify"
-"""The entry's name in the schedules' table."""
-
 ROUND_DOCUMENTS: Final = 20_000
 """Rows a ring: about a second of the mirror's process. With a ring every 30 s a million documents take 25 minutes."""
 

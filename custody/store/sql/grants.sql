@@ -139,8 +139,8 @@ GRANT USAGE ON SEQUENCE fleet.mirror_versions TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON public.id_map, public.pg_dualwrite_gaps TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_mirror;
 -- It compares both stores (custody/mirror/agreement): all that is mapped but credentials, and it writes nothing but what
--- MongoDB owns (R7). Who is an administrator, and who
--- logs in as whom, is not a worker's to write: of users and their Telegram accounts it writes nothing.
+-- MongoDB owns (R7). Who is an administrator, and who logs in as whom, is not a worker's to write: of users and their
+-- Telegram accounts it writes nothing.
 GRANT SELECT ON public.categories, public.seller_offers, public.request_templates, public.disputes, public.chats,
     public.notifications, public.addresses, public.point_transactions, public.reviews, public.shop_settings,
     public.blog_posts, public.telegram_links TO fleet_mirror;
