@@ -211,7 +211,7 @@ def test_the_command_says_what_differs_and_ends_with_1(
     monkeypatch.setenv("MONGO_DATABASE", mongo.name)
     app = typer.Typer()
     register(app)
-    chosen = ["mirror", "verify", "--collection", "payments"]
+    chosen = ["mirror", "verify", "--processes", "1", "--collection", "payments"]
     assert CliRunner().invoke(app, chosen).exit_code == 0
     mongo["payments"].update_many({"providerPaymentId": "pp2"}, {"$set": {"disputed": True}})
     result = CliRunner().invoke(app, [*chosen, "--json"])

@@ -21,6 +21,7 @@ from tests.property.test_collections import documents
 from tests.two_stores import ANOTHER, OFFER, USER, Mongo, TwoStores, in_mongo, one, payment, request, told
 from workers.embedded.services import Services
 
+LARGE: Final = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
 GENERATED: Final = declared(400, 12)
 
 
@@ -39,9 +40,7 @@ def generated(collection: str, count: int) -> list[dict[str, Any]]:
     """Documents as any writer may have left them, the same in every run."""
     made: list[dict[str, Any]] = []
 
-    @settings(
-        max_examples=count, database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=count, database=None, deadline=None, derandomize=True, suppress_health_check=LARGE)
     @given(document=documents(COLLECTIONS[collection]))
     def gather(document: dict[str, Any]) -> None:
         made.append(document)

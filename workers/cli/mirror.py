@@ -25,7 +25,7 @@ def verify(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="each collection and each difference, as JSON")] = False,
     heal: Annotated[bool, typer.Option("--heal", help="put right what may be put right")] = False,
-    processes: Annotated[int, typer.Option(min=1, max=64, help="that read MongoDB; 1 starts none")] = 1,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="that read MongoDB; 1 starts none")] = 2,
 ) -> None:
     """Prove that MongoDB and Postgres hold the same: every mapped field of every document. Changes nothing.
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from bson import MaxKey, MinKey, ObjectId, decode_iter
@@ -183,7 +183,7 @@ def digest_documents(
     odd: list[Any] = []
     with _no_collector():
         for batch in cursor:
-            _digest_batch(plan, decode_iter(batch, _CODEC), records, odd)
+            _digest_batch(plan, decode_iter(cast(bytes, batch), _CODEC), records, odd)
     return Records(b"".join(records), odd)
 
 

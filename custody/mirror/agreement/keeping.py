@@ -29,8 +29,10 @@ _RECORD = text(
 _RESOLVE = text(
     """
     UPDATE fleet.mirror_differences SET resolved_at = clock_timestamp()
-    WHERE collection = :collection AND resolved_at IS NULL AND object_id >= :start AND object_id < :end
-      AND NOT object_id = ANY(:still)
+    WHERE collection = :collection AND resolved_at IS NULL AND NOT object_id = ANY(:still)
+      AND CASE WHEN object_id ~ '^[0-9a-f]{24}$' THEN object_id >= :start AND object_id < :end
+          -- What is no ObjectId stands before them all.
+          ELSE :start = '' END
     """
 )
 _FINISH = text(

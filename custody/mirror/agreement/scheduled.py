@@ -14,6 +14,7 @@ from custody.mirror.agreement.keeping import Counts
 from custody.mirror.agreement.plan import Plan
 from custody.mirror.agreement.reading import reading, snapshot
 from custody.mirror.agreement.verifying import Outcome, count_nameless, count_range, judge, readable_plans
+from custody.mirror.applying import _is_there
 from custody.store.engine import transaction
 from custody.store.mongo import Document
 
@@ -38,8 +39,13 @@ _GO_ON: Final = text(
 )
 
 
-def verify_next(engine: Engine, database: Database[Document], *, size: int = ROUND_DOCUMENTS) -> Outcome:
-    """Verify and heal the next range: of the collection under way, else of the one whose digest is oldest."""
+def verify_next(engine: Engine, database: Database[Document], *, size: int = ROUND_DOCUMENTS) -> Outcome | None:
+    """Verify and heal the next range: of the collection under way, else of the one whose digest is oldest.
+
+    None when MongoDB is away: the next ring tries again.
+    """
+    if not _is_there(database):
+        return None
     began = datetime.now(UTC)
     with reading(engine) as connection:
         known = readable_plans(connection)

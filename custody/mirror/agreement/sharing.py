@@ -48,14 +48,25 @@ class Alone:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What another process needs to read a collection as this one would."""
+
+    mongo_url: str = field(repr=False)
+    database: str
+    collection: str
+    left_out: frozenset[tuple[str, str]]
+    moment: Any
+
+
 @dataclass(slots=True)
 class _Submitted:
     pool: ProcessPoolExecutor
-    arguments: tuple[Any, ...]
+    job: _Job
     futures: dict[Range, Future[Records]] = field(default_factory=dict[Range, Future[Records]])
 
     def submit(self, within: Range) -> None:
-        self.futures[within] = self.pool.submit(_digest, *self.arguments, within)
+        self.futures[within] = self.pool.submit(_digest, self.job, within)
 
     def result(self, within: Range) -> Records | None:
         return self.futures[within].result()
@@ -66,13 +77,12 @@ class Processes:
     """Processes that each have a client of their own."""
 
     pool: ProcessPoolExecutor
-    mongo_url: str
+    mongo_url: str = field(repr=False)
     database: str
 
     def start(self, of: Plan, moment: Any) -> Shared:
-        return _Submitted(
-            self.pool, (self.mongo_url, self.database, of.collection, frozenset(of.columns_left_out), moment)
-        )
+        job = _Job(self.mongo_url, self.database, of.collection, of.columns_left_out, moment)
+        return _Submitted(self.pool, job)
 
 
 @contextmanager
@@ -91,12 +101,10 @@ def _ready() -> None:
 _clients: dict[str, Any] = {}
 
 
-def _digest(
-    mongo_url: str, name: str, collection: str, left_out: frozenset[tuple[str, str]], moment: Any, within: Range
-) -> Records:
-    if mongo_url not in _clients:
-        _clients[mongo_url] = open_mongo(mongo_url, application="fleet-mirror-verify")
-    database = _clients[mongo_url][name]
-    made = plan(COLLECTIONS[collection], lambda table, column: (table, column) not in left_out)
-    with snapshot_at(database, moment) as session:
+def _digest(job: _Job, within: Range) -> Records:
+    if job.mongo_url not in _clients:
+        _clients[job.mongo_url] = open_mongo(job.mongo_url, application="fleet-mirror-verify")
+    database = _clients[job.mongo_url][job.database]
+    made = plan(COLLECTIONS[job.collection], lambda table, column: (table, column) not in job.left_out)
+    with snapshot_at(database, job.moment) as session:
         return digest_documents(database, made, within, session)

@@ -50,6 +50,9 @@ _COLUMNS: Final = text(
 )
 
 
+def _say_nothing(collection: str, done: int, expected: int) -> None: ...
+
+
 @dataclass(slots=True)
 class Outcome:
     """One collection. ``looks``: what is not equal, each with what was done about it; ``unnamed``: different, not looked at."""
@@ -81,7 +84,7 @@ def verify(
     *,
     heal: bool = False,
     sharing: Sharing | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = _say_nothing,
 ) -> list[Outcome]:
     """Compare whole collections (None: all that may be read), keep what was found, and heal if asked.
 
