@@ -76,9 +76,10 @@ def _fill(engine: Engine, mongo: Database[dict[str, Any]], progress: Progress) -
     for start in range(0, ROWS, BATCH):
         progress(f"both stores are filled: {start} of {ROWS}")
         documents = [_payment(number) for number in range(start, min(ROWS, start + BATCH))]
+        made = [to_rows(read(kind, each), ids).columns for each in documents]
         with engine.begin() as connection:
             connection.execute(text("SET LOCAL session_replication_role = replica"))
-            connection.execute(table.insert(), [to_rows(read(kind, each), ids).columns for each in documents])
+            connection.execute(table.insert(), made)
         mongo["payments"].insert_many(documents, ordered=False)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE public.users, public.payments"))

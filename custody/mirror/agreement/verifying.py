@@ -30,8 +30,8 @@ from custody.mirror.agreement.sharing import Alone, Sharing
 from custody.store.engine import transaction
 from custody.store.mongo import Document
 
-RANGE_DOCUMENTS: Final = 100_000
-"""Rows a range: 2.8 MB of records; enough that joining to the referred tables is paid for, few enough to share out."""
+RANGE_DOCUMENTS: Final = 50_000
+"""Rows a range: 1.4 MB of records; enough that joining to the referred tables is paid for, few enough to share out."""
 
 LOOK_MAXIMUM: Final = 5_000
 """Documents of a collection that are looked at whole in a round; more are counted as different and named by the next ones.
