@@ -12,6 +12,7 @@ from custody.destinations.audit import AUDIT_SCHEDULE
 from custody.providers.request_network import PAYMENTS_SCHEDULE
 from custody.quotes import QUOTES_SCHEDULE
 from custody.store.outbox import Queue
+from custody.store.schedule_runs import VERIFY_SCHEDULE
 
 EXPIRY_PERIODS: Final = 3
 """A ring nobody answered for this many periods is dropped, so that rings never pile up behind a slow step."""
@@ -70,6 +71,13 @@ SCHEDULES: Final = (
         "mirror",
         5,
         "Documents that MongoDB could not take are tried again when due.",
+    ),
+    Schedule(
+        VERIFY_SCHEDULE,
+        "mirror.apply",
+        "mirror",
+        30,
+        "What differs between both stores rings for nobody; each ring compares the next range of documents.",
     ),
     Schedule(
         "housekeeping",

@@ -1,11 +1,15 @@
 """Who answered which ring of a schedule: a second beat, or a message delivered twice, finds its slot taken."""
 
 from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import Connection, text
 
 NAME_LENGTH_MAXIMUM = 100
 PERIOD_MAXIMUM_SECONDS = 86_400
+
+VERIFY_SCHEDULE: Final = "mirror-verify"
+"""The entry that compares both stores. Here, since schedules and tasks share it and neither imports MongoDB's driver."""
 
 _CLAIM = text(
     "INSERT INTO fleet.schedule_runs (name, slot) VALUES (:name, :slot) ON CONFLICT DO NOTHING RETURNING slot"

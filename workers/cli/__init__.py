@@ -63,6 +63,7 @@ _GROUPS: Final = (
     "payers",
     "quotes",
     "register",
+    "mirror",
 )
 
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, transaction
 from workers.cli.actions import as_operator
-from workers.cli.mirror import both_stores
+from workers.cli.mirror_backfill import both_stores
 from workers.cli.terminal import shown
 
 if TYPE_CHECKING:

@@ -57,50 +57,57 @@ def aliases_of(part: type[BaseModel]) -> frozenset[str]:
 
 
 def _step(name: str, info: FieldInfo) -> Step:
-    column = _mark(info, Column)
+    column = mark_of(info, Column)
     return Step(
         name=name,
-        alias=info.alias or to_camel(name),
+        alias=alias_of(name, info),
         column=name if column is None else column.name,
         is_list=get_origin(info.annotation) is list,
-        owner=_mark(info, Owner),
-        stored=_mark(info, Stored),
-        inlined=_mark(info, Inlined),
-        child=_mark(info, Child),
-        triple=_mark(info, Polymorphic),
-        chosen=_mark(info, RefersBy),
-        refers=_mark(info, Refers),
-        nested=_nested_type(info.annotation),
+        owner=mark_of(info, Owner),
+        stored=mark_of(info, Stored),
+        inlined=mark_of(info, Inlined),
+        child=mark_of(info, Child),
+        triple=mark_of(info, Polymorphic),
+        chosen=mark_of(info, RefersBy),
+        refers=mark_of(info, Refers),
+        nested=nested_type(info.annotation),
     )
 
 
-def _mark(info: FieldInfo, kind: type[Any]) -> Any:
-    for mark in _metadata(info):
+def alias_of(name: str, info: FieldInfo) -> str:
+    """A field's name in MongoDB."""
+    return info.alias or to_camel(name)
+
+
+def mark_of(info: FieldInfo, kind: type[Any]) -> Any:
+    """The field's mark of a kind, None without one."""
+    for mark in marks_of(info):
         if isinstance(mark, kind):
             return mark
     return None
 
 
-def _metadata(info: FieldInfo) -> Iterable[Any]:
+def marks_of(info: FieldInfo) -> Iterable[Any]:
     """The field's own marks, then those of the types inside it (``Money | None``, ``list[Sweep]``)."""
     yield from info.metadata
-    yield from _inner_metadata(info.annotation)
+    yield from _inner_marks(info.annotation)
 
 
-def _inner_metadata(annotation: Any) -> Iterable[Any]:
+def _inner_marks(annotation: Any) -> Iterable[Any]:
     yield from getattr(annotation, "__metadata__", ())
     if get_origin(annotation) not in (None, Literal, list, dict):
         for argument in get_args(annotation):
-            yield from _inner_metadata(argument)
+            yield from _inner_marks(argument)
 
 
-def _nested_type(annotation: Any) -> type[BaseModel] | None:
+def nested_type(annotation: Any) -> type[BaseModel] | None:
+    """The document inside an annotation, None without one."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) is Literal:
         return None
     for argument in get_args(annotation):
-        found = _nested_type(argument)
+        found = nested_type(argument)
         if found is not None:
             return found
     return None

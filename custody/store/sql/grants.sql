@@ -140,6 +140,52 @@ GRANT EXECUTE ON FUNCTION fleet.ask_for_entries TO fleet_mirror;
 GRANT USAGE ON SEQUENCE fleet.mirror_versions TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON public.id_map, public.pg_dualwrite_gaps TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON fleet.dead_work TO fleet_mirror;
+-- It compares both stores (custody/mirror/agreement): all that is mapped but credentials, and it writes nothing but what
+-- MongoDB owns (R7). Who is an administrator, and who logs in as whom, is not a worker's to write: of users and their
+-- Telegram accounts it writes nothing.
+GRANT SELECT ON public.categories, public.seller_offers, public.request_templates, public.disputes, public.chats,
+    public.notifications, public.addresses, public.point_transactions, public.reviews, public.shop_settings,
+    public.blog_posts, public.telegram_links TO fleet_mirror;
+GRANT SELECT (id, created_at, updated_at, first_name, last_name, role, status, is_email_verified, auth_provider,
+    telegram_verified, profile, preferences, referral_code, referred_by_id, points_total, points_available, points_level,
+    legacy_object_id) ON public.users TO fleet_mirror;
+GRANT SELECT (id, user_id, telegram_user_id, expires_at, created_at, legacy_object_id) ON public.telegram_sessions TO
+    fleet_mirror;
+GRANT SELECT, INSERT, DELETE ON public.purchase_request_delivery_info, public.purchase_request_delivery_address,
+    public.purchase_request_seller_delivery_info, public.purchase_request_service_info, public.delivery_attempts,
+    public.purchase_request_specifications, public.purchase_request_preferred_sellers TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, name, name_en, description, parent_id, is_active, sort_order) ON public.categories TO
+    fleet_mirror;
+GRANT UPDATE (created_at, updated_at, title, description, product_type, category_id, product_link, size, color, brand,
+    urgency, budget_amount, budget_currency, status, selected_offer_id, delivery_code, delivered_at) ON
+    public.purchase_requests TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, title, description, status, delivery_days, attachments, require_aml_check,
+    aml_block_on_failure) ON public.seller_offers TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, seller_id, category_id, title, description, product_type, share_link, usage_count,
+    is_active, specifications, default_proposal) ON public.request_templates TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, disputed, metadata) ON public.payments TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at) ON public.derived_destinations TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at) ON public.trezor_accounts TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, description) ON public.config_settings TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, admin_id, reason, description, status, priority, category, evidence, timeline,
+    resolution) ON public.disputes TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, type, purchase_request_id, seller_offer_id, name, participants, messages, metadata,
+    last_message_at) ON public.chats TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, user_id, title, message, category, type, is_read, related_id, action_url, metadata) ON
+    public.notifications TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, user_id, type, full_name, phone, country, city, street, postal_code, is_primary,
+    deleted_at) ON public.addresses TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, user_id, type, source, amount, balance_after, description, related_id, metadata) ON
+    public.point_transactions TO fleet_mirror;
+GRANT UPDATE (reviewer_id, subject_type, subject_id, purchase_request_id, rating, comment, created_at, updated_at) ON
+    public.reviews TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, seller_id, name, description, avatar, cover_image, reviews_enabled, social_links) ON
+    public.shop_settings TO fleet_mirror;
+GRANT UPDATE (created_at, updated_at, author_id, title, slug, content, media, seo, status, views, likes, published_at) ON
+    public.blog_posts TO fleet_mirror;
+GRANT SELECT, INSERT, UPDATE ON fleet.mirror_agreements, fleet.mirror_differences TO fleet_mirror;
+GRANT INSERT ON fleet.outbox TO fleet_mirror;
+GRANT SELECT ON fleet.mirror_cursor TO fleet_mirror;
 
 -- The relay rings.
 GRANT SELECT, UPDATE, DELETE ON fleet.outbox TO fleet_relay;

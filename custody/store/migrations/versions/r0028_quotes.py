@@ -5,7 +5,7 @@ from alembic import op
 from custody.store.sql_files import run_sql
 
 revision = "0028"
-down_revision = "0026"
+down_revision = "0027"
 
 
 def upgrade() -> None:

@@ -1,0 +1,145 @@
+"""What is done about a difference (R7): Postgres follows MongoDB in fields that MongoDB owns, the mirror writes again what the
+fleet owns, and a value of the fleet's that somebody changed in MongoDB is a security gap that nothing heals."""
+
+import json
+from enum import Enum
+from typing import Any, Final, cast
+
+from bson import json_util
+from sqlalchemy import Connection, Engine, Table, text
+
+from custody.mirror.agreement.looking import FieldDifference, Look, Verdict
+from custody.mirror.agreement.plan import Plan
+from custody.mirror.agreement.rows import IdMapReferences
+from custody.mirror.claims import _GAP, PAYLOAD_LENGTH_MAXIMUM
+from custody.mirror.collections.document import Rows, Unmappable, to_rows
+from custody.mirror.collections.marks import Owner
+from custody.mirror.documents import SUBJECTS
+from custody.store.engine import transaction
+from custody.store.models import Base
+from custody.store.outbox import mirror
+
+OP: Final = "verify"
+CREATED_BY_FLEET: Final = frozenset(SUBJECTS) - {"purchaserequests"}
+"""Collections whose missing documents the mirror makes."""
+
+
+_MAY_UPDATE: Final = text("SELECT has_column_privilege(:table, :column, 'UPDATE')")
+_MAY_REPLACE: Final = text(
+    "SELECT has_table_privilege(:table, 'INSERT') AND has_table_privilege(:table, 'DELETE') AND :column = ''"
+)
+
+
+class Deed(Enum):
+    """What was done."""
+
+    HEALED = "healed"
+    ASKED = "the mirror writes it again"
+    SECURITY = "security gap"
+    LEFT = "left to a person"
+
+
+def is_behind(found: Look) -> bool:
+    """Whether the mirror has not yet brought the row's present state: then MongoDB's older value is nobody's doing."""
+    theirs, ours = found.mongo_changed_at, found.postgres_changed_at
+    return found.collection in SUBJECTS and theirs is not None and ours is not None and theirs < _milliseconds(ours)
+
+
+def _milliseconds(at: Any) -> Any:
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def security_fields(found: Look) -> list[FieldDifference]:
+    """The differing fields that only somebody who wrote to MongoDB himself can have made."""
+    changed = found.owned_by(Owner.CREATE_ONLY)
+    return changed if is_behind(found) else [*changed, *found.owned_by(Owner.FLEET)]
+
+
+def settle(engine: Engine, plan: Plan, found: Look, *, heal: bool) -> Deed:
+    """Do what ``found`` calls for. Without ``heal`` only security gaps are written: those are never kept to oneself."""
+    if found.verdict is Verdict.NO_DOCUMENT and found.row_id and plan.collection in CREATED_BY_FLEET and heal:
+        with transaction(engine) as connection:
+            mirror(connection, plan.collection, found.row_id)
+        return Deed.ASKED
+    if found.verdict is not Verdict.FIELDS or found.row_id is None or found.document is None:
+        return Deed.LEFT
+    if changed := security_fields(found):
+        with transaction(engine) as connection:
+            _write_gap(connection, found, changed)
+        return Deed.SECURITY
+    if not heal:
+        return Deed.LEFT
+    with transaction(engine) as connection:
+        if is_behind(found):
+            mirror(connection, plan.collection, found.row_id)
+        healed = _heal(connection, plan, found, _ours_to_heal(found))
+    return Deed.ASKED if is_behind(found) else healed
+
+
+def _ours_to_heal(found: Look) -> list[FieldDifference]:
+    # The time of a change that the mirror has yet to bring is not taken back.
+    return [each for each in found.owned_by(Owner.MONGO) if not (is_behind(found) and each.name == "updatedAt")]
+
+
+def _write_gap(connection: Connection, found: Look, changed: list[FieldDifference]) -> None:
+    values = {each.name: {"mongo": each.mongo, "postgres": each.postgres} for each in changed}
+    payload = json_util.dumps(values, json_options=json_util.RELAXED_JSON_OPTIONS)
+    if len(payload) > PAYLOAD_LENGTH_MAXIMUM:
+        payload = json.dumps({"too_long": len(payload)})
+    connection.execute(
+        _GAP,
+        {
+            "collection": found.collection,
+            "op": OP,
+            "object_id": found.object_id,
+            "payload": payload,
+            "severity": "security",
+            "reason": f"{', '.join(each.name for each in changed)}: MongoDB holds another value than the fleet wrote",
+        },
+    )
+
+
+def _heal(connection: Connection, plan: Plan, found: Look, fields: list[FieldDifference]) -> Deed:
+    assert found.document is not None
+    try:
+        rows = to_rows(found.document, IdMapReferences(connection))
+    except Unmappable:
+        return Deed.LEFT  # it refers to a document that has no row: that one is reported itself
+    if not _may_write(connection, plan, fields):
+        return Deed.LEFT
+    own = [column for each in fields if each.leaf.table is plan.document.table for column in each.leaf.columns]
+    if own and not _update(connection, plan, found, {name: rows.columns[name] for name in own}):
+        return Deed.LEFT  # it was changed since it was looked at: the next look judges it anew
+    for each in fields:
+        if each.leaf.table is not plan.document.table:
+            _replace_children(connection, plan, found, each.leaf.table, rows)
+    return Deed.HEALED
+
+
+def _may_write(connection: Connection, plan: Plan, fields: list[FieldDifference]) -> bool:
+    """Whether the session's role may write all of these: of some tables only an administrator may (R9)."""
+    for each in fields:
+        table = f"public.{each.leaf.table.__tablename__}"
+        if each.leaf.table is not plan.document.table:
+            statement, names = _MAY_REPLACE, [""]
+        else:
+            statement, names = _MAY_UPDATE, list(each.leaf.columns)
+        if not all(connection.execute(statement, {"table": table, "column": name}).scalar_one() for name in names):
+            return False
+    return True
+
+
+def _update(connection: Connection, plan: Plan, found: Look, values: dict[str, Any]) -> bool:
+    table = cast(Table, plan.document.table.__table__)
+    statement = table.update().where(table.c.id == found.row_id).values(values)
+    if found.postgres_changed_at is not None:
+        statement = statement.where(table.c.updated_at == found.postgres_changed_at)
+    return connection.execute(statement).rowcount == 1
+
+
+def _replace_children(connection: Connection, plan: Plan, found: Look, child: type[Base], rows: Rows) -> None:
+    table = cast(Table, child.__table__)
+    parent = plan.children[child]
+    connection.execute(table.delete().where(table.c[parent] == found.row_id))
+    if made := rows.children.get(child):
+        connection.execute(table.insert(), [{**each, parent: found.row_id} for each in made])
