@@ -6,12 +6,14 @@ tests that passed to benchmarks/counts.json, which is all that the README quotes
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 FULL: Final = os.environ.get("FLEET_TEST_COUNTS") == "full"
 FILE: Final = Path(__file__).parents[1] / "benchmarks" / "counts.json"
+
+Case = TypeVar("Case")
 
 Counts = Callable[[str, int], None]
 """``counts(what, how_many)``: the last number said of a thing is kept."""
@@ -20,6 +22,11 @@ Counts = Callable[[str, int], None]
 def declared(full: int, quick: int) -> int:
     """The declared count in ``make test-long``, the quick one otherwise."""
     return full if FULL else quick
+
+
+def sampled(cases: Iterable[Case]) -> list[Case]:
+    """Cases of one kind, each with servers or a chain of its own: all in ``make test-long``, each third otherwise."""
+    return list(cases)[:: declared(1, 3)]
 
 
 def merged(before: list[dict[str, Any]], test: str, said: dict[str, int], seconds: float) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ The URL is a secret: providers put their key in it.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ DEFAULT_TIMEOUT: Final = 10.0
 DEFAULT_MAX_BODY: Final = 16 * 1024 * 1024
 DEFAULT_READ_ATTEMPTS: Final = 3
 DEFAULT_MAX_BATCH: Final = 100
+URLS_KEPT: Final = 256  # whose secrets are worked out once: several nodes of each of 32 chains
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +63,27 @@ class ChainConnection:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The parts of the URL that may be a key, longest first, for `redact`."""
-        parts = urlsplit(self.url)
-        found = {self.url, parts.username, parts.password, parts.query}
-        found.add(parts.path.strip("/"))
-        found.add(parts.netloc.rpartition("@")[0])
-        found.add(f"{parts.path}?{parts.query}" if parts.query else parts.path)
-        found.update(parts.path.split("/"))
-        # Short pieces such as "v3" are no secrets, and masking them would garble every message.
-        return tuple(sorted({part for part in found if part and len(part) >= 4}, key=len, reverse=True))
+        return _secrets_of(self.url)
 
     def redact(self, text: str) -> str:
         """Return `text` without this connection's secrets and without control characters."""
         for secret in self.secrets:
             text = text.replace(secret, "…")
+        if text.isprintable():
+            return text
         return "".join(character if character.isprintable() else " " for character in text)
+
+
+@lru_cache(maxsize=URLS_KEPT)
+def _secrets_of(url: str) -> tuple[str, ...]:
+    parts = urlsplit(url)
+    found = {url, parts.username, parts.password, parts.query}
+    found.add(parts.path.strip("/"))
+    found.add(parts.netloc.rpartition("@")[0])
+    found.add(f"{parts.path}?{parts.query}" if parts.query else parts.path)
+    found.update(parts.path.split("/"))
+    # Short pieces such as "v3" are no secrets, and masking them would garble every message.
+    return tuple(sorted({part for part in found if part and len(part) >= 4}, key=len, reverse=True))
 
 
 def connections(chain: "Chain") -> tuple[ChainConnection, ...]:

@@ -10,6 +10,7 @@ from custody.chain import ChainUnavailable, node_panel
 from custody.chain.house_funding import book_funding
 from tests import lying_node as lies
 from tests.conftest import Database
+from tests.counts import sampled
 from tests.integration.chain_fixtures import ChainWorld, WatchingFleet, units
 from tests.lying_node import Lie
 from tests.marketplace import CHAIN_ID
@@ -93,7 +94,7 @@ def test_what_a_lone_liar_left_out_is_found_however_long_it_was_alone(told: Watc
 @pytest.mark.parametrize(
     "lie", [lies.other_hashes, lies.no_receipts, lies.together(lies.no_receipts, lies.other_hashes)]
 )
-@pytest.mark.parametrize("is_held", [False, True])
+@pytest.mark.parametrize("is_held", sampled([True, False]))
 def test_below_a_quorum_nothing_is_taken_back_that_a_quorum_agreed_on(
     told: WatchingFleet, lie: Lie, is_held: bool
 ) -> None:

@@ -14,6 +14,7 @@ from custody.releases import rows
 from custody.releases.approvals import agreement_of, intent_of
 from custody.store.engine import transaction
 from tests.conftest import Database
+from tests.counts import sampled
 from tests.integration.conftest import APPROVED_RULES
 from tests.policy_files import signed
 from tests.release_scene import UNITS, TokenChain
@@ -183,23 +184,25 @@ def _forged_book(scene: SignerScene) -> None:
 
 @pytest.mark.parametrize(
     ("rewrite", "words"),
-    [
-        (_another_signed_seller, "nobody of the pinned approvers approved exactly this, 2 must have"),
-        (_no_approvals, "nobody of the pinned approvers approved exactly this"),
-        (_one_approval, "ada of the pinned approvers approved exactly this, 2 must have"),
-        (_one_person_twice, "ada of the pinned approvers approved exactly this, 2 must have"),
-        (_strangers, "nobody of the pinned approvers approved exactly this"),
-        (_signatures_of_something_else, "nobody of the pinned approvers approved exactly this"),
-        (_never_asked, "nobody was asked to approve it, and 2 persons must have"),
-        (_other_policy, "it was judged by policy abababababababab, pinned is"),
-        (_expired, "its approval expired"),
-        (_later_expiry, "nobody of the pinned approvers approved exactly this"),
-        (_lower_ceiling, "its approvers agreed to"),
-        (_other_epoch, "nobody of the pinned approvers approved exactly this"),
-        (_smallest_units, "nobody of the pinned approvers approved exactly this, 3 must have"),
-        (_removed_from_the_book, "was taken out of the address book by entry 1"),
-        (_forged_book, "is signed by nobody of the pinned approvers, 2 must have signed it"),
-    ],
+    sampled(
+        [
+            (_another_signed_seller, "nobody of the pinned approvers approved exactly this, 2 must have"),
+            (_no_approvals, "nobody of the pinned approvers approved exactly this"),
+            (_one_approval, "ada of the pinned approvers approved exactly this, 2 must have"),
+            (_one_person_twice, "ada of the pinned approvers approved exactly this, 2 must have"),
+            (_strangers, "nobody of the pinned approvers approved exactly this"),
+            (_signatures_of_something_else, "nobody of the pinned approvers approved exactly this"),
+            (_never_asked, "nobody was asked to approve it, and 2 persons must have"),
+            (_other_policy, "it was judged by policy abababababababab, pinned is"),
+            (_expired, "its approval expired"),
+            (_later_expiry, "nobody of the pinned approvers approved exactly this"),
+            (_lower_ceiling, "its approvers agreed to"),
+            (_other_epoch, "nobody of the pinned approvers approved exactly this"),
+            (_smallest_units, "nobody of the pinned approvers approved exactly this, 3 must have"),
+            (_removed_from_the_book, "was taken out of the address book by entry 1"),
+            (_forged_book, "is signed by nobody of the pinned approvers, 2 must have signed it"),
+        ]
+    ),
 )
 def test_a_superuser_rewrites_who_approved_what_and_the_signer_refuses(
     scene: SignerScene,
