@@ -16,7 +16,7 @@ from workers.embedded import supervision
 from workers.embedded.state_folder import StateFolder
 from workers.queues import QUEUES
 
-PAYMENTS = declared(50, 9)
+PAYMENTS = declared(50, 4)
 WORKERS = tuple(f"worker-{queue.name}" for queue in QUEUES)
 NINE = (*WORKERS, "relay", "beat", "valkey")
 
@@ -85,7 +85,7 @@ def test_nine_kills_change_nothing(running_fleet: DevelopmentFleet, counts: Coun
 @pytest.mark.timeout(declared(600, 300))
 def test_without_any_webhook_every_payment_is_released(running_fleet: DevelopmentFleet, counts: Counts) -> None:
     """L12: the blocks are read against every address ever issued, so money is found that nobody announced."""
-    payments = declared(50, 4)
+    payments = declared(50, 2)
     result = Demo(running_fleet, lambda _stage, _count: None, Pace(stall_seconds=150)).run(payments, webhooks=False)
     counts("payments released without a single webhook", result.released)
     assert (result.deliveries, result.released) == (0, payments)
