@@ -21,7 +21,7 @@ def code(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def commands() -> Any:
-    cli._register()
+    cli.register_commands(None)
     return get_command(cli.app)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -29,46 +30,54 @@ _MAKE_IT: Final = (["up"], ["demo"])
 _WITHOUT_IT: Final = ["keys", "agent"]
 """The keys agent refuses to start where a database's or broker's URL is set."""
 
-_GROUPS: Final = (
-    "system",
-    "database",
-    "payments",
-    "releases",
-    "intents",
-    "ledger",
-    "settings",
-    "chain",
-    "alarms",
-    "pause",
-    "break_glass",
-    "treasury",
-    "processes",
-    "demo",
-    "signer",
-    "approve",
-    "device_lost",
-    "device_test",
-    "sessions",
-    "broker",
-    "mirror",
-    "gaps",
-    "policy",
-    "genesis",
-    "keys",
-    "deposits",
-    "sweeps",
-    "contracts",
-    "destinations",
-    "sanctions",
-    "payers",
-    "quotes",
-    "register",
-    "mirror",
-)
+_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "system": ("up", "down", "status"),
+    "database": ("db",),
+    "payments": ("explain", "release", "delivery", "stuck", "look", "confirmations"),
+    "releases": ("releases",),
+    "intents": ("intents",),
+    "ledger": ("books", "ledger"),
+    "settings": ("settings",),
+    "chain": ("chain",),
+    "alarms": ("alarms",),
+    "pause": ("pause", "unpause"),
+    "break_glass": ("break-glass",),
+    "treasury": ("treasury",),
+    "processes": ("run", "watch"),
+    "demo": ("demo",),
+    "signer": ("signer",),
+    "approve": ("signer",),
+    "device_lost": ("signer",),
+    "device_test": ("signer",),
+    "register": ("trezor", "signer"),
+    "sessions": ("sessions",),
+    "broker": ("broker",),
+    "mirror": ("mirror",),
+    "gaps": ("gaps",),
+    "policy": ("policy",),
+    "genesis": ("genesis",),
+    "keys": ("keys",),
+    "deposits": ("deposits",),
+    "sweeps": ("sweeps",),
+    "contracts": ("contracts",),
+    "destinations": ("destinations",),
+    "sanctions": ("sanctions",),
+    "payers": ("payers",),
+    "quotes": ("quotes",),
+}
+"""Each module with the commands that it adds. Only those of the command that is asked for are imported: all of them together
+take seconds, of which ``fleet status`` has no use."""
 
 
-def _register() -> None:
-    for name in _GROUPS:
+@app.callback()
+def fleet() -> None:
+    """With a callback, one command alone stays a command with a name."""
+
+
+def register_commands(asked: str | None) -> None:
+    """Add the commands of the word after ``fleet``; all of them for any other word, or none."""
+    chosen = [module for module, commands in _COMMANDS.items() if asked in commands] or list(_COMMANDS)
+    for name in chosen:
         importlib.import_module(f"workers.cli.{name}").register(app)
 
 
@@ -80,7 +89,7 @@ def main() -> None:
         os.environ["FLEET_ENV_FILE"] = str(environment)
     # People read what a command prints; its log lines only matter when something is wrong.
     configure_logging(level="warning", log_format="console")
-    _register()
+    register_commands(sys.argv[1] if len(sys.argv) > 1 else None)
     try:
         app()
     except _refusals() as error:
