@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import pytest
+
 FULL: Final = os.environ.get("FLEET_TEST_COUNTS") == "full"
 FILE: Final = Path(__file__).parents[1] / "benchmarks" / "counts.json"
+
+ONLY_LONG: Final = pytest.mark.skipif(not FULL, reason="one more run of the whole fleet: make test-long")
+"""For tests that take another minute of every process; in ``make test`` the fleet runs through its kills and its views."""
 
 Case = TypeVar("Case")
 

@@ -24,7 +24,7 @@ from tests.integration.chain_fixtures import Died, dying_at, snapshot
 from tests.ledger_book import check_book
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
 
-EXAMPLES: Final = declared(200, 10)
+EXAMPLES: Final = declared(200, 5)
 THRESHOLD: Final = 5
 EXPECTED: Final = Decimal(100)
 NOTHING: Final = Decimal(0)

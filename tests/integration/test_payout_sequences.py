@@ -20,9 +20,9 @@ from tests.counts import Counts, declared
 from tests.dispute_scene import prove_address, resolve, sign_waiting, work_on
 from tests.release_scene import AMOUNT, UNITS, Scene
 
-SEQUENCES = declared(200, 3)
+SEQUENCES = declared(200, 2)
 STEPS = 10
-ROUNDS = declared(1_000, 4)
+ROUNDS = declared(1_000, 2)
 
 
 def part(scene: Scene, payment: UUID, random: Random) -> None:

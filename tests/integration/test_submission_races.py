@@ -14,7 +14,7 @@ from tests.counts import Counts, declared
 from tests.release_scene import AMOUNT, UNITS, Scene
 from tests.signer_api_server import SIGNER, post, serving
 
-RACES = declared(1_000, 3)
+RACES = declared(1_000, 2)
 SIGNERS = 24
 WORKERS = 8
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141

@@ -143,7 +143,7 @@ def documents(kind: type[Nested]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(required, optional=optional)
 
 
-_LEAN = settings(max_examples=declared(1_000, 12), suppress_health_check=[HealthCheck.too_slow], deadline=None)
+_LEAN = settings(max_examples=declared(1_000, 5), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 # There and back ---------------------------------------------------------------------------------------------------
 

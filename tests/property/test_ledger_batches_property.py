@@ -15,7 +15,7 @@ from tests.counts import FULL, declared
 from tests.ledger_book import MOVEMENTS, Book, book_of, check_book, move
 from tests.marketplace import Marketplace
 
-EXAMPLES: Final = declared(300, 12)
+EXAMPLES: Final = declared(300, 6)
 
 POSTERS: Final = sorted({movement[0] for movement in MOVEMENTS.values()})
 

@@ -74,7 +74,7 @@ def _kill_until(engine: Engine, enough: int, done: threading.Event, killed: list
 
 
 def test_killed_backends_lose_and_double_nothing(database: Database, counts: Counts) -> None:
-    enough = declared(400, 40)
+    enough = declared(400, 20)
     market = Marketplace(database)
     books = [book_of(market) for _ in range(BOOKS)]
     for book in books:

@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import open_engine, transaction
+from tests.counts import ONLY_LONG
 from tests.faults.running_fleet.conftest import STATE_DIR, pid_of
 from workers.demo.fleet import DevelopmentFleet
 from workers.demo.provision import DEVELOPMENT_THRESHOLD_BLOCKS
@@ -158,6 +159,7 @@ def test_explain_tells_a_released_payment_from_its_webhook_to_its_signed_transac
     assert "It waits for nothing." in printed.stdout
 
 
+@ONLY_LONG
 def test_a_threshold_set_by_command_binds_in_the_running_worker(running_fleet: DevelopmentFleet) -> None:
     admin = open_engine(running_fleet.provisioned.services.database_admin_url, application="test-threshold")
     lowered: list[str] = []

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from custody.store.engine import open_engine
-from tests.counts import Counts, declared
+from tests.counts import ONLY_LONG, Counts, declared
 from workers.demo.fleet import DevelopmentFleet
 from workers.demo.run import Demo
 from workers.demo.stages import Pace
@@ -82,10 +82,11 @@ def test_nine_kills_change_nothing(running_fleet: DevelopmentFleet, counts: Coun
     assert_each_payment_went_its_way_once(running_fleet, result.payment_ids)
 
 
-@pytest.mark.timeout(declared(600, 300))
+@ONLY_LONG
+@pytest.mark.timeout(600)
 def test_without_any_webhook_every_payment_is_released(running_fleet: DevelopmentFleet, counts: Counts) -> None:
     """L12: the blocks are read against every address ever issued, so money is found that nobody announced."""
-    payments = declared(50, 2)
+    payments = 50
     result = Demo(running_fleet, lambda _stage, _count: None, Pace(stall_seconds=150)).run(payments, webhooks=False)
     counts("payments released without a single webhook", result.released)
     assert (result.deliveries, result.released) == (0, payments)
