@@ -51,6 +51,7 @@ from custody.trezor.sentences import (
     explain,
 )
 from custody.trezor.transport import DeadlineTransport
+from tests.counts import sampled
 from workers.cli.device_lost import device as device_group
 from workers.cli.device_test import write_json
 from workers.embedded.trezor_device import Fault, Model, Press, SoftwareDevice, create_seed_file, read_secret_file
@@ -177,18 +178,20 @@ def test_the_device_tells_its_facts_and_the_fingerprint_names_the_wallet(device:
 @pytest.mark.simulator_only
 @pytest.mark.parametrize(
     ("fault", "kind", "advice", "prompted"),
-    [
-        (Fault.REJECT, DeviceRejected, "stays open", True),
-        (Fault.NEVER_ANSWER, DeviceTimeout, "prompt was cancelled", True),
-        (Fault.SILENT, DeviceTimeout, "Try again", False),
-        (Fault.PIN_LOCKED, DeviceLocked, "PIN", False),
-        (Fault.PASSPHRASE, DevicePassphrase, "passphrase", False),
-        (Fault.OTHER_WALLET, WrongWallet, "derivation path", False),
-        (Fault.BOOTLOADER, DeviceNotReady, "Restart it without holding its buttons", False),
-        (Fault.WIPED, DeviceNotReady, "has no seed", False),
-        (Fault.GARBAGE, DeviceGarbled, "cable", False),
-        (Fault.WRONG_SIGNATURE, WrongSigner, "thrown away", True),
-    ],
+    sampled(
+        [
+            (Fault.REJECT, DeviceRejected, "stays open", True),
+            (Fault.NEVER_ANSWER, DeviceTimeout, "prompt was cancelled", True),
+            (Fault.SILENT, DeviceTimeout, "Try again", False),
+            (Fault.PIN_LOCKED, DeviceLocked, "PIN", False),
+            (Fault.PASSPHRASE, DevicePassphrase, "passphrase", False),
+            (Fault.OTHER_WALLET, WrongWallet, "derivation path", False),
+            (Fault.BOOTLOADER, DeviceNotReady, "Restart it without holding its buttons", False),
+            (Fault.WIPED, DeviceNotReady, "has no seed", False),
+            (Fault.GARBAGE, DeviceGarbled, "cable", False),
+            (Fault.WRONG_SIGNATURE, WrongSigner, "thrown away", True),
+        ]
+    ),
 )
 def test_a_fault_has_its_sentence_and_the_next_open_works(
     device: SoftwareDevice, fault: Fault, kind: type[DeviceError], advice: str, prompted: bool
