@@ -45,7 +45,7 @@ class Named:
         return self.rows[object_id]
 
     def object_id(self, collection: str, row_id: UUID) -> ObjectId | None:
-        raise NotImplementedError
+        raise AssertionError(f"documents are not made from {collection} {row_id} here")
 
 
 def _payment(number: int) -> dict[str, Any]:

@@ -76,7 +76,7 @@ SCHEDULES: Final = (
         VERIFY_SCHEDULE,
         "mirror.apply",
         "mirror",
-        30,
+        10,
         "What differs between both stores rings for nobody; each ring compares the next range of documents.",
     ),
     Schedule(

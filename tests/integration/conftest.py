@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import Database
 from tests.integration.chain_fixtures import ChainWorld, WatchingFleet, chain_world
 from tests.release_scene import Scene, TokenChain, approval_scenes, running_token_chain, scenes
+from tests.safe_world import deploy
+from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 
 
@@ -29,6 +31,12 @@ def token_chain(services: Services) -> Iterator[TokenChain]:
     """One Anvil for all of them; each test has its own treasury, database and MongoDB database."""
     with running_token_chain() as chain:
         yield chain
+
+
+@pytest.fixture(scope="module")
+def contracts(token_chain: TokenChain) -> SafeContracts:
+    """The Safe's own contracts on that chain."""
+    return deploy(token_chain.deployer)
 
 
 @pytest.fixture

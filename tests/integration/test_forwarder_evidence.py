@@ -25,7 +25,6 @@ from tests.conftest import Database
 from tests.native_scene import NativeScene
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene
-from tests.safe_world import deploy
 from tests.signer_api_server import serving
 from tests.signer_desk import Cli, at_desk, said
 from tests.signer_scene import thief
@@ -75,11 +74,6 @@ class ForwarderScene(SafeSignerScene):
 
 class NativeForwarderScene(NativeScene, ForwarderScene):
     """The same where buyers pay the chain's own coin."""
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture(name="scene", params=[ForwarderScene, NativeForwarderScene], ids=["token", "native"])

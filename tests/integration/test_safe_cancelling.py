@@ -14,7 +14,6 @@ from tests.conftest import Database
 from tests.dispute_scene import entries, in_books, of_purpose, prove_address, resolve
 from tests.release_scene import AMOUNT, UNITS, TokenChain
 from tests.safe_scene import SafeScene, safe_scenes
-from tests.safe_world import deploy
 from tests.signer_api_server import client_at, serving
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
@@ -23,11 +22,6 @@ from workers.signer import SignerClient, SigningDeskSettings, SigningOutcome, si
 from workers.signer.inbox import who_acts
 
 FEE_CAP_WEI = 10**16
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture

@@ -17,14 +17,9 @@ from custody.safe import safe_differences
 from custody.settings.chains import Chains, load_chains
 from tests.integration.test_policy_ceremony import SEEDS, run
 from tests.release_scene import TokenChain
-from tests.safe_world import OTHER, OwnedSafe, deploy, state_of
+from tests.safe_world import OTHER, OwnedSafe, state_of
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.trezor_device import SoftwareDevice
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from tests.conftest import Database
 from tests.integration.conftest import APPROVED_RULES
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
-from tests.safe_world import deploy
 from tests.signer_api_server import bearer, post, serving
 from tests.signer_desk import Cli, at_desk, said
 from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED
@@ -27,11 +26,6 @@ from workers.signer import SignerClient
 
 Desk = Callable[[int], AbstractContextManager[tuple[Cli, SoftwareDevice]]]
 """``desk(place)``: the machine of one of the Safe's owners, with its own device and journal."""
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture(name="scene")

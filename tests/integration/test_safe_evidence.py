@@ -15,7 +15,7 @@ from tests.counts import Counts
 from tests.policy_files import key
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
-from tests.safe_world import OTHER, deploy, list_slot
+from tests.safe_world import OTHER, list_slot
 from tests.signer_api_server import serving
 from tests.signer_desk import Cli, at_desk, said
 from tests.signer_scene import random_hash, thief
@@ -27,11 +27,6 @@ from workers.embedded.trezor_device import Model, SoftwareDevice
 
 Desk = Callable[[int], AbstractContextManager[Cli]]
 """``desk(place)``: the machine of one of the Safe's owners, with a journal of its own."""
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture(name="scene", params=[False, True], ids=["token", "native"])

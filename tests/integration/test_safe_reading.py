@@ -14,14 +14,9 @@ from custody.safe.pins import version_of
 from custody.trezor import encode_erc20_transfer
 from tests.lying_node import Calls, LyingNode
 from tests.release_scene import TokenChain
-from tests.safe_world import OTHER, OwnedSafe, deploy, nodes_of, state_of
+from tests.safe_world import OTHER, OwnedSafe, nodes_of, state_of
 from workers.demo.contract_packages import safe_contract
 from workers.demo.safe_contracts import SafeContracts
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture

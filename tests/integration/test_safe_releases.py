@@ -20,15 +20,10 @@ from tests.conftest import Database
 from tests.counts import sampled
 from tests.release_scene import AMOUNT, UNITS, TokenChain
 from tests.safe_scene import SafeScene, safe_scenes
-from tests.safe_world import OTHER, OwnedSafe, deploy, list_slot, sign_hash, state_of
+from tests.safe_world import OTHER, OwnedSafe, list_slot, sign_hash, state_of
 from workers.demo.contract_packages import safe_contract
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.conftest import Database
 from tests.counts import sampled
 from tests.release_scene import UNITS, TokenChain, new_seed
 from tests.safe_scene import SafeScene, safe_scenes
-from tests.safe_world import OTHER, deploy
+from tests.safe_world import OTHER
 from tests.signer_api_server import client_at, serving
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
@@ -33,11 +33,6 @@ from workers.signer import (
 from workers.signer.safe_checks import check_safe_instruction, describe_safe
 
 FEE_CAP_WEI = 10**16
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture

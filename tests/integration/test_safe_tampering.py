@@ -18,13 +18,14 @@ from tests.conftest import Database
 from tests.counts import Counts, declared
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
-from tests.safe_world import OTHER, deploy, sign_hash
+from tests.safe_world import OTHER, sign_hash
 from tests.signer_api_server import client_at, post, serving
 from workers.demo.development_chain import ETHER
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 from workers.signer import ApiInstruction, InstructionRefused, Journal, SignerClient, Trust, load_trust
 from workers.signer.bundle import Answer, Bundle, answer_path, bundle_seals, write_file
+from workers.signer.checks import InstructionEarly
 from workers.signer.judgement import Judge
 from workers.signer.offline import submit_answer
 from workers.signer.safe_checks import check
@@ -61,11 +62,6 @@ class Desk:
         except InstructionRefused as error:
             return str(error)
         return ""
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture(name="desk", params=[False, True], ids=["token", "native"])
@@ -148,10 +144,13 @@ def test_coins_that_were_promised_once_are_free_when_their_nonce_was_spent_on_no
     """R1: an owner's signature lives until its nonce is spent by something else; this machine sees that by itself."""
     _asked(desk)
     later = _on_nonce(desk, 1)
-    assert "it spends nonce 1 of the Safe, whose next one is 0" in desk.why_refused(**later)
+    with pytest.raises(InstructionEarly, match="it spends nonce 1 of the Safe, whose next one is 0"):
+        desk.judge(desk.honest.model_copy(update=later))
     desk.scene.safe.run(desk.scene.safe.address)  # its rejection
     desk.judge(desk.honest.model_copy(update=later))
-    assert "whose next one is 1" in desk.why_refused()
+    with pytest.raises(InstructionRefused, match="whose next one is 1") as spent:
+        desk.judge(desk.honest)
+    assert not isinstance(spent.value, InstructionEarly)  # it comes never more
 
 
 def test_coins_that_were_paid_are_not_promised_again(desk: Desk) -> None:

@@ -12,14 +12,9 @@ from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.release_scene import UNITS, TokenChain
 from tests.safe_scene import SafeScene, safe_scenes
-from tests.safe_world import OTHER, deploy
+from tests.safe_world import OTHER
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
-
-
-@pytest.fixture(scope="module")
-def contracts(token_chain: TokenChain) -> SafeContracts:
-    return deploy(token_chain.deployer)
 
 
 @pytest.fixture

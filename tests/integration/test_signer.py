@@ -29,9 +29,11 @@ from workers.signer import (
     SignerClient,
     SigningDeskSettings,
     check_instruction,
+    queue,
     sign_instruction,
     sign_open_instructions,
 )
+from workers.signer.checks import InstructionEarly
 from workers.signer.session_file import SessionFile
 
 FEE_CAP_WEI = 10**16
@@ -111,6 +113,45 @@ def test_every_open_instruction_is_signed_on_the_device_and_paid(
     shown = [event.screens for event in events if event.kind == "checked"]
     assert ["\n".join(screen) for screen in device.screens] == [text for screens in shown for text in screens]
     scene.require_books_equal_chain()
+
+
+def test_one_whose_turn_has_not_come_is_asked_again_and_not_given_up(
+    scene: Scene, client: SignerClient, device: SoftwareDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Safe's next payout is handed out once the one before is sent: for a block, this machine's node knows better."""
+    payment = scene.payment()
+    scene.run()
+    early = [InstructionEarly("an earlier payout is not executed yet")] * 2
+    signs = queue.sign_instruction
+
+    def first_early(*arguments: Any, **named: Any) -> bool:
+        if early:
+            raise early.pop()
+        return signs(*arguments, **named)
+
+    monkeypatch.setattr(queue, "sign_instruction", first_early)
+    events: list[Event] = []
+    outcome = sign_open_instructions(client, scene.step.chains, desk(device, tmp_path), count=1, progress=events.append)
+    assert (len(outcome.signed), outcome.errors, early) == (1, [], [])
+    assert [event.kind for event in events].count("waiting") == 2
+    scene.run()
+    assert scene.paid_to(payment) == UNITS
+
+
+def test_one_whose_turn_never_comes_is_said_at_the_end_of_the_wait(
+    scene: Scene, client: SignerClient, device: SoftwareDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.payment()
+    scene.run()
+
+    def always_early(*_: Any, **__: Any) -> bool:
+        raise InstructionEarly("an earlier payout is not executed yet")
+
+    monkeypatch.setattr(queue, "sign_instruction", always_early)
+    monkeypatch.setattr(queue, "QUEUE_SECONDS", 0.5)
+    outcome = sign_open_instructions(client, scene.step.chains, desk(device, tmp_path))
+    assert (outcome.signed, outcome.errors) == ([], ["an earlier payout is not executed yet"])
+    assert device.signatures == 0
 
 
 def test_a_cancel_is_signed_on_the_device_and_moves_nothing(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from workers.embedded.ports import HOST
 from workers.embedded.server import HEALTHY, PROBE_SECONDS, EmbeddedServer, Health, nothing_to_settle
 from workers.embedded.state_folder import StateFolder
 from workers.embedded.supervision import Program
+from workers.tls import authorities_for
 
 NAME = "anvil"
 SETTING = "CHAIN_RPC_URL"
@@ -98,8 +98,7 @@ def probe(address: str) -> Health:
     """Healthy when it tells its chain id."""
     request = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": list[str]()}
     try:
-        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # plain HTTP: no authorities to load for each question
-        answer = httpx.post(address, json=request, timeout=PROBE_SECONDS, verify=nobody)
+        answer = httpx.post(address, json=request, timeout=PROBE_SECONDS, verify=authorities_for(address))
         answer.raise_for_status()
         int(answer.json()["result"], 16)
     except httpx.HTTPStatusError as error:  # its text has the address, which may hold a provider's key

@@ -24,6 +24,10 @@ class InstructionRefused(Exception):
     """The signer's machine refuses the instruction; no device was asked. The message says what differs."""
 
 
+class InstructionEarly(InstructionRefused):
+    """Its turn has not come: an earlier payout is on its way. Nothing is wrong with it, and it may be asked again."""
+
+
 @dataclass(frozen=True, slots=True)
 class CheckedInstruction:
     """An instruction whose bytes are what it claims, on a chain and treasury that are pinned here."""

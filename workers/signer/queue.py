@@ -6,7 +6,7 @@ from typing import Final
 
 from custody.settings.chains import Chains
 from custody.trezor import DeviceError, DeviceRejected
-from workers.signer.checks import InstructionRefused
+from workers.signer.checks import InstructionEarly, InstructionRefused
 from workers.signer.client import ApiInstruction, SignerApiAway, SignerClient
 from workers.signer.desk import Confirm, Event, EventKind, Progress, SigningDeskSettings
 from workers.signer.session import sign_instruction
@@ -38,7 +38,7 @@ def sign_open_instructions(
 
     When nothing is open it waits up to ``wait_seconds`` for more; ``count`` ends it after that many signatures.
     A rejection on the device, a local refusal or a device error ends the session: a person looks first. An API
-    that restarts is waited for. Raises SignerApiError.
+    that restarts is waited for, and so is the payout before one whose turn has not come. Raises SignerApiError.
     """
     outcome = SigningOutcome()
     idle_since = time.monotonic()
@@ -56,7 +56,15 @@ def sign_open_instructions(
         waiting = [each for each in found if each.waits_for_signer and (each.id, each.signing_hash) not in handed_in]
         if waiting:
             before = len(outcome.signed)
-            _sign_next(client, chains, desk, waiting[0], outcome, progress=progress, confirm=confirm)
+            try:
+                _sign_next(client, chains, desk, waiting[0], outcome, progress=progress, confirm=confirm)
+            except InstructionEarly as error:
+                if time.monotonic() - idle_since >= max(wait_seconds, QUEUE_SECONDS):
+                    outcome.errors.append(str(error))
+                    return outcome
+                progress(Event("waiting", str(error), waiting[0].id))
+                time.sleep(POLL_SECONDS)
+                continue
             if outcome.rejected or outcome.errors:
                 return outcome
             if len(outcome.signed) > before:
@@ -92,6 +100,8 @@ def _sign_next(
     except DeviceRejected as error:
         outcome.rejected.append(instruction.id)
         outcome.errors.append(str(error))
+    except InstructionEarly:
+        raise
     except (InstructionRefused, DeviceError) as error:
         kind: EventKind = "refused" if isinstance(error, InstructionRefused) else "device_error"
         progress(Event(kind, str(error), instruction.id))

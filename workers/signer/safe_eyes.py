@@ -6,6 +6,7 @@ from custody.safe import SafeState, safe_differences
 from custody.safe.history import HistoryTooLong, executions_at, nonce_at_node
 from custody.safe.reading import safe_at
 from workers.signer.case import Case
+from workers.signer.checks import InstructionEarly
 from workers.signer.journal_records import Asked
 from workers.signer.trust import TrustedChain
 
@@ -13,7 +14,7 @@ from workers.signer.trust import TrustedChain
 def require_safe(case: Case, client: ChainClient, block: int) -> SafeState:
     """The Safe after ``block``, the same in everything that is pinned, and about to spend the instruction's nonce.
 
-    Raises InstructionRefused naming each difference, ChainUnavailable.
+    Raises InstructionRefused naming each difference, InstructionEarly while an earlier nonce is not spent, ChainUnavailable.
     """
     assert case.pinned.safe is not None
     pinned = case.pinned.safe.pins(case.pinned.treasury)
@@ -24,8 +25,15 @@ def require_safe(case: Case, client: ChainClient, block: int) -> SafeState:
     if sentences := safe_differences(found, pinned):
         raise case.refused(f"the Safe is not the pinned one: at block {block} {'; '.join(sentences)}, says {where}")
     nonce = case.checked.transaction.nonce
-    if nonce != found.nonce:
-        raise case.refused(f"it spends nonce {nonce} of the Safe, whose next one is {found.nonce}, says {where}")
+    spends = f"it spends nonce {nonce} of the Safe, whose next one is {found.nonce}, says {where}"
+    if nonce > found.nonce:
+        # The fleet hands out the next one once the one before is sent; a block has to take that first.
+        raise InstructionEarly(
+            f"Instruction {case.checked.claimed.id}: {spends}; an earlier payout is not executed yet. Nothing was signed; "
+            "try again."
+        )
+    if nonce < found.nonce:
+        raise case.refused(spends)
     return found
 
 
