@@ -7,12 +7,14 @@ run twice: the first door to claim a (name, slot) in fleet.schedule_runs answers
 from dataclasses import dataclass
 from typing import Any, Final
 
-from custody.alarms import ALARMS_SCHEDULE
-from custody.destinations.audit import AUDIT_SCHEDULE
-from custody.providers.request_network import PAYMENTS_SCHEDULE
-from custody.quotes import QUOTES_SCHEDULE
 from custody.store.outbox import Queue
-from custody.store.schedule_runs import VERIFY_SCHEDULE
+from custody.store.schedule_runs import (
+    ALARMS_SCHEDULE,
+    AUDIT_SCHEDULE,
+    PAYMENTS_SCHEDULE,
+    QUOTES_SCHEDULE,
+    VERIFY_SCHEDULE,
+)
 
 EXPIRY_PERIODS: Final = 3
 """A ring nobody answered for this many periods is dropped, so that rings never pile up behind a slow step."""

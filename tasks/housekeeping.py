@@ -3,24 +3,21 @@ Trezors are judged, new destinations are audited, alarms are delivered, quotes a
 payments whose webhook was lost: a server or a node that hangs holds up nobody's money here."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sentry_sdk
 import structlog
 from celery import shared_task
 from sqlalchemy import Engine, text
 
-from custody.alarms import ALARMS_SCHEDULE, Alarm
-from custody.destinations.audit import AUDIT_SCHEDULE, audit_destinations
-from custody.ledger.seal_lag import seal_lag
-from custody.providers.request_network import PAYMENTS_SCHEDULE
-from custody.quotes import QUOTES_SCHEDULE, Bounds
-from custody.sessions import purge_challenges
 from custody.settings.environment import FleetSettings
 from custody.store.engine import transaction
 from custody.store.expiry import purge_expired
-from custody.store.schedule_runs import purge
+from custody.store.schedule_runs import ALARMS_SCHEDULE, AUDIT_SCHEDULE, PAYMENTS_SCHEDULE, QUOTES_SCHEDULE, purge
 from tasks.doors import Door, Step
+
+if TYPE_CHECKING:
+    from custody.alarms import Alarm
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +38,9 @@ _OLDEST_UNRUNG = text(
 
 def tidy(engine: Engine, now: datetime) -> int:
     """Purge old claims of schedules and what MongoDB's TTL drops there, and alarm when the relay rings no more. Returns the rows deleted."""
+    from custody.ledger.seal_lag import seal_lag
+    from custody.sessions import purge_challenges
+
     with transaction(engine) as connection:
         purged = purge(connection, now=now, older_than=SCHEDULE_RUNS_KEPT, limit=PURGE_LIMIT)
         purged += purge_challenges(connection, now - CHALLENGES_KEPT)
@@ -87,10 +87,12 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
 
 def build_audit(engine: Engine, _settings: FleetSettings) -> Step:
     """One step: destinations that are new or changed are derived again."""
+    from custody.destinations.audit import audit_destinations
+
     return lambda: audit_destinations(engine)
 
 
-def say_alarm(alarm: Alarm) -> None:
+def say_alarm(alarm: "Alarm") -> None:
     """An alarm in the log and to Sentry, where the same alarm twice is one event's group."""
     log.error("alarm", alarm_id=str(alarm.id), kind=alarm.kind, payment_id=alarm.payment, sentence=alarm.said)
     with sentry_sdk.new_scope() as scope:
@@ -137,6 +139,7 @@ def build_quotes(engine: Engine, settings: FleetSettings) -> Step:
     """One step: quotes that are due. Nothing at all unless ORACLE_QUOTING_ENABLED. Raises SettingsError."""
     if not settings.oracle_quoting_enabled:
         return lambda: 0
+    from custody.quotes import Bounds
     from custody.quotes.quoting import open_sources, run_once
 
     sources = open_sources(settings, engine, accepts=True)

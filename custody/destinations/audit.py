@@ -19,7 +19,6 @@ from custody.store.outbox import mirror
 
 log = structlog.get_logger(__name__)
 
-AUDIT_SCHEDULE: Final = "destinations-audit"
 AUDIT_LIMIT: Final = 1_000  # about a quarter of a second; the step is repeated until nothing is new
 
 # The audited values are compared, not a time: a row that was changed afterwards is new again.

@@ -3,18 +3,13 @@
 Pure rules first (``arithmetic``, ``prices``, ``deciding``), sources and rows at the edge; docs/quotes.md.
 """
 
-from typing import Final
-
 from custody.quotes.arithmetic import QuoteRefused, Settlement, settle
 from custody.quotes.deciding import Bounds, PriceJumped, Quote, Wanted, decide
 from custody.quotes.prices import PAIRS, Answer, Price, PriceSource, Unusable
 from custody.quotes.verdicts import QuoteStory, StoredQuote, Verdict, judge_paid, quote_of
 
-QUOTES_SCHEDULE: Final = "quotes-due"
-
 __all__ = [
     "PAIRS",
-    "QUOTES_SCHEDULE",
     "Answer",
     "Bounds",
     "Price",

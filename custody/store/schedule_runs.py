@@ -8,8 +8,13 @@ from sqlalchemy import Connection, text
 NAME_LENGTH_MAXIMUM = 100
 PERIOD_MAXIMUM_SECONDS = 86_400
 
+# Names of entries that ring another step than their queue's first. Here, since the table of schedules and the tasks share
+# them: beat and every worker would otherwise import each subject for its name.
 VERIFY_SCHEDULE: Final = "mirror-verify"
-"""The entry that compares both stores. Here, since schedules and tasks share it and neither imports MongoDB's driver."""
+AUDIT_SCHEDULE: Final = "destinations-audit"
+ALARMS_SCHEDULE: Final = "alarms-due"
+PAYMENTS_SCHEDULE: Final = "request-network-payments"
+QUOTES_SCHEDULE: Final = "quotes-due"
 
 _CLAIM = text(
     "INSERT INTO fleet.schedule_runs (name, slot) VALUES (:name, :slot) ON CONFLICT DO NOTHING RETURNING slot"

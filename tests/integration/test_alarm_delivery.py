@@ -16,12 +16,13 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from custody.alarms import ALARMS_SCHEDULE, Alarm
+from custody.alarms import Alarm
 from custody.alarms.delivering import deliver, say
 from custody.alarms.rows import BATCH
 from custody.alarms.webhook import BODY_LIMIT_BYTES, REPLAY_WINDOW_SECONDS, AlarmWebhook, body_of, read_alarm_secret
 from custody.settings.environment import SettingsError, load_settings
 from custody.store.engine import SocketInsideTransaction, transaction
+from custody.store.schedule_runs import ALARMS_SCHEDULE
 from tasks.housekeeping import build_alarms
 from tests.alarm_receiver import SECRET, AlarmReceiver, Misbehaviour, give_up, is_authentic, running_receiver
 from tests.conftest import Database

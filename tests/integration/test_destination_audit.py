@@ -7,11 +7,12 @@ import pytest
 import structlog
 
 from custody.destinations.accounts import HdAccount
-from custody.destinations.audit import AUDIT_SCHEDULE, audit_destinations, why_not_derived
+from custody.destinations.audit import audit_destinations, why_not_derived
 from custody.destinations.derivation import account_xpub_from_seed, address_at, seed_from_phrase
 from custody.destinations.issuing import OfferRef, issue_destination, register_deposit_account
 from custody.store.attention import needs_attention
 from custody.store.engine import transaction
+from custody.store.schedule_runs import AUDIT_SCHEDULE
 from schedules.table import SCHEDULES
 from tests.conftest import Database
 from tests.keys_agent import new_phrase

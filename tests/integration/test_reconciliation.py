@@ -10,12 +10,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from custody.providers.request_network import PAYMENTS, PAYMENTS_SCHEDULE, reconciliation
+from custody.providers.request_network import PAYMENTS, reconciliation
 from custody.providers.request_network.payments_api import KINDS, Pace, PaymentsApi
 from custody.providers.request_network.reconciliation import FIRST_WINDOW, OVERLAP, RECENT, WINDOW_MAXIMUM, reconcile
 from custody.providers.verification import run_once
 from custody.settings import environment
 from custody.settings.environment import SettingsError, load_settings
+from custody.store.schedule_runs import PAYMENTS_SCHEDULE
 from tasks import doors, housekeeping
 from tasks.doors import Door
 from tasks.housekeeping import build_reconciliation

@@ -7,6 +7,3 @@ PROVIDER: Final = "request.network"
 
 PAYMENTS: Final = "request.network/payments"
 """The name of what its API lists, in ``fleet.webhook_deliveries`` and ``fleet.reconciliation_cursors``."""
-
-PAYMENTS_SCHEDULE: Final = "request-network-payments"
-"""The name of the schedule that has the API asked."""
