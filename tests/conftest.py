@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import signal
 import ssl
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -31,6 +32,10 @@ COUNTS = "counts"
 RUNNING_FLEET = "tests/faults/running_fleet/"
 STATE_DIR = state_folder("tests", "FLEET_TEST_STATE_DIR")
 KEEP_SERVICES = os.environ.get("FLEET_TEST_KEEP_SERVICES") == "1"
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Whoever starts the tests in the background has SIGINT ignored by all that they start, too: Ctrl-C would end nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class FileByFile(LoadScopeScheduling):

@@ -340,6 +340,10 @@ class Scene:
         [found] = [each for each in payments if self.instruction(each).state == "handed_out"]
         return found
 
+    def empty_block(self) -> None:
+        """Have the node suggest its smallest priority fee again: it suggests what the newest block paid, and each cancel pays more."""
+        self.chain.development.mine(1)
+
     def due_now(self) -> None:
         """Let what waits be looked at again at once, in place of waiting for it."""
         self.market.execute("UPDATE fleet.release_instructions SET run_after = now()")

@@ -18,7 +18,7 @@ from tests.ledger_attacks import ATTACKS, BALANCES, ENTRIES, SEALS, TAIL_ATTACKS
 from tests.ledger_book import move
 from tests.sealed_ledger import SealedLedger, sealed_ledger
 
-MUTATIONS: Final = declared(10_000, 147)
+MUTATIONS: Final = declared(10_000, 60)
 TAIL_MUTATIONS: Final = MUTATIONS // 10
 PAYMENTS: Final = 14
 

@@ -21,7 +21,7 @@ from tests.counts import Counts, declared
 from tests.policy_files import genesis_file, key, policy_file, write_signed
 from tests.release_scene import AMOUNT, UNITS, Scene
 
-PARALLEL = 32
+PARALLEL = declared(32, 12)
 HIGH_S = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 

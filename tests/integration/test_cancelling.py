@@ -180,6 +180,7 @@ def test_the_workstation_broadcasts_after_the_void(scene: Scene, counts: Counts)
     counts("broadcasts by the workstation after a void (R1)", ROUNDS)
     ends = {"final": 0, "cancelled": 0}
     for round_number in range(ROUNDS):
+        scene.empty_block()
         payment = scene.payment()
         scene.run()
         nonce = scene.instruction(payment).nonce

@@ -170,6 +170,7 @@ def test_a_dispute_races_a_release_and_one_of_them_wins(scene: Scene, counts: Co
     steps = [build(scene.database.engine("fleet_releases"), scene.settings) for _ in range(AT_ONCE // 2)]
     ends = {"never reserved": 0, "voided": 0, "paid before": 0}
     for number in range(RACES):
+        scene.empty_block()
         payment = scene.payment()
         if number % 4 == 1:
             scene.step._find(10, None)

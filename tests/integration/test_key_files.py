@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from custody.destinations.keys.key_files import read_key_file, seal, unseal
 from custody.destinations.keys.vault import KeyVault, payer_address, read_payer_keys
 from custody.settings.environment import SettingsError, load_settings
+from tests.counts import sampled
 from tests.keys_agent import new_phrase
 from workers.cli import keys
 
@@ -94,7 +95,7 @@ SPOILS: dict[str, tuple[Spoil, str]] = {
 }
 
 
-@pytest.mark.parametrize("how", SPOILS)
+@pytest.mark.parametrize("how", sampled(SPOILS))
 def test_what_is_wrong_is_refused_with_its_sentence(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ):

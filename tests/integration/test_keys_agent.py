@@ -33,7 +33,7 @@ from tests.sweeping import SweepingFleet, World, sweeping_world
 from workers.keys_agent.server import CALLERS_LIMIT, KeysAgentServer
 
 UNIT = 1_000_000
-KILL_STRIDE = declared(1, 8)  # make test-long kills at every request
+KILL_STRIDE = declared(1, 20)  # make test-long kills at every request
 GAS = GasTerms(60_000, 3 * 10**9, 10**9)
 
 # Become a program without CAP_SYS_PTRACE: root's processes are then as open to each other as any user's are.

@@ -16,7 +16,7 @@ from custody.store.engine import transaction
 from custody.store.mongo import open_mongo
 from custody.store.outbox import mirror as ask_mirror
 from tests.conftest import Database
-from tests.counts import Counts, declared
+from tests.counts import Counts, declared, sampled
 from tests.property.test_collections import documents
 from tests.two_stores import ANOTHER, OFFER, USER, Mongo, TwoStores, in_mongo, one, payment, request, told
 from workers.embedded.services import Services
@@ -49,7 +49,7 @@ def generated(collection: str, count: int) -> list[dict[str, Any]]:
     return list({document["_id"]: document for document in made}.values())
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
+@pytest.mark.parametrize("collection", sampled(COLLECTIONS))
 def test_equal_stores_are_equal(
     collection: str, database: Database, stores: TwoStores, mongo: Mongo, counts: Counts
 ) -> None:
@@ -165,7 +165,7 @@ PLANTED: Final[dict[str, Planted]] = {
 }
 
 
-@pytest.mark.parametrize("case", PLANTED)
+@pytest.mark.parametrize("case", sampled(PLANTED))
 def test_a_planted_difference_is_found_and_named(
     case: str, database: Database, stores: TwoStores, mongo: Mongo
 ) -> None:

@@ -110,6 +110,7 @@ def require_nothing_lost(scene: Scene, payments: list[UUID]) -> None:
 def test_any_sequence_moves_at_most_what_is_held_and_nothing_twice(scene: Scene, counts: Counts) -> None:
     steps = 0
     for number in range(SEQUENCES):
+        scene.empty_block()
         random, buyer = Random(number), Account.create()
         payments = of_one_seller(scene, buyer, 3)
         for _ in range(STEPS):
@@ -127,6 +128,7 @@ def test_two_workers_group_while_a_member_is_disputed_and_cancelled(scene: Scene
     second = build(scene.database.engine("fleet_releases"), scene.settings)
     try:
         for number in range(ROUNDS):
+            scene.empty_block()
             random, buyer = Random(number), Account.create()
             payments = of_one_seller(scene, buyer, 3)
             for each in payments:

@@ -407,39 +407,39 @@ def test_fleet_signer_ends_with_3_when_the_device_says_no(
     assert scene.instruction(payment).rejected_reason.startswith("device_rejected")
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (Fault.OTHER_WALLET, "expected one is"),
-        (Fault.WRONG_SIGNATURE, "thrown away"),
-        (Fault.PIN_LOCKED, "PIN"),
-        (Fault.PASSPHRASE, "passphrase"),
-        (Fault.GARBAGE, "could not be read"),
-        (Fault.SILENT, "answered at the device in time"),
-        (Fault.NEVER_ANSWER, "prompt was cancelled"),
-    ],
-)
+DEVICE_ERRORS = [
+    (Fault.OTHER_WALLET, "expected one is"),
+    (Fault.WRONG_SIGNATURE, "thrown away"),
+    (Fault.PIN_LOCKED, "PIN"),
+    (Fault.PASSPHRASE, "passphrase"),
+    (Fault.GARBAGE, "could not be read"),
+    (Fault.SILENT, "answered at the device in time"),
+    (Fault.NEVER_ANSWER, "prompt was cancelled"),
+]
+
+
 def test_every_device_error_is_a_sentence_and_nothing_is_handed_in(
     scene: Scene,
     command: CliRunner,
     device: SoftwareDevice,
     monkeypatch: pytest.MonkeyPatch,
-    fault: Fault,
-    words: str,
+    subtests: pytest.Subtests,
 ) -> None:
     monkeypatch.setenv("TREZOR_APPROVAL_TIMEOUT_SECONDS", "5")
     payment = scene.payment()
     scene.run()
-    device.fault = fault
-    said = command.invoke(signer, ["sign", "--yes"], input="1\n")
-    assert said.exit_code == EXIT_REFUSED, said.output
-    assert words in said.output
-    assert "Traceback" not in said.output
-    assert scene.submissions(payment) == []
-    scene.run()
-    # A signature may exist all the same: the instruction stays handed out and its money reserved (R1).
-    waiting = scene.instruction(payment)
-    assert (waiting.state, waiting.rejected_reason) == ("handed_out", None)
+    for fault, words in DEVICE_ERRORS:
+        with subtests.test(fault.name):
+            device.fault = fault
+            said = command.invoke(signer, ["sign", "--yes"], input="1\n")
+            assert said.exit_code == EXIT_REFUSED, said.output
+            assert words in said.output
+            assert "Traceback" not in said.output
+            assert scene.submissions(payment) == []
+            scene.run()
+            # A signature may exist all the same: the instruction stays handed out and its money reserved (R1).
+            waiting = scene.instruction(payment)
+            assert (waiting.state, waiting.rejected_reason) == ("handed_out", None)
     device.fault = None
     assert command.invoke(signer, ["sign", "--yes"]).exit_code == 0
     assert len(scene.submissions(payment)) == 1

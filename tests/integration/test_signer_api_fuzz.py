@@ -24,7 +24,7 @@ from tests.signer_api_server import UNHURRIED as UNLIMITED
 from workers.signer_api.application import create_application
 from workers.signer_api.openapi import OPERATIONS, document
 
-EXAMPLES = declared(1_000, 12)
+EXAMPLES = declared(1_000, 5)
 UNHURRIED = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -38,6 +38,7 @@ def test_thirty_two_at_once_hand_in_and_look_and_the_seller_is_paid_once(
     steps = [build(scene.database.engine("fleet_releases"), scene.settings) for _ in range(WORKERS)]
     answers: Counter[int] = Counter()
     for _ in range(RACES):
+        scene.empty_block()
         payment = scene.payment()
         scene.run()
         instruction = scene.instruction(payment)

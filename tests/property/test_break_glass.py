@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from custody.policy import Approval, BreakGlass, Decision, HandOut, Request, Situation, judge
 from custody.policy.break_glass import open_glass
 from custody.policy.rules import DAY_SECONDS
+from tests.counts import declared
 from tests.policy_files import NOW, PEOPLE, SELLER, SELLER_TWO, USDT_BSC, Fleet, entry_said, key, parsed_policy
 
-UNTIMED = settings(deadline=None, max_examples=60)  # how long a judgement takes on a shared core says nothing
+UNTIMED = settings(
+    deadline=None, max_examples=declared(400, 20)
+)  # how long a judgement takes on a shared core says nothing
 FRESH_FOR = timedelta(hours=30)
 FLEET = Fleet(
     entries=(

@@ -19,6 +19,7 @@ from custody.policy import (
     policy_differences,
 )
 from custody.policy.rules import DAY_SECONDS, PURPOSES
+from tests.counts import declared
 from tests.policy_files import (
     BUYER,
     NOW,
@@ -37,7 +38,9 @@ from tests.policy_files import (
     parsed_policy,
 )
 
-UNTIMED = settings(deadline=None)  # how long a judgement takes on a shared core says nothing
+UNTIMED = settings(
+    deadline=None, max_examples=declared(400, 30)
+)  # how long a judgement takes on a shared core says nothing
 FLEET = Fleet()
 ROOT = FLEET.genesis().root
 GENESIS = FLEET.genesis().genesis

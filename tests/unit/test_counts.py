@@ -34,26 +34,22 @@ def test_fails(counts):
 RUN = """
 import sys, pathlib, pytest
 from tests import counts
-counts.FILE = pathlib.Path(sys.argv[1])
-counts.FULL = sys.argv[3] == "full"
 import tests.conftest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "tests.conftest", sys.argv[2]]))
+for how in ("quick", "full"):
+    counts.FILE = pathlib.Path(sys.argv[1]) / f"{how}.json"
+    counts.FULL = how == "full"
+    pytest.main(["-q", "-p", "no:cacheprovider", "-p", "tests.conftest", sys.argv[2]])
 """
 
 
-def run(folder: Path, how: str) -> Path:
-    written = folder / f"{how}.json"
-    test = folder / "test_counted.py"
+def test_only_what_passed_is_written_and_only_when_all_was_tried(tmp_path: Path) -> None:
+    test = tmp_path / "test_counted.py"
     test.write_text(PASSES_AND_FAILS)
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", RUN, str(written), str(test), how]
+    command = [sys.executable, "-c", RUN, str(tmp_path), str(test)]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=120, check=False)
-    assert "1 failed, 1 passed" in ended.stdout, ended.stdout + ended.stderr
-    return written
-
-
-def test_only_what_passed_is_written_and_only_when_all_was_tried(tmp_path: Path) -> None:
-    (row,) = json.loads(run(tmp_path, "full").read_text())
+    assert ended.stdout.count("1 failed, 1 passed") == 2, ended.stdout + ended.stderr
+    (row,) = json.loads((tmp_path / "full.json").read_text())
     assert row["test"].endswith("test_counted.py::test_passes")
     assert (row["what"], row["count"]) == ("tries", 7)
-    assert not run(tmp_path, "quick").exists()
+    assert not (tmp_path / "quick.json").exists()

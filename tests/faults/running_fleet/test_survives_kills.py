@@ -1,7 +1,5 @@
-"""Neither kill -9 of each worker, the relay, beat and Valkey nor the silence of every webhook changes the result."""
+"""Neither kill -9 of each worker, the relay, beat, Valkey and MongoDB nor the silence of every webhook changes the result."""
 
-import os
-import signal
 from collections import Counter
 
 import pytest
@@ -9,63 +7,21 @@ from sqlalchemy import text
 
 from custody.store.engine import open_engine
 from tests.counts import ONLY_LONG, Counts, declared
+from tests.faults.running_fleet.conftest import MOMENTS, PAYMENTS, Killer, pid_of
 from workers.demo.fleet import DevelopmentFleet
-from workers.demo.run import Demo
+from workers.demo.run import Demo, DemoResult
 from workers.demo.stages import Pace
-from workers.embedded import supervision
-from workers.embedded.state_folder import StateFolder
 from workers.queues import QUEUES
 
-PAYMENTS = declared(50, 4)
-WORKERS = tuple(f"worker-{queue.name}" for queue in QUEUES)
-NINE = (*WORKERS, "relay", "beat", "valkey")
-
-# Each is killed at the moment when it has something to lose: (stage, how many payments reached it) -> who dies.
-MOMENTS: dict[tuple[str, int], tuple[str, ...]] = {
-    ("opened", PAYMENTS): ("worker-housekeeping",),
-    ("paid", PAYMENTS): ("beat",),
-    ("announced", 3): ("worker-webhooks",),
-    ("announced", PAYMENTS): ("relay",),
-    ("detected", 1): ("worker-confirmations", "watcher"),
-    ("held", 1): ("valkey",),
-    ("held", PAYMENTS): ("worker-sweeps", "keys-agent"),
-    ("swept", 1): ("worker-mirror",),
-    ("signed", 2): ("worker-releases",),
-}
-
-
-class Killer:
-    """Kills each process once, when the demo reports its moment; the supervisor starts it again."""
-
-    def __init__(self, folder: StateFolder) -> None:
-        self._folder = folder
-        self._waiting = dict(MOMENTS)
-        self.killed: dict[str, int] = {}
-
-    def report(self, stage: str, count: int) -> None:
-        for moment in [key for key in self._waiting if key[0] == stage and count >= key[1]]:
-            for name in self._waiting.pop(moment):
-                self._kill(name)
-
-    def _kill(self, name: str) -> None:
-        pid = self._pid(name)
-        assert pid is not None, f"{name} was not running when its moment came"
-        os.kill(pid, signal.SIGKILL)
-        self.killed[name] = pid
-
-    def _pid(self, name: str) -> int | None:
-        return next((state.pid for state in supervision.states(self._folder) if state.name == name), None)
-
-    def successor(self, name: str) -> int | None:
-        return self._pid(name)
+TEN = (*(f"worker-{queue.name}" for queue in QUEUES), "relay", "beat", "valkey", "mongo")
 
 
 @pytest.mark.timeout(declared(1_200, 420))
-def test_nine_kills_change_nothing(running_fleet: DevelopmentFleet, counts: Counts) -> None:
-    killer = Killer(StateFolder.open(running_fleet.provisioned.services.state_dir))
-    result = Demo(running_fleet, killer.report, Pace(stall_seconds=150)).run(PAYMENTS)
-
-    assert set(NINE) <= set(killer.killed)
+def test_ten_kills_change_nothing(
+    running_fleet: DevelopmentFleet, survived: tuple[DemoResult, Killer], counts: Counts
+) -> None:
+    result, killer = survived
+    assert set(TEN) <= set(killer.killed)
     counts("payments released in spite of the kills", result.released)
     counts("kill -9 of a process while payments were under way", len(killer.killed))
     assert result.released == PAYMENTS
@@ -78,7 +34,7 @@ def test_nine_kills_change_nothing(running_fleet: DevelopmentFleet, counts: Coun
         "release": 2 * PAYMENTS,
     }
     for name, pid in killer.killed.items():
-        assert killer.successor(name) not in {None, pid}, f"{name} was not started again"
+        assert pid_of(name) not in {None, pid}, f"{name} was not started again"
     assert_each_payment_went_its_way_once(running_fleet, result.payment_ids)
 
 
@@ -123,6 +79,6 @@ def assert_each_payment_went_its_way_once(fleet: DevelopmentFleet, payments: tup
     assert payouts == len(payments)
 
 
-def test_the_moments_name_all_nine() -> None:
-    assert set(NINE) <= {name for names in MOMENTS.values() for name in names}
-    assert len(NINE) == 9
+def test_the_moments_name_all_ten() -> None:
+    assert set(TEN) <= {name for names in MOMENTS.values() for name in names}
+    assert len(TEN) == 10
