@@ -18,6 +18,10 @@ FILE: Final = Path(__file__).parents[1] / "benchmarks" / "counts.json"
 ONLY_LONG: Final = pytest.mark.skipif(not FULL, reason="one more run of the whole fleet: make test-long")
 """For tests that take another minute of every process; in ``make test`` the fleet runs through its kills and its views."""
 
+ROUNDS_A_PART: Final = 100
+"""Of a long race: each part has a chain and a database of its own, so that parts may run side by side, and the last rounds
+read no more than the first."""
+
 Case = TypeVar("Case")
 
 Counts = Callable[[str, int], None]
@@ -27,6 +31,11 @@ Counts = Callable[[str, int], None]
 def declared(full: int, quick: int) -> int:
     """The declared count in ``make test-long``, the quick one otherwise."""
     return full if FULL else quick
+
+
+def parts(rounds: int) -> range:
+    """The parts of ``rounds`` rounds in ``make test-long``, one part of ``declared(ROUNDS_A_PART, quick)`` rounds otherwise."""
+    return range(declared(rounds // ROUNDS_A_PART, 1))
 
 
 def sampled(cases: Iterable[Case]) -> list[Case]:

@@ -31,6 +31,9 @@ from custody.trezor.sentences import (
 MAX_ANSWER_BYTES: Final = 65_536  # the longest honest answer is under 2 KiB; a lying length may not fill memory
 _FIRST_PACKET: Final = b"?##"
 _LENGTH_OFFSET: Final = 5
+UDP_PINGS: Final = 30
+"""The library gives a ping a tenth of a second and asks once; a machine that starts a fleet answers later. 3 seconds in all."""
+
 _LOOPBACK: Final = "127.0.0.1"  # its one name, so that a device has one path and one lock
 
 
@@ -127,10 +130,13 @@ def _transports(path: str) -> list[Transport]:
             f"Device path {path!r} names no kind of connection.", f"Begin it with one of {', '.join(kinds)}."
         )
     if rest:
-        try:
-            return [get_transport(path, prefix_search=False)]
-        except TransportException as error:
-            raise DeviceNotFound(f"No device answers at {path}.") from error
+        # A software device shares this machine's processors; where nothing listens, each ping is refused at once.
+        for left in reversed(range(UDP_PINGS if kind == "udp" else 1)):
+            try:
+                return [get_transport(path, prefix_search=False)]
+            except TransportException as error:
+                if not left:
+                    raise DeviceNotFound(f"No device answers at {path}.") from error
     found = list(kinds[kind].enumerate())
     if not found:
         raise DeviceNotFound(f"No device is attached by {kind}.")

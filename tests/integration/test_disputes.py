@@ -12,11 +12,11 @@ from custody.ledger import DisputeOpen, Entry, post
 from custody.releases import Step, build
 from custody.releases.disputes import open_dispute
 from custody.store.engine import transaction
-from tests.counts import Counts, declared
+from tests.counts import ROUNDS_A_PART, Counts, declared, parts
 from tests.dispute_scene import entries, in_books, resolve, work_on
 from tests.release_scene import AMOUNT, UNITS, Scene
 
-RACES = declared(1_000, 4)
+RACES = declared(ROUNDS_A_PART, 4)  # of a part
 AT_ONCE = 32
 
 
@@ -164,7 +164,8 @@ def test_a_resolution_that_is_not_clear_stays_with_people(scene: Scene, subtests
             assert scene.instruction(payment) is None
 
 
-def test_a_dispute_races_a_release_and_one_of_them_wins(scene: Scene, counts: Counts) -> None:
+@pytest.mark.parametrize("part", parts(1_000))
+def test_a_dispute_races_a_release_and_one_of_them_wins(scene: Scene, counts: Counts, part: int) -> None:
     """32 at once: half are releases workers, half open the dispute, from each state that a release may be in."""
     counts("races of a dispute against a release (R14, 32 at once)", RACES)
     steps = [build(scene.database.engine("fleet_releases"), scene.settings) for _ in range(AT_ONCE // 2)]
@@ -205,7 +206,7 @@ def test_a_dispute_races_a_release_and_one_of_them_wins(scene: Scene, counts: Co
         scene.require_books_equal_chain()
     for step in steps:
         step.close()
-    sys.stdout.write(f"{RACES} races: {ends}\n")
+    sys.stdout.write(f"part {part}: {RACES} races: {ends}\n")
 
 
 def release_now(step: Step, gate: Barrier) -> int:

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+import pytest
 from eth_account import Account
 from sqlalchemy.exc import DBAPIError
 
@@ -16,13 +17,13 @@ from custody.releases.instructions import part_key
 from custody.releases.refunds import OrderRefused, order_by_hand
 from custody.releases.requests import RequestRefused, ask
 from custody.store.engine import transaction
-from tests.counts import Counts, declared
+from tests.counts import ROUNDS_A_PART, Counts, declared, parts
 from tests.dispute_scene import prove_address, resolve, sign_waiting, work_on
 from tests.release_scene import AMOUNT, UNITS, Scene
 
-SEQUENCES = declared(200, 2)
+SEQUENCES = declared(20, 2)  # of a part
 STEPS = 10
-ROUNDS = declared(1_000, 2)
+ROUNDS = declared(ROUNDS_A_PART, 2)  # of a part
 
 
 def part(scene: Scene, payment: UUID, random: Random) -> None:
@@ -107,9 +108,10 @@ def require_nothing_lost(scene: Scene, payments: list[UUID]) -> None:
     scene.require_books_equal_chain()
 
 
-def test_any_sequence_moves_at_most_what_is_held_and_nothing_twice(scene: Scene, counts: Counts) -> None:
+@pytest.mark.parametrize("part", parts(1_000))
+def test_any_sequence_moves_at_most_what_is_held_and_nothing_twice(scene: Scene, counts: Counts, part: int) -> None:
     steps = 0
-    for number in range(SEQUENCES):
+    for number in range(part * SEQUENCES, (part + 1) * SEQUENCES):
         scene.empty_block()
         random, buyer = Random(number), Account.create()
         payments = of_one_seller(scene, buyer, 3)
@@ -124,10 +126,11 @@ def test_any_sequence_moves_at_most_what_is_held_and_nothing_twice(scene: Scene,
     counts("random moves of groups, parts, disputes, cancels and refunds", steps)
 
 
-def test_two_workers_group_while_a_member_is_disputed_and_cancelled(scene: Scene, counts: Counts) -> None:
+@pytest.mark.parametrize("part", parts(1_000))
+def test_two_workers_group_while_a_member_is_disputed_and_cancelled(scene: Scene, counts: Counts, part: int) -> None:
     second = build(scene.database.engine("fleet_releases"), scene.settings)
     try:
-        for number in range(ROUNDS):
+        for number in range(part * ROUNDS, (part + 1) * ROUNDS):
             scene.empty_block()
             random, buyer = Random(number), Account.create()
             payments = of_one_seller(scene, buyer, 3)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from custody.releases import build
-from tests.counts import Counts, declared
+from tests.counts import ROUNDS_A_PART, Counts, declared, parts
 from tests.release_scene import AMOUNT, UNITS, Scene
 from tests.signer_api_server import SIGNER, post, serving
 
-RACES = declared(1_000, 2)
+RACES = declared(ROUNDS_A_PART, 2)  # of a part
 SIGNERS = 24
 WORKERS = 8
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -30,8 +30,9 @@ def body_of(y_parity: int, r: int, s: int) -> dict[str, Any]:
     return {"y_parity": y_parity, "r": f"0x{r:064x}", "s": f"0x{s:064x}"}
 
 
+@pytest.mark.parametrize("part", parts(1_000))
 def test_thirty_two_at_once_hand_in_and_look_and_the_seller_is_paid_once(
-    scene: Scene, api: str, counts: Counts
+    scene: Scene, api: str, counts: Counts, part: int
 ) -> None:
     """Two signers' machines and their repeats, one with the malleated twin, one with another digest's signature."""
     counts("races of 24 submissions against 8 workers", RACES)
@@ -81,5 +82,5 @@ def test_thirty_two_at_once_hand_in_and_look_and_the_seller_is_paid_once(
         assert [state for state, _ in scene.submissions(payment)].count("accepted") == 1
     for step in steps:
         step.close()
-    sys.stdout.write(f"{RACES} races: {dict(answers)}\n")
+    sys.stdout.write(f"part {part}: {RACES} races: {dict(answers)}\n")
     scene.require_books_equal_chain()
