@@ -5,10 +5,12 @@ reader. An encoder raises ValueError or TypeError for what the mapping refuses: 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from json.encoder import encode_basestring
+from struct import Struct
 from typing import Any, Final
 
 from bson import Decimal128, Int64, ObjectId
@@ -17,6 +19,24 @@ from custody.mirror.collections.values import TEMPLATE_PREFIXES, _json_column
 
 Encode = Callable[[Any], str]
 Validate = Callable[[Any], Any]
+
+
+def _call(number: int) -> str:
+    return f"encode{number}(v)"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """An encoder, and the same as an expression of ``v`` that needs no call for the form that MongoDB holds most often.
+
+    ``shortcut`` is given the number that the expression ends its names with: ``encode`` is the encoder, the others are those of
+    ``names``. ``custody.mirror.agreement.compiling`` makes one function of a document's expressions.
+    """
+
+    encode: Encode
+    shortcut: Callable[[int], str] = _call
+    names: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
 
 ABSENT: Final = ""
 """What is NULL or missing. No value's text is empty: an empty text is ``0:``."""
@@ -28,7 +48,8 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _INTEGERS: Final = (int, Int64)
 _SPECIAL_BITS: Final = 3  # of a Decimal128's combination field: infinity, NaN, or a significand that none of ours needs
 _EXPONENT_BIAS: Final = 6176
-_SIGNIFICAND: Final = 2**113 - 1
+_HIGH_SIGNIFICAND: Final = 2**49 - 1  # of a Decimal128's upper word
+_WORDS: Final = Struct("<QQ")
 _SHIFT_MAXIMUM: Final = 100  # decimal places: far past every column's, and no power that takes long to make
 
 
@@ -42,7 +63,7 @@ def joined(pieces: Iterable[str]) -> str:
     return "".join(map(prefixed, pieces))
 
 
-def text(validate: Validate, longest: int | None, pattern: str | None) -> Encode:
+def text(validate: Validate, longest: int | None, pattern: str | None) -> Encoder:
     fits = None if pattern is None else re.compile(pattern).search
 
     def encode(value: Any) -> str:
@@ -54,10 +75,12 @@ def text(validate: Validate, longest: int | None, pattern: str | None) -> Encode
             raise ValueError("expected another text")
         return f"{len(value)}:{value}"
 
-    return encode
+    if longest is not None or pattern is not None:
+        return Encoder(encode)
+    return Encoder(encode, lambda n: f'f"{{len(v)}}:{{v}}" if type(v) is str else encode{n}(v)')
 
 
-def choice(members: frozenset[str], *, is_text: bool) -> Encode:
+def choice(members: frozenset[str], *, is_text: bool) -> Encoder:
     """One of few values; ``is_text``: kept in a text column."""
     said = {member: prefixed(member) if is_text else member for member in members}
 
@@ -66,10 +89,10 @@ def choice(members: frozenset[str], *, is_text: bool) -> Encode:
             return said[value]
         raise ValueError("expected one of the known values")
 
-    return encode
+    return Encoder(encode, lambda n: f"said{n}.get(v) or encode{n}(v)", {"said": said})
 
 
-def flag(value: Any) -> str:
+def _flag(value: Any) -> str:
     if value is True:
         return "t"
     if value is False:
@@ -77,21 +100,26 @@ def flag(value: Any) -> str:
     raise ValueError("expected true or false")
 
 
-def whole(validate: Validate, least: int | None, most: int | None) -> Encode:
+FLAG: Final = Encoder(_flag, lambda n: f'"t" if v is True else "f" if v is False else encode{n}(v)')
+
+
+def whole(validate: Validate, least: int | None, most: int | None) -> Encoder:
     def encode(value: Any) -> str:
         number: int = value if type(value) in _INTEGERS else validate(value)
         if (least is not None and number < least) or (most is not None and number > most):
             raise ValueError("out of its bounds")
         return str(int(number))
 
-    return encode
+    low = "" if least is None else f" and v >= {least}"
+    high = "" if most is None else f" and v <= {most}"
+    return Encoder(encode, lambda n: f"str(v) if type(v) is int{low}{high} else encode{n}(v)")
 
 
-def uint256(validate: Validate) -> Encode:
-    return lambda value: str(validate(value))
+def uint256(validate: Validate) -> Encoder:
+    return Encoder(lambda value: str(validate(value)))
 
 
-def money(validate: Validate, decimals: int, *, refuses_zero: bool, refuses_negative: bool) -> Encode:
+def money(validate: Validate, decimals: int, *, refuses_zero: bool, refuses_negative: bool) -> Encoder:
     """An amount with all its ``decimals``: ``12.500000000000000000``."""
     no_fraction = "." + "0" * decimals
 
@@ -110,16 +138,22 @@ def money(validate: Validate, decimals: int, *, refuses_zero: bool, refuses_nega
             raise ValueError("expected more than zero")
         return said
 
-    return encode
+    return Encoder(encode)
 
 
 def _decimal128(value: Decimal128, decimals: int) -> str:
-    bits = int.from_bytes(value.bid, "little")
-    if (bits >> 125) & 3 == _SPECIAL_BITS:
+    low, high = _WORDS.unpack(value.bid)
+    if (high >> 61) & 3 == _SPECIAL_BITS:
         raise ValueError("expected a finite amount")
-    return _scaled(
-        bits & _SIGNIFICAND, ((bits >> 113) & 0x3FFF) - _EXPONENT_BIAS + decimals, bool(bits >> 127), decimals
-    )
+    significand = ((high & _HIGH_SIGNIFICAND) << 64) | low
+    exponent = ((high >> 49) & 0x3FFF) - _EXPONENT_BIAS
+    is_negative = bool(high >> 63)
+    if not -decimals <= exponent < 0:
+        return _scaled(significand, exponent + decimals, is_negative, decimals)
+    # As _scaled() says it, without arithmetic: the point among the digits.
+    digits = str(significand).zfill(1 - exponent)
+    sign = "-" if is_negative and significand else ""
+    return f"{sign}{digits[:exponent]}.{digits[exponent:]:0<{decimals}}"
 
 
 def _decimal(value: Decimal, decimals: int) -> str:
@@ -149,7 +183,7 @@ def _shortest(value: Any, decimals: int) -> str | None:
     return f"{before}.{after.ljust(decimals, '0')}"
 
 
-def moment(validate: Validate) -> Encode:
+def moment(validate: Validate) -> Encoder:
     """Milliseconds since 1970, rounded down, as MongoDB keeps them."""
 
     def encode(value: Any) -> str:
@@ -157,14 +191,21 @@ def moment(validate: Validate) -> Encode:
             value = validate(value).replace(tzinfo=None)
         return str((value - _EPOCH) // _MILLISECOND)
 
-    return encode
+    return Encoder(
+        encode,
+        lambda n: f"str((v - epoch{n}) // ms{n}) if type(v) is datetime{n} and v.tzinfo is None else encode{n}(v)",
+        {"epoch": _EPOCH, "ms": _MILLISECOND, "datetime": datetime},
+    )
 
 
-def object_id(validate: Validate) -> Encode:
-    return lambda value: value.binary.hex() if type(value) is ObjectId else validate(value).binary.hex()
+def object_id(validate: Validate) -> Encoder:
+    def encode(value: Any) -> str:
+        return value.binary.hex() if type(value) is ObjectId else validate(value).binary.hex()
+
+    return Encoder(encode, lambda n: f"v.binary.hex() if type(v) is kind{n} else encode{n}(v)", {"kind": ObjectId})
 
 
-def mixed_id(validate: Validate) -> Encode:
+def mixed_id(validate: Validate) -> Encoder:
     """An entity's ``e`` and hex, a template's ``t`` and text."""
 
     def encode(value: Any) -> str:
@@ -174,7 +215,7 @@ def mixed_id(validate: Validate) -> Encode:
             return "t" + prefixed(value)
         return "e" + validate(value).binary.hex()
 
-    return encode
+    return Encoder(encode)
 
 
 def json_text(value: Any) -> str:  # noqa: PLR0911 - one a type

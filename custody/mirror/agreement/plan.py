@@ -14,7 +14,8 @@ from sqlalchemy import Boolean, DateTime, Enum, Integer, Numeric, String
 from sqlalchemy.dialects.postgresql import JSONB
 
 from custody.mirror.agreement import canonical
-from custody.mirror.agreement.canonical import ABSENT, SEPARATOR, Encode
+from custody.mirror.agreement.canonical import ABSENT, SEPARATOR, Encode, Encoder
+from custody.mirror.agreement.compiling import Piece, compiled
 from custody.mirror.collections import COLLECTIONS
 from custody.mirror.collections.document import Document, Nested
 from custody.mirror.collections.marks import Child, Column, Inlined, Owner, Polymorphic, Refers, RefersBy
@@ -69,10 +70,6 @@ class Plan:
     @property
     def table(self) -> str:
         return f"public.{self.document.table.__tablename__}"
-
-
-Piece = tuple[str, Encode, str | None]
-"""A field's name in MongoDB, its encoder, and the text of its default (None: it is required)."""
 
 
 @dataclass(slots=True)
@@ -134,7 +131,7 @@ def plan(document: type[Document], readable: Readable) -> Plan:
     pieces, expressions = _part(document, scope, walk, "", (), Owner.MONGO, skip=("id",))
     return Plan(
         document=document,
-        encode=_encoder(pieces, _other_names(document) | {"id"}),
+        encode=compiled(pieces, _other_names(document) | {"id"}),
         text=concat(expressions),
         joins=" ".join(scope.joins.values()),
         columns=tuple(scope.columns),
@@ -167,19 +164,6 @@ def _other_names(part: type[Nested]) -> frozenset[str]:
     return frozenset(part.model_fields) - aliases_of(part)
 
 
-def _encoder(pieces: list[Piece], refused: frozenset[str]) -> Encode:
-    def encode(value: Any) -> str:
-        if not refused.isdisjoint(value):
-            raise ValueError("it has a field under two names")
-        get = value.get
-        # A required field that is missing is None here, which join() refuses.
-        return SEPARATOR.join(
-            [default if (item := get(name)) is None else to_text(item) for name, to_text, default in pieces]  # type: ignore[misc] # pyright: ignore[reportCallIssue, reportArgumentType]
-        )
-
-    return encode
-
-
 def _part(
     part: type[Nested],
     scope: _Scope,
@@ -201,17 +185,17 @@ def _part(
         if inlined := mark_of(info, Inlined):
             nested = _nested_of(info)
             inner, more = _part(nested, scope, walk, prefix + inlined.prefix, here, mine)
-            encode = _encoder(inner, _other_names(nested))
+            encode = compiled(inner, _other_names(nested))
             default = None if info.is_required() else encode({})
-            pieces.append((alias, encode, default))
+            pieces.append((alias, Encoder(encode), default))
             expressions += more
             continue
         made = _leaf(info, scope, walk, column, part)
         if made is None:
             walk.left_out.append(".".join(here))
             continue
-        encode, expression, leaf_columns, table = made
-        pieces.append((alias, encode, _default(info, encode)))
+        encoder, expression, leaf_columns, table = made
+        pieces.append((alias, encoder, _default(info, encoder.encode)))
         expressions.append(expression)
         child = mark_of(info, Child)
         is_unordered = child is not None and child.ordinal is None and get_origin(info.annotation) is list
@@ -226,7 +210,7 @@ def _default(info: FieldInfo, encode: Encode) -> str | None:
     return ABSENT if value is None else encode(value)
 
 
-_Made = tuple[Encode, str, tuple[str, ...], type[Base]]
+_Made = tuple[Encoder, str, tuple[str, ...], type[Base]]
 
 
 def _leaf(info: FieldInfo, scope: _Scope, walk: _Walk, column: str, part: type[Nested]) -> _Made | None:  # noqa: PLR0911 - one a kind of field
@@ -258,8 +242,8 @@ def _leaf(info: FieldInfo, scope: _Scope, walk: _Walk, column: str, part: type[N
         if not scope.refers_readably(refers.collection):
             return None
         return canonical.object_id(_validator(info)), scope.refers(column, refers.collection), (column,), scope.table
-    encode, sql = _value(info, scope.table.__table__.c[column].type, scope.column(column))
-    return encode, sql, (column,), scope.table
+    encoder, sql = _value(info, scope.table.__table__.c[column].type, scope.column(column))
+    return encoder, sql, (column,), scope.table
 
 
 def _child(info: FieldInfo, child: Child, scope: _Scope, walk: _Walk) -> _Made | None:
@@ -271,12 +255,12 @@ def _child(info: FieldInfo, child: Child, scope: _Scope, walk: _Walk) -> _Made |
     if refers := mark_of(info, Refers):
         if not inner.refers_readably(refers.collection):
             return None
-        item: Encode = canonical.object_id(_object_id)
+        item = canonical.object_id(_object_id).encode
         expressions = [inner.refers(mark_of(info, Column).name, refers.collection)]
     else:
         nested = _nested_of(info)
         pieces, expressions = _part(nested, inner, _Walk(), "", (), Owner.MONGO)
-        item = _encoder(pieces, _other_names(nested))
+        item = compiled(pieces, _other_names(nested))
     walk.children[child.table] = child.parent
     nothing = SEPARATOR * (len(expressions) - 1)
     order = 'x.piece COLLATE "C"' if child.ordinal is None else "x.ordinal"
@@ -290,7 +274,7 @@ def _child(info: FieldInfo, child: Child, scope: _Scope, walk: _Walk) -> _Made |
     return _rows(item, nothing, is_list=is_list, is_ordered=child.ordinal is not None), sql, columns, child.table
 
 
-def _rows(item: Encode, nothing: str, *, is_list: bool, is_ordered: bool) -> Encode:
+def _rows(item: Encode, nothing: str, *, is_list: bool, is_ordered: bool) -> Encoder:
     def encode_list(value: Any) -> str:
         if type(value) is not list:
             raise ValueError("expected a list")
@@ -301,7 +285,7 @@ def _rows(item: Encode, nothing: str, *, is_list: bool, is_ordered: bool) -> Enc
         piece = item(value)
         return ABSENT if piece == nothing else canonical.prefixed(piece)
 
-    return encode_list if is_list else encode_one
+    return Encoder(encode_list if is_list else encode_one)
 
 
 def _validator(info: FieldInfo) -> Callable[[Any], Any]:
@@ -324,7 +308,7 @@ def _literals(annotation: Any) -> frozenset[str]:
     return frozenset[str]().union(*(_literals(part) for part in get_args(annotation) if not isinstance(part, str)))
 
 
-def _value(info: FieldInfo, kind: Any, column: str) -> tuple[Encode, str]:  # noqa: PLR0911 - one a type
+def _value(info: FieldInfo, kind: Any, column: str) -> tuple[Encoder, str]:  # noqa: PLR0911 - one a type
     validate = _validator(info)
     as_text = f"length({column}) || ':' || {column}"
     if members := _literals(info.annotation):
@@ -336,17 +320,17 @@ def _value(info: FieldInfo, kind: Any, column: str) -> tuple[Encode, str]:  # no
     if isinstance(kind, Numeric):
         above = _bound(info, Gt, "gt")
         assert least in (None, 0) and above in (None, 0) and kind.scale is not None  # noqa: PT018 - one shape
-        encode = canonical.money(validate, kind.scale, refuses_zero=above == 0, refuses_negative=0 in (least, above))
-        return encode, column
+        encoder = canonical.money(validate, kind.scale, refuses_zero=above == 0, refuses_negative=0 in (least, above))
+        return encoder, column
     if isinstance(kind, Boolean):
-        return canonical.flag, column
+        return canonical.FLAG, column
     if isinstance(kind, Integer):
         return canonical.whole(validate, least, _bound(info, Le, "le")), column
     if isinstance(kind, DateTime):
         return canonical.moment(validate), f"floor(extract(epoch FROM {column}) * 1000)"
     if isinstance(kind, JSONB):
         # Some writers keep JSON's null where others keep SQL's.
-        return canonical.json_text, f"nullif({column}, 'null')"
+        return Encoder(canonical.json_text), f"nullif({column}, 'null')"
     assert isinstance(kind, String), f"{column}: {kind}"
     pattern = next((found for mark in marks_of(info) if (found := getattr(mark, "pattern", None))), None)
     return canonical.text(validate, _bound(info, MaxLen, "max_length"), pattern), as_text
