@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from custody.mirror.agreement.canonical import _decimal, _decimal128
 
-AMOUNTS = st.builds(
-    lambda sign, digits, exponent: Decimal((sign, tuple(map(int, str(digits))), exponent)),
-    st.integers(0, 1),
-    st.integers(0, 10**34 - 1),
-    st.integers(-60, 60),
-)
+
+def _amount(sign: int, digits: int, exponent: int) -> Decimal:
+    return Decimal((sign, tuple(map(int, str(digits))), exponent))
+
+
+AMOUNTS = st.builds(_amount, st.integers(0, 1), st.integers(0, 10**34 - 1), st.integers(-60, 60))
 
 
 @given(AMOUNTS, st.sampled_from([8, 18]))
