@@ -198,7 +198,11 @@ class Scene:
 
     def approve(self, payment: UUID, *people: str, **changed: Any) -> None:
         """Hand in approvals with the signer API's role, as these people's devices make them over what is shown now."""
-        instruction, shown = self.paying(payment), self.approval_shown(payment)
+        self.approve_instruction(self.paying(payment), *people, **changed)
+
+    def approve_instruction(self, instruction: Any, *people: str, **changed: Any) -> None:
+        """The same of any instruction, also of the house's own coins, which has no payment."""
+        shown = self.text_shown(instruction)
         for person in people:
             hand_in_approval(
                 self.database.engine("fleet_signer_api"),
@@ -212,9 +216,13 @@ class Scene:
 
     def approval_shown(self, payment: UUID) -> str:
         """The text that approvers of its instruction see now."""
+        return self.text_shown(self.paying(payment))
+
+    def text_shown(self, instruction: Any) -> str:
+        """The text that approvers of an instruction see now."""
         with transaction(self.database.engine("fleet_releases")) as connection:
             in_force = read_in_force(connection, self.signed, datetime.now(UTC))
-            return signed_text(rows.select(connection, "i.id = :id", {"id": self.paying(payment).id})[0], in_force)
+            return signed_text(rows.select(connection, "i.id = :id", {"id": instruction.id})[0], in_force)
 
     def approval_signature(self, payment: UUID, person: str) -> bytes:
         """The 65 bytes of a person's approval."""

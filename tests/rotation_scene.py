@@ -171,14 +171,21 @@ class RotationScene(Scene):
                 signed.append(each)
         raise AssertionError("the signer is never done")
 
-    def approve_all(self, *people: str) -> list[UUID]:
-        """Everything that asks for approval gets it; the payments."""
+    def approve_all(self, *people: str) -> list[UUID | None]:
+        """Everything that asks for approval gets it; the payments, None for the house's own coins."""
         self.due_now()
         self.run()
-        payments = [each.payment_id for each in self.open_ones("awaiting_approval")]
-        for payment in payments:
-            self.approve(payment, *(people or ("ada", "bob")))
-        return payments
+        asked = self.open_ones("awaiting_approval")
+        for each in asked:
+            self.approve_instruction(each, *(people or ("ada", "bob")))
+        return [each.payment_id for each in asked]
+
+    def house_drains(self, address: str) -> list[Any]:
+        """The moves of the house's own coins away from a treasury, oldest first."""
+        return self.market.execute(
+            "SELECT * FROM fleet.release_instructions WHERE house_id = :house ORDER BY created_at, id",
+            house=self.houses[address],
+        )
 
     # Comparing
 

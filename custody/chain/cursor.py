@@ -149,7 +149,8 @@ class BookedMove:
 def booked_moves(connection: Connection, chain_id: int, above: int) -> list[BookedMove]:
     """The sweeps and payouts in blocks above a height, but for those whose vanishing people have settled.
 
-    What left the treasury without us has no payment; it is taken back where it was found (custody/chain/outflows.py).
+    What left the treasury without us has no payment and no instruction; it is taken back where it was found
+    (custody/chain/outflows.py).
     """
     rows = connection.execute(
         text(
@@ -157,7 +158,8 @@ def booked_moves(connection: Connection, chain_id: int, above: int) -> list[Book
             SELECT f.id, f.payment_id, f.direction, f.block_number, f.block_hash, f.transaction_hash
             FROM fleet.chain_facts f
             WHERE f.chain_id = :id AND f.live AND f.block_number > :above
-                AND (f.direction = 'sweep' OR f.direction = 'outbound' AND f.payment_id IS NOT NULL)
+                AND (f.direction = 'sweep' OR f.direction = 'outbound' AND (f.payment_id IS NOT NULL OR EXISTS (
+                    SELECT FROM public.funds_ledger_entries e WHERE e.fact_id = f.id AND e.reason = 'rotation')))
                 AND NOT EXISTS (SELECT FROM fleet.dead_work d WHERE d.queue = :queue
                     AND d.subject_kind = 'chain_fact' AND d.subject_id = f.id::text AND d.resolved_at IS NOT NULL)
             ORDER BY f.block_number, f.id

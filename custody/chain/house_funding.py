@@ -74,7 +74,7 @@ def _at_rest(connection: Connection, chain_id: int) -> list[_HouseBook]:
         text(
             """
             SELECT h.id, h.address, h.kind, coalesce(b.seq, 0) AS seq,
-                coalesce(CASE h.kind WHEN 'treasury' THEN b.treasury_house ELSE b.gas_payer END - b.overdraft, 0)
+                coalesce(CASE h.kind WHEN 'treasury' THEN b.treasury_house + b.in_transit ELSE b.gas_payer END - b.overdraft, 0)
                 + CASE WHEN h.kind = 'treasury' THEN coalesce((
                     SELECT sum(leg.amount)
                     FROM fleet.ledger_balances p JOIN public.funds_ledger_entries e
@@ -82,8 +82,9 @@ def _at_rest(connection: Connection, chain_id: int) -> list[_HouseBook]:
                     CROSS JOIN LATERAL (VALUES (e.debit, e.debit_address, e.amount), (e.credit, e.credit_address, -e.amount))
                         AS leg (account, address, amount)
                     WHERE p.chain_id = h.chain_id AND p.token = :native AND p.book_kind = 'payment'
-                        AND (p.treasury > 0 OR p.overdraft > 0)
-                        AND leg.account IN ('treasury', 'overdraft') AND leg.address = h.address), 0) ELSE 0 END AS booked,
+                        AND (p.treasury > 0 OR p.overdraft > 0 OR p.in_transit > 0)
+                        AND leg.account IN ('treasury', 'overdraft', 'in_transit') AND leg.address = h.address), 0)
+                    ELSE 0 END AS booked,
                 greatest(0,
                     (SELECT max(t.block_number) FROM fleet.chain_transactions t
                      WHERE t.chain_id = h.chain_id AND t.sender = h.address),
@@ -95,6 +96,11 @@ def _at_rest(connection: Connection, chain_id: int) -> list[_HouseBook]:
                 SELECT FROM fleet.chain_transactions t
                 WHERE t.chain_id = h.chain_id AND t.state IN ('intent', 'signed', 'broadcast')
                     AND h.address IN (t.sender, t.recipient))
+                -- A Safe's execution names the Safe alone: what it moves to another treasury of ours is told here (R22).
+                AND NOT EXISTS (
+                    SELECT FROM fleet.release_instructions i
+                    WHERE i.chain_id = h.chain_id AND i.token = :native AND i.recipient = h.address
+                        AND i.state IN ('handed_out', 'signed', 'broadcast', 'cancelling'))
             ORDER BY h.id
             """
         ),

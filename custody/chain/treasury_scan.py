@@ -220,7 +220,7 @@ _NEWEST_FUNDING = text(
     SELECT CAST(e.metadata ->> 'block_number' AS bigint) FROM public.funds_ledger_entries e
     JOIN fleet.house_accounts h ON h.id = e.book_id
     WHERE h.chain_id = :chain AND h.address = :treasury AND e.chain_id = :chain AND e.token = :native
-        AND e.reason = 'funding'
+        AND e.reason IN ('funding', 'rotation') AND e.debit = 'treasury_house'
     ORDER BY e.book_seq DESC LIMIT 1
     """
 )

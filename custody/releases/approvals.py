@@ -80,7 +80,7 @@ def intent_of(instruction: Instruction, agreement: Agreement) -> Intent:
         token=instruction.token,
         recipient=instruction.recipient,
         amount_units=instruction.amount_units,
-        payments=instruction.payment_ids,
+        payments=(instruction.house_id,) if instruction.house_id is not None else instruction.payment_ids,
         release_epoch=instruction.release_epoch,
         shares=tuple(Share(each.amount_units, each.release_epoch) for each in instruction.members),
         policy_version=agreement.policy_version,

@@ -167,7 +167,8 @@ def _outbound_fact(connection: Connection, instruction: Instruction, receipt: Re
             "sender": instruction.treasury,
             "recipient": instruction.recipient,
             "units": instruction.amount_units,
-            "payment": instruction.payment_ids[0],  # of a group the first: that it is ours is what counts (L5)
+            # Of a group the first: that it is ours is what counts (L5). The house's own coins have none.
+            "payment": next(iter(instruction.payment_ids), None),
         },
     ).scalar_one()
 

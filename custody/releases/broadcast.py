@@ -150,20 +150,21 @@ def _lane_of(connection: Connection, instruction: Instruction) -> LaneTransactio
 
 
 def _require_quiet_books(connection: Connection, instruction: Instruction, chain: Chain) -> None:
-    for payment_id in instruction.payment_ids:
-        _require_quiet_book(connection, instruction, payment_id, chain)
+    for book_id in instruction.payment_ids or (instruction.book_id,):
+        _require_quiet_book(connection, instruction, book_id, chain)
 
 
-def _require_quiet_book(connection: Connection, instruction: Instruction, payment_id: UUID, chain: Chain) -> None:
+def _require_quiet_book(connection: Connection, instruction: Instruction, book_id: UUID, chain: Chain) -> None:
     row = connection.execute(
         text(
             """
-            SELECT b.dispute_open, b.overdraft, p.disputed, c.paused_reason FROM public.payments p
-            JOIN fleet.ledger_balances b ON b.book_id = p.id AND b.chain_id = :chain AND b.token = :token
-            LEFT JOIN fleet.chain_cursors c ON c.chain_id = b.chain_id WHERE p.id = :payment
+            SELECT b.dispute_open, b.overdraft, coalesce(p.disputed, false) AS disputed, c.paused_reason
+            FROM fleet.ledger_balances b LEFT JOIN public.payments p ON p.id = b.book_id
+            LEFT JOIN fleet.chain_cursors c ON c.chain_id = b.chain_id
+            WHERE b.book_id = :book AND b.chain_id = :chain AND b.token = :token
             """
         ),
-        {"payment": payment_id, "chain": instruction.chain_id, "token": instruction.token},
+        {"book": book_id, "chain": instruction.chain_id, "token": instruction.token},
     ).one()
     if (row.dispute_open or row.disputed) and not instruction.is_drain:
         raise _Waits("dispute_open: waits_for_cancel, or for the dispute's end; it is signed but not sent (R1).")

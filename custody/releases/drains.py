@@ -2,7 +2,8 @@
 
 A move is an instruction like any other: judged by the policy, approved by k, one nonce, ended by its nonce alone (R1). It
 is drafted for everything that lies at a compromised treasury, the largest amounts first, and for a draining one when an
-operator orders it. Coins that another instruction has promised stay until it has ended (L3).
+operator orders it. Coins that another instruction has promised stay until it has ended (L3). The house's own go last
+(house_drains).
 """
 
 from typing import Any, Final
@@ -10,13 +11,14 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from custody.chain.assets import NATIVE, to_units
+from custody.chain.assets import to_units
 from custody.payments import lock_payment
 from custody.policy import AddressBook
 from custody.releases import rows
 from custody.releases.drain_entries import book_drain_promised
 from custody.releases.fees import NO_FEES, FeeRates
 from custody.releases.gate import ReleaseStopped, Stop
+from custody.releases.house_drains import draft_house_drain, reserve_house_drain
 from custody.releases.instructions import draft_release, next_request_key
 from custody.releases.rows import Instruction
 from custody.releases.states import ENDED
@@ -47,7 +49,7 @@ _TO_DRAFT: Final = text(
         SELECT count(*) FROM fleet.release_instructions i
         WHERE i.payment_id = b.book_id AND i.purpose = 'drain' AND i.treasury = :treasury AND i.token = b.token) AS made
     FROM fleet.ledger_balances b JOIN fleet.tokens t ON t.chain_id = b.chain_id AND t.token = b.token
-    WHERE b.chain_id = :chain AND b.book_kind = 'payment' AND b.token <> :native
+    WHERE b.chain_id = :chain AND b.book_kind = 'payment'
       AND b.treasury - b.releasing - b.refunding - b.paying_fees > 0
       AND EXISTS (SELECT FROM public.funds_ledger_entries e WHERE e.book_id = b.book_id AND e.chain_id = b.chain_id
                   AND e.token = b.token AND e.debit = 'treasury' AND e.debit_address = :treasury)
@@ -97,9 +99,18 @@ def order_drain(connection: Connection, chain: Chain, treasury: str, *, by: str)
 
 
 def follow_rotations(
-    engine: Engine, chains: Chains, limit: int, *, book: AddressBook | None = None, rates: FeeRates = NO_FEES
+    engine: Engine,
+    chains: Chains,
+    limit: int,
+    *,
+    fee_ceiling_wei: int,
+    book: AddressBook | None = None,
+    rates: FeeRates = NO_FEES,
 ) -> int:
-    """Void what a compromised treasury may not pay, draft the moves, and draft again what they brought; how many moved."""
+    """Void what a compromised treasury may not pay, draft the moves, and draft again what they brought; how many moved.
+
+    ``fee_ceiling_wei``: what one transaction's whole fee may cost.
+    """
     moved = 0
     for chain in chains.chains:
         if not chain.former_treasuries:
@@ -107,7 +118,8 @@ def follow_rotations(
         moved += _void(engine, chain, limit)
         for former in chain.former_treasuries:
             if former.state != "retired":
-                moved += _draft(engine, chain, former.address, limit, is_ordered=former.state == "compromised")
+                is_ordered = former.state == "compromised"
+                moved += _draft(engine, chain, former.address, limit, fee_ceiling_wei, is_ordered=is_ordered)
         _alarm(engine, chain)
     return moved + _draft_again(engine, chains, limit, book, rates)
 
@@ -117,6 +129,8 @@ def reserve_drain(connection: Connection, instruction: Instruction) -> Instructi
 
     Raises ReleaseStopped, LedgerRefusal; the transaction must then be rolled back.
     """
+    if instruction.house_id is not None:
+        return reserve_house_drain(connection, instruction)
     assert instruction.payment_id is not None  # a drain is never grouped
     lock_payment(connection, instruction.payment_id)
     free = free_coins(connection, instruction.payment_id, instruction.chain_id, instruction.token)
@@ -154,7 +168,9 @@ def _void(engine: Engine, chain: Chain, limit: int) -> int:
     return len(found)
 
 
-def _draft(engine: Engine, chain: Chain, treasury: str, limit: int, *, is_ordered: bool) -> int:
+def _draft(
+    engine: Engine, chain: Chain, treasury: str, limit: int, fee_ceiling_wei: int, *, is_ordered: bool
+) -> int:
     with transaction(engine) as connection:
         ordered_at = connection.execute(
             text("SELECT ordered_at FROM fleet.treasury_drains WHERE chain_id = :chain AND treasury = :treasury"),
@@ -162,9 +178,12 @@ def _draft(engine: Engine, chain: Chain, treasury: str, limit: int, *, is_ordere
         ).scalar_one_or_none()
         if ordered_at is None and not is_ordered:
             return 0
-        values = {"chain": chain.id, "treasury": treasury, "native": NATIVE, "ended": sorted(ENDED), "limit": limit}
+        values = {"chain": chain.id, "treasury": treasury, "ended": sorted(ENDED), "limit": limit}
         found = connection.execute(_TO_DRAFT, {**values, "ordered_at": ordered_at}).all()
-        return sum(_draft_one(connection, chain, treasury, row) for row in found)
+        drafted = sum(_draft_one(connection, chain, treasury, row) for row in found)
+        return drafted or draft_house_drain(
+            connection, chain, treasury, ordered_at=ordered_at, fee_ceiling_wei=fee_ceiling_wei
+        )
 
 
 def _draft_one(connection: Connection, chain: Chain, treasury: str, row: Any) -> int:

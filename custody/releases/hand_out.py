@@ -305,8 +305,8 @@ def _judge_books(connection: Connection, instruction: Instruction) -> None:
     stopped: dict[UUID, str] = {}
     moved: dict[UUID, int] = {}
     for each in paid:
-        assert each.payment_id is not None
-        why, epoch = _judge_book(connection, each, states[each.payment_id])
+        state = None if each.payment_id is None else states[each.payment_id]
+        why, epoch = _judge_book(connection, each, state)
         if why is not None:
             stopped[each.id] = why
         elif epoch != each.release_epoch:
@@ -323,9 +323,11 @@ def _require_none_stopped(instruction: Instruction, stopped: Mapping[UUID, str])
         raise Held(why)
 
 
-def _judge_book(connection: Connection, instruction: Instruction, state: PaymentState) -> tuple[str | None, int]:
-    """Why one payment must not be paid now (None: it may), and its book's epoch."""
-    if instruction.purpose == "release" and state.escrow != "releasing":
+def _judge_book(
+    connection: Connection, instruction: Instruction, state: PaymentState | None
+) -> tuple[str | None, int]:
+    """Why one payment must not be paid now (None: it may), and its book's epoch. ``state`` None: the house's own."""
+    if instruction.purpose == "release" and state is not None and state.escrow != "releasing":
         return f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.", 0
     row = connection.execute(
         text(
@@ -344,7 +346,7 @@ def _judge_book(connection: Connection, instruction: Instruction, state: Payment
             "id": instruction.id,
             "promised": "in_transit" if instruction.is_drain else PROMISED[instruction.purpose],
             "is_asset": instruction.is_drain,
-            "book": instruction.payment_id,
+            "book": instruction.book_id,
             "chain": instruction.chain_id,
             "token": instruction.token,
         },

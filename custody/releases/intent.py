@@ -29,7 +29,7 @@ class Intent:
     """One payout as it is approved.
 
     ``amount_units`` in the token's smallest unit, ``max_total_fee_wei`` in wei; ``token`` is an address or ``native``;
-    ``payments`` are those it pays for; ``release_epoch`` is that of the payment's book (R12), 0 for a group, whose
+    ``payments`` are those it pays for, or the house book whose coins are moved; ``release_epoch`` is that of the payment's book (R12), 0 for a group, whose
     ``shares`` have one each, in the order of ``payments``; ``expires_at`` has whole minutes.
     """
 

@@ -42,8 +42,9 @@ class Instruction:
     ``source``: the account that the amount is reserved from. ``cause``: what orders it, None for the buyer's
     word. The fees are whole tokens that the house keeps beside the amount.
     ``fee_ceiling_wei`` to ``intent_hash`` are what its approvers agree to; None until it is put before them, and where
-    none are required. ``payment_id`` None: a group, whose amounts are the sums of its ``members``. ``group_id``: the group
-    that it is paid with; ``alone``: it is not to be grouped again.
+    none are required. ``payment_id`` None: a group, whose amounts are the sums of its ``members``, or a drain of the
+    house's own coins (``house_id``: their book, R22). ``group_id``: the group that it is paid with; ``alone``: it is not
+    to be grouped again.
     """
 
     id: UUID
@@ -86,15 +87,16 @@ class Instruction:
     group_id: UUID | None = None
     alone: bool = False
     members: tuple[Part, ...] = ()
+    house_id: UUID | None = None
 
     @property
     def is_group(self) -> bool:
         """Whether it pays for several payments at once (R23)."""
-        return self.payment_id is None
+        return self.payment_id is None and self.house_id is None
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What each payment gives to it, by payment id: a group's members, or itself."""
+        """What each payment gives to it, by payment id: a group's members, or itself; nothing to a drain of the house's."""
         if self.payment_id is None:
             return self.members
         return (Part(self.id, self.payment_id, self.amount_units, self.release_epoch),)
@@ -105,8 +107,17 @@ class Instruction:
         return tuple(each.payment_id for each in self.parts)
 
     @property
+    def book_id(self) -> UUID:
+        """The one book that it promises from: its payment's or the house's. A group has none, its members have."""
+        found = self.payment_id or self.house_id
+        assert found is not None, f"instruction {self.id} is a group"
+        return found
+
+    @property
     def named(self) -> str:
         """Its payment, or how many there are, for a log line or a sentence."""
+        if self.house_id is not None:
+            return f"the house at {self.treasury}"
         return f"{len(self.members)} payments" if self.payment_id is None else str(self.payment_id)
 
     @property
@@ -125,7 +136,7 @@ _COLUMNS: Final = (
     "i.amount_units, i.release_epoch, i.state, i.held_reason, i.rejected_reason, i.nonce, i.unsigned_bytes, "
     "i.signing_hash, i.max_total_fee_wei, i.attempts, i.lease_token, i.handed_out_at, i.fee_ceiling_wei, i.environment, "
     "i.policy_version, i.policy_hash, i.expires_at, i.intent_hash, i.source, i.cause, i.platform_fee, i.provider_fee, "
-    "i.unsigned_kind, i.safe_block, i.safe_block_nonce, i.rejection_hash, i.raw_units, i.group_id, i.alone, "
+    "i.unsigned_kind, i.safe_block, i.safe_block_nonce, i.rejection_hash, i.raw_units, i.group_id, i.alone, i.house_id, "
     "CASE WHEN i.payment_id IS NULL THEN (SELECT array_agg(ROW(m.id, m.payment_id, m.amount_units, m.release_epoch)::text "
     "ORDER BY m.payment_id) FROM fleet.release_instructions m WHERE m.group_id = i.id) END AS members"
 )
@@ -173,6 +184,7 @@ def read_row(row: Any) -> Instruction:
         group_id=row.group_id,
         alone=row.alone,
         members=tuple(map(_read_part, row.members or ())),
+        house_id=row.house_id,
     )
 
 

@@ -159,7 +159,14 @@ class Step:
 
     def _order_and_draft(self, limit: int, book: AddressBook | None) -> int:
         """Make the instructions of whatever orders one: completed requests, the timer, disputes, refund orders."""
-        moved = follow_rotations(self.engine, self.chains, limit, book=book, rates=self.rates)
+        moved = follow_rotations(
+            self.engine,
+            self.chains,
+            limit,
+            fee_ceiling_wei=self.release_max_total_fee_wei,
+            book=book,
+            rates=self.rates,
+        )
         moved += draft_after_disputes(self.engine, self.chains, limit, book=book, rates=self.rates)
         if self.surplus_refund_minimum is not None:
             moved += order_surplus(self.engine, self.surplus_refund_minimum, limit)

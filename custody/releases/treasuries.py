@@ -34,7 +34,8 @@ _FREE: Final = text(
 )
 _DRAINS_OPEN: Final = text(
     "SELECT count(*) FROM fleet.release_instructions "
-    "WHERE chain_id = :chain AND treasury = ANY (:treasuries) AND purpose = :drain AND state <> ALL (:ended)"
+    "WHERE chain_id = :chain AND treasury = ANY (:treasuries) AND purpose = :drain AND state <> ALL (:ended) "
+    "AND house_id IS NULL"  # what is the house's own keeps no seller waiting
 )
 
 
@@ -114,7 +115,7 @@ def why_not_from(connection: Connection, chain: Chain, instruction: Instruction)
 def _why_full(connection: Connection, chain: Chain, instruction: Instruction) -> str | None:
     """R5 follows the rotation: an EOA holds no more because coins came from another one. What must get away does anyhow."""
     token = chain.token(instruction.token)
-    if chain.safe is not None or token is None:
+    if chain.safe is not None or token is None or instruction.house_id is not None:
         return None
     after = treasury_position(connection, chain.id, instruction.token, chain.treasury, is_only=False)
     if after <= token.treasury_maximum:
@@ -126,7 +127,7 @@ def _why_full(connection: Connection, chain: Chain, instruction: Instruction) ->
 
 
 def drains_first(connection: Connection, chain: Chain) -> int:
-    """How many moves away from compromised treasuries are open: while there are any, nothing else is handed out."""
+    """How many moves of payments' coins away from compromised treasuries are open: nothing else is handed out meanwhile."""
     treasuries = compromised(chain)
     if not treasuries:
         return 0

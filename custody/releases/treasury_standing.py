@@ -152,6 +152,8 @@ def _waits(standing: Standing, counts: Any, former: FormerState | None) -> Itera
         yield f"its releases, or an order to move what lies there: fleet treasury rotate {standing.chain_id} --drain"
     elif payments and former != "retired":
         yield "its moves to the active treasury"
+    elif any(each.purpose == "drain" for each in standing.instructions):
+        yield "the move of the house's own coins, the last one"
     if former == "retired" and payments:
         again = f"fleet treasury rotate {standing.chain_id} --compromised --old {standing.address}"
         yield f"late coins lie there, which are moved as from a compromised one: {again}"

@@ -35,16 +35,16 @@ _FIND = text(
         'settle the reason, then: fleet destinations release ' || id
     FROM public.derived_destinations WHERE status = 'quarantined'
     UNION ALL
-    SELECT i.updated_at, 'the ' || i.purpose || ' of payment ' || i.payment_id || ' ' || i.state, coalesce(i.held_reason, ''),
+    SELECT i.updated_at, 'the ' || i.purpose || ' of ' || coalesce('payment ' || i.payment_id, 'the house at ' || i.treasury) || ' ' || i.state, coalesce(i.held_reason, ''),
         'settle the reason, then: fleet ' || CASE i.purpose WHEN 'release' THEN 'release ' || i.payment_id || ' --again'
             WHEN 'drain' THEN 'treasury rotate ' || i.chain_id || ' --drain'
             WHEN 'refund' THEN 'releases refund ' || i.payment_id || ' --source ' || i.source
             ELSE 'releases pay-fees' END
-    FROM fleet.release_instructions i WHERE i.state IN ('failed', 'expired', 'cancelled') AND i.payment_id IS NOT NULL
+    FROM fleet.release_instructions i WHERE i.state IN ('failed', 'expired', 'cancelled') AND num_nonnulls(i.payment_id, i.house_id) > 0
       -- Voided with its treasury: it is drafted again by itself (R22).
       AND NOT (i.state = 'expired' AND coalesce(i.held_reason, '') ~ '^treasury_(compromised|rotated):') AND NOT EXISTS (
         SELECT FROM fleet.release_instructions later
-        WHERE later.payment_id = i.payment_id AND later.purpose = i.purpose AND later.created_at > i.created_at)
+        WHERE coalesce(later.payment_id, later.house_id) = coalesce(i.payment_id, i.house_id) AND later.purpose = i.purpose AND later.created_at > i.created_at)
       AND NOT EXISTS (SELECT FROM fleet.payment_disputes d
                       WHERE d.payment_id = i.payment_id AND (d.state = 'open' OR d.release_due OR d.outcome = 'refund'))
     UNION ALL

@@ -76,6 +76,9 @@ def show(
     )
     if one.held_reason:
         console.print(shown(f"waits for or ended by: {one.held_reason}"), highlight=False)
+    if one.house_id is not None:
+        console.print(f"it pays for no payment: the house's own coins at {one.treasury}", highlight=False)
+        return
     if one.group_id is not None:
         console.print(f"it is paid with others: fleet releases show {one.group_id}", highlight=False)
     parts = _read(_PARTS, id=instruction)

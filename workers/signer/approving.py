@@ -130,6 +130,8 @@ def approvable_instruction(claimed: ApiInstruction, desk: ApproverDesk, now: dat
     summary = f"{claimed.purpose} of {claimed.amount} {token.symbol} on {chain.name} to {label} ({claimed.recipient})"
     if claimed.raw_units:
         summary += f"; the treasury's device will show {claimed.amount_units} smallest units"
+    if claimed.house_id is not None:
+        summary += ", of the house's own coins"
     if claimed.payments:
         each_one = ", ".join(f"{each.amount} of {each.payment_id}" for each in claimed.payments)
         summary += f", for {len(claimed.payments)} payments: {each_one}"

@@ -157,8 +157,11 @@ def _check_amount(claimed: ApiInstruction) -> None:
 
 def require_whole_group(claimed: ApiInstruction) -> None:
     """R23: what a group pays for is named payment by payment, and adds up to what it sends. Raises InstructionRefused."""
-    if (claimed.payment_id is None) != bool(claimed.payments):
+    named = (claimed.payment_id is not None) + (claimed.house_id is not None) + bool(claimed.payments)
+    if named != 1:
         raise refused(claimed, "it names one payment and several, or none")
+    if claimed.house_id is not None and claimed.purpose != DRAIN:
+        raise refused(claimed, f"it is a {claimed.purpose} of the house's own coins, which are moved and never paid out")
     if len(claimed.shares) != max(1, len(claimed.payments)):
         raise refused(claimed, "it names a payment twice")
     if sum(claimed.shares.values()) != int(claimed.amount_units):
@@ -170,6 +173,8 @@ def require_whole_group(claimed: ApiInstruction) -> None:
 
 def payments_in_words(claimed: ApiInstruction) -> tuple[str, ...]:
     """The payments of a group, a line each, with its share (R23); nothing for one payment."""
+    if claimed.house_id is not None:
+        return ("Payments   none: the house's own coins",)
     if not claimed.payments:
         return ()
     lines = [f"           {each.amount} {claimed.symbol} for payment {each.payment_id}" for each in claimed.payments]

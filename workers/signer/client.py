@@ -139,7 +139,9 @@ class ApiInstruction(BaseModel):
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     payment_id: str | None
-    """None: a group, which pays for all of ``payments`` by one transfer (R23)."""
+    """None: a group, which pays for all of ``payments`` by one transfer (R23), or a drain of the house's own coins."""
+    house_id: _Uuid | None = None
+    """The house book whose coins a drain moves (R22)."""
     payments: Annotated[tuple[ApiPart, ...], Field(max_length=PAYMENTS_MAXIMUM)] = ()
     group_id: str | None = None
     purpose: Literal["release", "refund", "drain", "platform_fee", "provider_fee"]
@@ -180,9 +182,11 @@ class ApiInstruction(BaseModel):
 
     @property
     def shares(self) -> dict[str, int]:
-        """Smallest units by payment: a group's, or its one payment's own."""
+        """Smallest units by payment: a group's, or its one payment's own; of the house's own coins by their book."""
         if self.payment_id is not None:
             return {self.payment_id: int(self.amount_units)}
+        if self.house_id is not None:
+            return {self.house_id: int(self.amount_units)}
         return {each.payment_id: int(each.amount_units) for each in self.payments}
 
     @property

@@ -93,7 +93,9 @@ class Judge:
             promise,
             newest,
             (
-                f"Swept      {_shown(checked, sum(seen.swept.values()))}, confirmed at depth by {by}",
+                "Swept      nothing: the house's own coins"
+                if claimed.house_id is not None
+                else f"Swept      {_shown(checked, sum(seen.swept.values()))}, confirmed at depth by {by}",
                 f"Recipient  {recipient.said}",
                 f"Approved   by {agreed}",
                 *_safe_lines(seen, pinned),

@@ -109,6 +109,7 @@ def _instruction(row: Any) -> dict[str, Any]:
     return {
         "id": str(row.id),
         "payment_id": None if row.payment_id is None else str(row.payment_id),
+        "house_id": None if row.house_id is None else str(row.house_id),
         "payments": row.payments or [],
         "group_id": None if row.group_id is None else str(row.group_id),
         "purpose": row.purpose,
@@ -154,7 +155,7 @@ def _instruction(row: Any) -> dict[str, Any]:
 
 
 def _evidence(connection: Connection, row: Any) -> dict[str, list[dict[str, Any]]]:
-    """Of every payment that it pays for; what belongs to one says to which."""
+    """Of every payment that it pays for; what belongs to one says to which. The house's own coins have no deposits."""
     if row.payment_id is not None:
         found = _evidence_of_payment(connection, row, row.payment_id, ROWS_LIMIT)
     else:

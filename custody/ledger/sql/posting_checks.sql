@@ -6,7 +6,12 @@ LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN EXISTS (
         SELECT FROM fleet.release_instructions i
-        WHERE i.id = p_instruction_id AND i.payment_id = p_book_id AND i.chain_id = p_chain_id AND i.token = p_token);
+        WHERE i.id = p_instruction_id AND i.chain_id = p_chain_id AND i.token = p_token
+          AND (p_book_id IN (i.payment_id, i.house_id)
+               -- The house's own coins come to the book of the treasury that they are moved to (R22).
+               OR i.house_id IS NOT NULL AND EXISTS (
+                   SELECT FROM fleet.house_accounts h
+                   WHERE h.id = p_book_id AND h.chain_id = i.chain_id AND h.address = i.recipient AND h.kind = 'treasury')));
 END $$;
 
 CREATE OR REPLACE FUNCTION fleet.is_releasable(p_payment_id uuid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$

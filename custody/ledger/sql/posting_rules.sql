@@ -100,6 +100,11 @@ VALUES
     -- a drain of native coin: the treasury's own coins give its fee back (L8)
     ('house', 'adjustment', 'gas', 'gas_spent', 'treasury_house', 'fleet_sweeps', false, false, false),
     ('house', 'adjustment', 'gas', 'gas_spent', 'gas_payer', 'fleet_releases', false, false, false),
+    -- the house's own coins, from a former treasury's book to the active one's (R22): promised, gone, arrived, given up
+    ('house', 'adjustment', 'rotation', 'in_transit', 'treasury_house', 'fleet_releases', false, true, false),
+    ('house', 'adjustment', 'rotation', 'gas_funding', 'in_transit', 'fleet_releases', true, true, false),
+    ('house', 'adjustment', 'rotation', 'treasury_house', 'gas_funding', 'fleet_releases', true, true, false),
+    ('house', 'adjustment', 'rotation_void', 'treasury_house', 'in_transit', 'fleet_releases', false, true, false),
     -- what left the treasury without us (L5, R5), taken back when its transaction leaves the chain
     ('house', 'adjustment', 'unauthorised', 'loss', 'overdraft', 'fleet_watcher', true, false, false),
     ('house', 'adjustment', 'recovered', 'overdraft', 'loss', 'fleet_watcher', true, false, true)

@@ -74,11 +74,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- A group is told of once (R23), and not at all where it was only taken apart: its payments go on.
     PERFORM fleet.raise_alarm(i.purpose || '_' || i.state, 'release_instruction', i.id::text,
-        left('the ' || i.purpose || ' of ' || coalesce('payment ' || i.payment_id, 'a group of '
+        left('the ' || i.purpose || ' of ' || coalesce('payment ' || i.payment_id, 'the house at ' || CASE WHEN i.house_id IS NOT NULL THEN i.treasury END, 'a group of '
             || (SELECT count(*) FROM fleet.release_instructions m WHERE m.group_id = i.id) || ' payments') || ' ' || i.state
             || ': ' || coalesce(i.held_reason, 'its instruction says no reason'), 500), i.payment_id)
     FROM fleet.release_instructions i WHERE i.id = NEW.id AND i.state = NEW.state AND i.group_id IS NULL
-        AND (i.payment_id IS NOT NULL OR EXISTS (SELECT FROM fleet.release_instructions m WHERE m.group_id = i.id));
+        AND (num_nonnulls(i.payment_id, i.house_id) > 0 OR EXISTS (SELECT FROM fleet.release_instructions m WHERE m.group_id = i.id));
     RETURN NULL;
 END $$;
 

@@ -80,6 +80,7 @@ GRANT INSERT ON fleet.outbox TO fleet_sweeps;
 
 -- Releases promise, hand out, broadcast and book.
 GRANT SELECT ON fleet.treasury_drains TO fleet_releases;
+GRANT SELECT (chain_id, treasury, state) ON fleet.sweep_jobs TO fleet_releases;
 GRANT SELECT, INSERT, UPDATE ON fleet.shadow_reads TO fleet_releases;
 GRANT SELECT ON fleet.chain_cursors, fleet.tokens, fleet.house_accounts, fleet.payment_routes, fleet.address_book,
     fleet.ledger_balances, public.funds_ledger_entries, public.seller_offers, public.disputes,
