@@ -2,6 +2,7 @@
 and a release goes out; a veto, and what it never opens (R15). docs/custody/break-glass.md is this, step by step."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,16 +16,18 @@ from typer.testing import CliRunner
 from custody.alarms.delivering import deliver
 from custody.alarms.webhook import AlarmWebhook
 from custody.policy import load_folder
+from custody.policy.documents import NO_HASH
 from custody.policy.signed_entries import entry_hash
+from custody.policy.toml_text import toml_text
 from custody.settings.environment import settings
 from custody.trezor.derivation import parse_derivation_path
 from tests.alarm_receiver import SECRET, AlarmReceiver, running_receiver
 from tests.approvals import hand_in_approval, sign_entry
 from tests.conftest import Database
-from tests.policy_files import key
+from tests.policy_files import SELLER, book_said, entry_said, key
 from tests.release_scene import UNITS, Scene, TokenChain, approval_scenes, new_seed
 from tests.signer_api_server import client_at, client_with_devices, serving
-from workers.cli import alarms, break_glass
+from workers.cli import alarms, break_glass, policy
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice
 from workers.embedded.trezor_device.wallet import Wallet
@@ -67,6 +70,7 @@ def fleet(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     app = typer.Typer(rich_markup_mode="rich")
     break_glass.register(app)
     alarms.register(app)
+    policy.register(app)
     monkeypatch.setenv("DATABASE_URL", scene.database.url("fleet_operator"))
     monkeypatch.setenv("COLUMNS", "400")
     settings.cache_clear()
@@ -160,6 +164,29 @@ def hear(scene: Scene, receiver: AlarmReceiver) -> list[str]:
     return [alarm["kind"] for request in receiver.came for alarm in request.alarms]
 
 
+def simulation(scene: Scene, fleet: Run, tmp_path: Path) -> Callable[..., str]:
+    """``fleet policy simulate --live`` of a release of 100 that two of three approved; what it says."""
+    folder = tmp_path / "copy"
+    shutil.copytree(scene.signed.folder, folder)
+    known = entry_said(1, NO_HASH, SELLER, "seller-1", chain_id=31337, added_at=datetime(2019, 1, 2, 8, tzinfo=UTC))
+    (folder / "address-book.toml").write_text(toml_text(book_said([known])))
+
+    def simulated(*more: str) -> str:
+        answer = fleet(
+            "policy", "simulate", str(folder), "--genesis-hash", scene.signed.root, "--purpose", "release",
+            "--chain", "31337", "--token", scene.chain.token, "--to", SELLER, "--beneficiary", "seller-1",
+            "--amount", "100", "--approved", "ada", "--approved", "bob", "--live", *more,
+        )  # fmt: skip
+        assert answer.exit_code == 0, answer.output
+        return answer.output
+
+    return simulated
+
+
+def later(*, minutes: int) -> str:
+    return (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat()
+
+
 def test_the_rehearsal(scene: Scene, receiver: AlarmReceiver, fleet: Run, tmp_path: Path) -> None:
     waiting = treasury_of_ten(scene)
     action = propose(fleet)
@@ -205,11 +232,19 @@ def test_any_one_guard_vetoes_it_for_good(scene: Scene, receiver: AlarmReceiver,
     hear(scene, receiver)
     assert stands(fleet).startswith("opens at ")
     assert is_held(scene, waiting)  # ten minutes are not over
+    # A simulation says what it will change, and what it changes now.
+    simulated = simulation(scene, fleet, tmp_path)
+    assert "break-glass changes nothing: none is open at that moment" in simulated()
+    assert "with break-glass: allowed by payouts" in simulated("--at", later(minutes=15))
     ten_minutes_later(scene)
+    assert "with break-glass: allowed by payouts" in simulated()
+    assert f"break-glass {action} of {scene.chain.token} on chain 31337: open from " in simulated()
     vetoed = fleet("break-glass", "veto", str(action), "--by", "omid")
     assert vetoed.exit_code == 0
     assert stands(fleet).startswith("vetoed by omid at ")
     assert is_held(scene, waiting)
+    assert f"break-glass {action} of {scene.chain.token} on chain 31337: vetoed at " in simulated()
+    assert "break-glass changes nothing" in simulated()
     twice = fleet("break-glass", "veto", str(action), "--by", "omid")
     assert (twice.exit_code, "there is no break-glass" in twice.stderr) == (2, True)
     assert fleet("break-glass", "status").exit_code == 0

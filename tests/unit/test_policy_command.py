@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -142,3 +143,75 @@ def test_signatures_are_added_one_by_one(tmp_path: Path, root: str) -> None:
     assert (result.exit_code, "bob, cyd" in result.output) == (0, True)
     with pytest.raises(PolicyRefused, match=r"policy\.toml\.sig: signature: expected one of"):
         add_signature(path, key("ada").address, made["bob"])
+
+
+# Break-glass (R15) -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="three")
+def _three(tmp_path: Path) -> str:
+    """From 1000 on three persons must approve."""
+    rules: list[dict[str, Any]] = policy_said("00" * 32)["rules"]
+    rules = [
+        {**each, "tiers": [{"from": "0", "k": 1}, {"from": "1000", "k": 3}]} if each["kind"] == "approvals" else each
+        for each in rules
+    ]
+    return Fleet(rules=rules).write(tmp_path)
+
+
+def glass(tmp_path: Path, root: str, amount: str, holds: str, *more: str) -> Result:
+    place = (str(tmp_path), "--genesis-hash", root, "--purpose", "release", *FIELDS, "--to", SELLER)
+    who = ("--approved", "ada", "--approved", "bob")
+    return run("simulate", *place, "--amount", amount, *who, "--break-glass", holds, *more)
+
+
+def test_simulate_says_what_a_planned_break_glass_would_change(tmp_path: Path, three: str) -> None:
+    result = glass(tmp_path, three, "1000", "20000")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("needs approvals by by-amount: ")
+    assert "with break-glass: allowed by payouts" in result.output
+    assert "(2 in place of 3 persons)" in result.output
+    assert "open from 2019-01-16 12:00:00 UTC to 2019-01-16 12:50:00 UTC" in result.output
+    decided = json.loads(glass(tmp_path, three, "1000", "20000", "--json").output)
+    assert (decided["outcome"], decided["with_break_glass"]["outcome"]) == ("needs_approvals", "allowed")
+
+
+@pytest.mark.parametrize(
+    ("amount", "holds", "why"),
+    [
+        ("2000.5", "20000", "planned does not count: 0 + "),  # more than a tenth of what lies there
+        ("10", "20000", "1 person(s) must approve, and it never falls below 2"),
+    ],
+)
+def test_simulate_says_why_a_break_glass_changes_nothing(
+    tmp_path: Path, three: str, amount: str, holds: str, why: str
+) -> None:
+    result = glass(tmp_path, three, amount, holds)
+    assert f"break-glass changes nothing: {why}" in result.output
+
+
+def test_a_planned_break_glass_counts_what_went_out_under_it_and_ends(tmp_path: Path, three: str) -> None:
+    line = {
+        "purpose": "release",
+        "chain": 56,
+        "token": USDT_BSC,
+        "to": SELLER,
+        "beneficiary": "seller-1",
+        "amount": "1200",
+        "approved": ["ada", "bob"],
+    }
+    path = tmp_path / "requests.jsonl"
+    times = ["12:00", "12:01", "12:49", "12:51"]
+    path.write_text("\n".join(json.dumps(line | {"at": f"2019-01-16T{each}:00Z"}) for each in times))
+    arguments = (str(tmp_path), "--genesis-hash", three, "--file", str(path), "--break-glass", "24000")
+    decided = [json.loads(each) for each in run("simulate", *arguments, "--json").output.splitlines()]
+    assert [each["outcome"] for each in decided] == ["needs_approvals"] * 4
+    # Two of 1200 are the tenth of 24000; the last comes when it is over.
+    assert [each["with_break_glass"]["outcome"] for each in decided] == ["allowed"] * 2 + ["needs_approvals"] * 2
+    assert "does not count" in decided[2]["change"]
+    assert "none is open at that moment" in decided[3]["change"]
+
+
+def test_a_break_glass_of_no_amount_is_refused(tmp_path: Path, three: str) -> None:
+    result = glass(tmp_path, three, "1000", "much")
+    assert (result.exit_code, "--break-glass: amount: expected whole tokens" in result.output) == (2, True)

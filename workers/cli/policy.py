@@ -24,6 +24,7 @@ from custody.policy import (
     policy_differences,
     read_in_force,
 )
+from custody.policy.break_glass import BreakGlass
 from custody.policy.documents import read_toml, validated
 from custody.policy.engine import plain
 from custody.policy.signing import document_text
@@ -33,6 +34,7 @@ from custody.releases.approvals import judge_instruction
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, transaction
 from custody.trezor.text_rows import rows_of
+from workers.cli.simulated_break_glass import change_in_words, glass_in_words, known_glasses, planned_glass
 from workers.cli.simulated_requests import read_lines, replay
 from workers.cli.terminal import shown
 
@@ -151,11 +153,21 @@ def simulate(
     file: Annotated[
         Path | None, typer.Option(help="JSON lines: requests in their order, each allowed one counts as handed out")
     ] = None,
+    break_glass: Annotated[
+        str | None,
+        typer.Option(
+            help="as if a break-glass opened at the first request's moment for its token: what the treasury has of it, as 25000"
+        ),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="with the break-glasses of the database, open or still to open (DATABASE_URL)")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what the policy decides of a request, and every rule's word. Exit code 1 if any is denied.
 
-    In a file each line has the fields of a request (amount in whole tokens), and maybe ``at`` and ``approved``.
+    In a file each line has the fields of a request (amount in whole tokens), and maybe ``at`` and ``approved``. With
+    [bold]--break-glass[/bold] or [bold]--live[/bold] it says too what a break-glass changes, or why it changes nothing (R15).
     """
     verified = _load(folder, genesis_hash)
     fields = {
@@ -172,12 +184,19 @@ def simulate(
     }
     try:
         lines = [fields] if file is None else read_lines(file)
-        decisions = replay(lines, verified, "request" if file is None else file.name)
+        name = "request" if file is None else file.name
+        decisions = replay(lines, verified, name)
+        glasses = _known_glasses(verified) if live else []
+        if break_glass is not None:
+            glasses.append(planned_glass(lines, verified, name, break_glass))
+        changed = replay(lines, verified, name, glasses) if live or break_glass is not None else []
     except PolicyRefused as error:
         raise _refused(error) from None
+    changes = [change_in_words(*pair) for pair in zip(decisions, changed, strict=False)]
     if as_json:
-        for decision in decisions:
-            typer.echo(json.dumps(decision_json(decision)))
+        for number, decision in enumerate(decisions):
+            glass = {"with_break_glass": decision_json(changed[number]), "change": changes[number]} if changes else {}
+            typer.echo(json.dumps({**decision_json(decision), **glass}))
     elif file is None:
         print_decision(decisions[0])
     else:
@@ -192,6 +211,11 @@ def simulate(
                 style=_STYLE[decision.outcome],
             )
         Console().print(table)
+    if not as_json:
+        for glass in glasses:
+            typer.echo(shown(glass_in_words(glass, glasses)))
+        for number, change in enumerate(changes, start=1):
+            typer.echo(shown(change if file is None else f"line {number}: {change}"))
     if any(decision.outcome == "denied" for decision in decisions):
         raise typer.Exit(EXIT_DENIED)
 
@@ -226,6 +250,15 @@ def why(
         print_decision(decision)
     if decision.outcome == "denied":
         raise typer.Exit(EXIT_DENIED)
+
+
+def _known_glasses(verified: Verified) -> list[BreakGlass]:
+    engine = open_engine(settings().secret("database_url"), application="fleet-policy", pool_size=1)
+    try:
+        with transaction(engine) as connection:
+            return known_glasses(connection, verified)
+    finally:
+        engine.dispose()
 
 
 _STYLE: Final = {"allowed": "green", "needs_approvals": "yellow", "denied": "red"}

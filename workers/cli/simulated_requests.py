@@ -21,6 +21,7 @@ from custody.policy import (
     Verified,
     judge,
 )
+from custody.policy.break_glass import BreakGlass
 
 LINES_MAXIMUM: Final = 10_000  # a simulation of more requests is a program's work
 
@@ -45,8 +46,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def replay(lines: Sequence[dict[str, Any]], verified: Verified, name: str) -> list[Decision]:
-    """Decide requests in their order; each allowed one counts as handed out for those behind it.
+def replay(
+    lines: Sequence[dict[str, Any]], verified: Verified, name: str, break_glasses: Sequence[BreakGlass] = ()
+) -> list[Decision]:
+    """Decide requests in their order; each allowed one counts as handed out for those behind it. ``break_glasses``: R15.
 
     Raises PolicyRefused naming ``name``, the line and the field.
     """
@@ -54,14 +57,14 @@ def replay(lines: Sequence[dict[str, Any]], verified: Verified, name: str) -> li
     decisions: list[Decision] = []
     for number, line in enumerate(lines, start=1):
         field = f"line {number}"
-        request, now = _request(line, verified, name, field, intent=f"simulated-{number}")
+        request, now = read_request(line, verified, name, field, intent=f"simulated-{number}")
         approvals = [
             Approval(approver=_approver(each, verified.genesis.genesis, name, field), intent=request.intent)
             for each in line.get("approved") or []
         ]
         decision = judge(
             request,
-            Situation(now, handed_out, approvals),
+            Situation(now, handed_out, approvals, break_glasses),
             genesis=verified.genesis.genesis,
             policy=verified.policy.policy,
             policy_hash=verified.policy.hash,
@@ -79,9 +82,10 @@ _FIELDS: Final = frozenset(
 )
 
 
-def _request(
+def read_request(
     line: dict[str, Any], verified: Verified, name: str, field: str, *, intent: str
 ) -> tuple[Request, datetime]:
+    """A line's request and its moment (UTC). Raises PolicyRefused naming ``name`` and the line's field."""
     if unknown := sorted(set(line) - _FIELDS):
         raise PolicyRefused(name, f"{field}.{unknown[0]}", f"expected one of {', '.join(sorted(_FIELDS))}")
     chain = verified.genesis.genesis.chain(line["chain"]) if isinstance(line.get("chain"), int) else None
