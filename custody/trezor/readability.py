@@ -91,17 +91,21 @@ MINIMUM_FIRMWARE: Final[dict[str, tuple[int, int, int]]] = {
     "T3B1": (2, 8, 3),
     "T3T1": (2, 7, 2),
 }
-"""The least firmware of a treasury's device where money is real (R22). Of the first two these were run; the others came
-with a firmware that signs EIP-1559, and older than this one they were never sold."""
+"""The least firmware of a treasury's device where money is real (R22), by the maker's internal model: One, Model T, Safe 3,
+Safe 3 rev. B, Safe 5. Of the first two these were run in the maker's emulators. For the others it is the first firmware that
+the maker published for the model (github.com/trezor/data: firmware/t2b1, t3b1 and t3t1; trezor-firmware's
+core/CHANGELOG.T2B1.md, .T3B1.md and .T3T1.md), which signs EIP-1559 and takes signed definitions (core 2.6.0): one that
+claims to be older is no device that was ever sold. The Safe 7 (T3W1) is not in it: it speaks another protocol (THP)."""
 
 
 def why_firmware_refused(model: str, firmware: str) -> str | None:
     """Why a device of this model and firmware holds no treasury, in words; None when it may (R22)."""
     least = MINIMUM_FIRMWARE.get(model)
     if least is None:
-        return f"model {model} is not in this machine's table of firmwares"
+        known = ", ".join(MINIMUM_FIRMWARE)
+        return f"model {model} is not in this machine's table of firmwares ({known}); take a device of one of these models"
     if _version(firmware) < least:
-        return f"its firmware is {firmware}, at least {'.'.join(map(str, least))} is needed"
+        return f"its firmware is {firmware}, a {model} needs at least {'.'.join(map(str, least))}"
     return None
 
 

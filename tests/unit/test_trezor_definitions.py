@@ -22,7 +22,13 @@ from custody.trezor.definitions import (
     read_definitions,
     token_path,
 )
-from custody.trezor.readability import DEVICE_READABILITY, Unit, why_amount_not_readable, why_firmware_refused
+from custody.trezor.readability import (
+    DEVICE_READABILITY,
+    MINIMUM_FIRMWARE,
+    Unit,
+    why_amount_not_readable,
+    why_firmware_refused,
+)
 from tests.policy_files import TREASURY_BSC, USDT_BSC
 from workers.cli.signer import EXIT_REFUSED, signer
 
@@ -174,15 +180,33 @@ def test_the_table_has_a_row_for_each_pair_that_is_readable() -> None:
 @pytest.mark.parametrize(
     ("model", "firmware", "words"),
     [
-        ("T1B1", "1.14.1", "at least 1.14.2"),
-        ("T2T1", "2.3.0", "at least 2.4.3"),
-        ("T9X9", "9.9.9", "not in this machine's table"),
-        ("T1B1", "unknown", "at least 1.14.2"),
+        ("T1B1", "1.14.1", "its firmware is 1.14.1, a T1B1 needs at least 1.14.2"),
+        ("T2T1", "2.3.0", "a T2T1 needs at least 2.4.3"),
+        ("T2B1", "2.6.2", "a T2B1 needs at least 2.6.3"),
+        ("T3B1", "2.8.1", "a T3B1 needs at least 2.8.3"),
+        ("T3T1", "2.7.1", "a T3T1 needs at least 2.7.2"),
+        ("T3W1", "2.12.5", "model T3W1 is not in this machine's table of firmwares (T1B1, T2T1, T2B1, T3B1, T3T1)"),
+        ("T9X9", "9.9.9", "model T9X9 is not in this machine's table"),
+        ("", "2.12.5", "is not in this machine's table"),
+        ("T1B1", "unknown", "a T1B1 needs at least 1.14.2"),
+        ("T3T1", "2.8", None),
+        ("T3T1", "2", "a T3T1 needs at least 2.7.2"),
     ],
 )
-def test_a_firmware_below_the_table_holds_no_treasury(model: str, firmware: str, words: str) -> None:
-    assert words in (why_firmware_refused(model, firmware) or "")
-    assert why_firmware_refused("T1B1", "1.14.2") is None
+def test_a_firmware_below_the_table_or_a_model_beside_it_holds_no_treasury(
+    model: str, firmware: str, words: str | None
+) -> None:
+    why = why_firmware_refused(model, firmware)
+    assert why is None if words is None else words in (why or "")
+
+
+@pytest.mark.parametrize("model", MINIMUM_FIRMWARE)
+def test_the_tables_own_firmware_and_every_later_one_hold_a_treasury(model: str) -> None:
+    major, minor, patch = MINIMUM_FIRMWARE[model]
+    for later in ((major, minor, patch), (major, minor, patch + 1), (major, minor + 10, 0), (major + 1, 0, 0)):
+        assert why_firmware_refused(model, ".".join(map(str, later))) is None
+    for older in ((major, minor, patch - 1), (major, minor - 1, 99), (major - 1, 99, 99)):
+        assert "needs at least" in (why_firmware_refused(model, ".".join(map(str, older))) or "")
 
 
 # The command
