@@ -6,7 +6,6 @@ payment's book moves value and fee; the treasury's own coins give the fee back i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 from uuid import UUID
 
 from eth_utils.address import to_checksum_address
@@ -15,10 +14,11 @@ from sqlalchemy import Connection, text
 from custody.chain import CallRequest, ChainUnavailable, ExecutionReverted, ReceiptsAndHeaders, TransferLog
 from custody.chain.lanes import LaneTransaction, open_lane, take_nonce, transactions_of
 from custody.chain.native import TOP_LEVEL
-from custody.chain.signed_bytes import read_signed
 from custody.destinations.contracts import sweep_contracts
 from custody.destinations.sweeps import finality, jobs, sending, settling
 from custody.destinations.sweeps.booked import native_floats
+from custody.destinations.sweeps.drain_outbidding import mined_value, outbid_if_passed_by, set_value
+from custody.destinations.sweeps.drain_terms import drain_terms, drained_wei, treasury_free
 from custody.destinations.sweeps.fees import FeeQuote, FeesTooHigh, GasTerms
 from custody.destinations.sweeps.finality import Outgoing
 from custody.destinations.sweeps.house_costs import Costs, Mined
@@ -30,9 +30,6 @@ from custody.destinations.sweeps.strategy import NATIVE_DRAIN, SweepRound
 from custody.ledger import BookTooSmall
 from custody.ledger.house import house_account
 from custody.settings.chains import NATIVE
-
-HEADROOM_PERCENT: Final = 150  # of the base fee: the whole price is paid, so less room than a token transfer has
-GAS_LIMIT_MAXIMUM: Final = 100_000  # a plain transfer is 21,000, one into a Safe 27,000; more is another contract
 
 
 class NativeDrain:
@@ -50,7 +47,7 @@ class NativeDrain:
         hashes = [each for rows in open_rows.values() for row in rows for each in row.hashes]
         seen = work.client.receipts_and_headers(hashes)
         signing = _Drains(work)
-        stale_before = stale_before_of(work, seen)
+        stale_before, head = stale_before_of(work, seen), seen.head.number
         fresh: list[SweepJob] = []
         for job in work.jobs:
             with work.apart(job):
@@ -59,7 +56,8 @@ class NativeDrain:
                 for row in open_rows[job.id]:
                     receipt = receipt_of(row, seen)
                     if receipt is None:
-                        sending.push(work, job, row, signing.sign, stale_before)
+                        sent = outbid_if_passed_by(work, job, row, head)
+                        sending.push(work, job, sent, signing.sign, stale_before, head=head)
                     else:
                         _settle(work, job, Mined(row, receipt), seen)
         if fresh:
@@ -78,13 +76,13 @@ class _Drains:
         terms = self.terms.get(intent.id)
         if terms is None:
             try:
-                terms = _terms(
+                terms = drain_terms(
                     work.client.estimate_gas(_call(job)), FeeQuote.capped(*work.client.fees(), work.chain.gas)
                 )
             except (FeesTooHigh, ExecutionReverted) as error:
                 work.wait(job, f"drain_cannot_be_signed: {error}")
                 return None
-        value = _value(work, job, terms)
+        value = drained_wei(job, terms, work.chain.data_fee_margin_wei)
         if value <= 0:
             work.wait(job, f"gas_too_much: {job.amount_units} wei do not pay {terms.cost} wei")
             return None
@@ -117,16 +115,18 @@ def _begin(work: SweepRound, fresh: Sequence[SweepJob], seen: ReceiptsAndHeaders
                 # What another's code does with the coins that come and go is not known.
                 settling.fail(work, job, (), seen, f"address_has_code: 0x{code[:23].hex()}")
             else:
-                _send(work, job, estimate, quote, accounts[job.address].nonce, signing)
+                _send(work, job, estimate, quote, accounts[job.address].nonce, signing, seen.head.number)
 
 
-def _send(work: SweepRound, job: SweepJob, estimate: int, quote: FeeQuote, chain_nonce: int, signing: _Drains) -> None:
+def _send(
+    work: SweepRound, job: SweepJob, estimate: int, quote: FeeQuote, chain_nonce: int, signing: _Drains, head: int
+) -> None:
     try:
-        terms = _terms(estimate, quote)
+        terms = drain_terms(estimate, quote)
     except FeesTooHigh as error:
         work.wait(job, f"gas_too_much: {error}")
         return
-    value = _value(work, job, terms)
+    value = drained_wei(job, terms, work.chain.data_fee_margin_wei)
     if value <= 0:
         work.wait(job, f"gas_too_much: {job.amount_units} wei do not pay {terms.cost} wei")
         return
@@ -137,7 +137,7 @@ def _send(work: SweepRound, job: SweepJob, estimate: int, quote: FeeQuote, chain
         if is_quarantined(connection, job):
             work.wait(job, "quarantined")
             return None
-        missing = terms.cost + work.chain.data_fee_margin_wei - _treasury_free(connection, work)
+        missing = terms.cost + work.chain.data_fee_margin_wei - treasury_free(connection, work)
         if missing > 0:
             work.wait(
                 job, f"house_float_low: the treasury's own book lacks {missing} wei for fees; fund {job.treasury}"
@@ -159,7 +159,7 @@ def _send(work: SweepRound, job: SweepJob, estimate: int, quote: FeeQuote, chain
     if intent is not None:
         work.step()
         signing.terms[intent.id] = terms
-        sending.push(work, job, intent, signing.sign, None)
+        sending.push(work, job, intent, signing.sign, None, head=head)
 
 
 def _settle(work: SweepRound, job: SweepJob, mined: Mined, seen: ReceiptsAndHeaders) -> None:
@@ -169,7 +169,8 @@ def _settle(work: SweepRound, job: SweepJob, mined: Mined, seen: ReceiptsAndHead
         work.wait(job, waits)
         return
     receipt = mined.receipt
-    sent = mined.transaction.value_wei if receipt.succeeded else 0
+    brought = mined_value(work, mined.transaction, receipt.transaction_hash)
+    sent = brought if receipt.succeeded else 0
     left = Outgoing(
         TransferLog(
             chain_id=job.chain_id,
@@ -191,6 +192,7 @@ def _settle(work: SweepRound, job: SweepJob, mined: Mined, seen: ReceiptsAndHead
         treasury_book = house_account(connection, job.chain_id, job.treasury, "treasury")
         if treasury_book is None:
             raise LookupError(f"treasury {job.treasury} has no house account on chain {job.chain_id}; register it")
+        set_value(connection, mined.transaction, brought)
         costs = Costs([mined], {"sweep_job": str(job.id)}, treasury_book)
         evidence = {**settling.evidence_of(work, seen), "value_wei": str(sent), "fee_wei": str(receipt.fee)}
         if receipt.succeeded:
@@ -223,49 +225,6 @@ def _held_after(work: SweepRound, job: SweepJob, block: int, seen: ReceiptsAndHe
     return max(0, held - house), at
 
 
-def _terms(estimate: int, quote: FeeQuote) -> GasTerms:
-    """One price, all of it paid. Raises FeesTooHigh."""
-    if estimate > GAS_LIMIT_MAXIMUM:
-        raise FeesTooHigh(f"a plain transfer that needs {estimate} gas is refused; at most {GAS_LIMIT_MAXIMUM}")
-    wished = -(-quote.base_fee * HEADROOM_PERCENT // 100) + quote.priority_fee
-    price = min(max(wished, quote.least_fee), quote.max_fee_for(estimate))
-    return GasTerms(estimate, price, price)
-
-
-def _value(work: SweepRound, job: SweepJob, terms: GasTerms) -> int:
-    return job.amount_units - terms.cost - work.chain.data_fee_margin_wei
-
-
 def _call(job: SweepJob) -> CallRequest:
     # One wei stands for the value, which follows from the answer; a plain transfer costs the same whatever it carries.
     return CallRequest(to=job.treasury, value=1, sender=job.address)
-
-
-def _treasury_free(connection: Connection, work: SweepRound) -> int:
-    """What the treasury's own book may still give back, wei: less what drains and payouts under way may take."""
-    treasury = work.chain.treasury
-    row = connection.execute(
-        text(
-            """
-            SELECT coalesce(trunc((b.treasury_house - b.overdraft) * 1000000000000000000), 0)::numeric(78, 0) AS free, (
-                SELECT coalesce(sum(i.max_total_fee_wei), 0) FROM fleet.release_instructions i
-                WHERE i.chain_id = :chain AND i.treasury = :treasury
-                  AND i.state IN ('handed_out', 'signed', 'broadcast', 'cancelling')) AS payouts
-            FROM fleet.house_accounts h LEFT JOIN fleet.ledger_balances b
-                ON b.book_id = h.id AND b.chain_id = h.chain_id AND b.token = :native
-            WHERE h.chain_id = :chain AND h.address = :treasury AND h.kind = 'treasury'
-            """
-        ),
-        {"chain": work.chain.id, "treasury": treasury, "native": NATIVE},
-    ).one_or_none()
-    if row is None:
-        return 0
-    drains = connection.execute(
-        text(
-            "SELECT t.signed_bytes FROM fleet.chain_transactions t JOIN fleet.sweep_jobs j ON j.id = t.subject_id "
-            "WHERE t.chain_id = :chain AND t.state IN ('signed', 'broadcast') AND j.token = :native "
-            "AND t.purpose = 'sweep' AND j.state = 'transferring'"
-        ),
-        {"chain": work.chain.id, "native": NATIVE},
-    ).scalars()
-    return int(row.free) - int(row.payouts) - sum(read_signed(bytes(raw)).max_fee_wei for raw in drains)

@@ -1,6 +1,7 @@
 """A deposit address's own transfer, from a stored intent to the chain (L15): sign, store bytes and hash, then send.
 
-What a block does not take is sent again as it is: an address has what a payer gave it, and cannot bid more.
+What a block does not take is sent again as it is: an address has what a payer gave it, and cannot bid more. A drain of
+native coin can, out of what it brings (drain_outbidding).
 """
 
 from collections.abc import Callable
@@ -50,8 +51,8 @@ def ensure_signed(work: SweepRound, job: SweepJob, transaction: LaneTransaction,
     return reload(work, transaction)
 
 
-def broadcast(work: SweepRound, job: SweepJob, transaction: LaneTransaction) -> None:
-    """Send the stored bytes once more; the job's reason says how the node took them."""
+def broadcast(work: SweepRound, job: SweepJob, transaction: LaneTransaction, *, head: int | None = None) -> None:
+    """Send the stored bytes once more; the job's reason says how the node took them. ``head``: the newest block."""
     assert transaction.signed_bytes is not None
     try:
         work.client.send_raw(transaction.signed_bytes)
@@ -72,7 +73,7 @@ def broadcast(work: SweepRound, job: SweepJob, transaction: LaneTransaction) -> 
         work.wait(job, f"{type(error).__name__}: {error.reason}")
         return
     first = transaction.state == "signed"
-    work.apply(lambda connection: mark_broadcast(connection, transaction.id))
+    work.apply(lambda connection: mark_broadcast(connection, transaction.id, head=head))
     if first:
         work.step()
         log.info(
@@ -84,9 +85,18 @@ def broadcast(work: SweepRound, job: SweepJob, transaction: LaneTransaction) -> 
 
 
 def push(
-    work: SweepRound, job: SweepJob, transaction: LaneTransaction, sign: Sign, stale_before: datetime | None
+    work: SweepRound,
+    job: SweepJob,
+    transaction: LaneTransaction,
+    sign: Sign,
+    stale_before: datetime | None,
+    *,
+    head: int | None = None,
 ) -> None:
-    """Bring a transaction without receipt one step further: sign it, send it, or send it again when it is old."""
+    """Bring a transaction without receipt one step further: sign it, send it, or send it again when it is old.
+
+    ``head``: the newest block, kept as the one at which a node first took it.
+    """
     if transaction.state == "broadcast" and not _is_stale(work, transaction, stale_before):
         work.reasons.setdefault(job.id, f"{transaction.purpose}_waits_for_block")
         return
@@ -94,7 +104,7 @@ def push(
     if signed.state == "intent":
         return
     work.reasons.setdefault(job.id, f"{transaction.purpose}_waits_for_block")
-    broadcast(work, job, signed)
+    broadcast(work, job, signed, head=head)
 
 
 def _is_stale(work: SweepRound, transaction: LaneTransaction, before: datetime | None) -> bool:

@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from custody.chain.assets import to_units
+from custody.chain.signed_bytes import SignedBytesDiffer, read_signed
 from custody.ledger.positions import ASSET_ACCOUNTS, asset_positions
 from custody.ledger.reports.balances import AccountTotal, account_totals
 from custody.settings.chains import Chain
@@ -62,13 +63,13 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class OwnTransaction:
-    """A transaction of ours that no deep block has ended: the ledger has nothing of it yet."""
+    """A signature of ours for a nonce that no deep block has ended: the ledger has nothing of it yet."""
 
     sender: str
     purpose: str
     recipient: str
     value_wei: int
-    hashes: Sequence[str]
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def read_books(connection: Connection, chain: Chain, at_block: int | None, windo
             for row in connection.execute(_LATER, values)
         ],
         own=[
-            OwnTransaction(row.sender, row.purpose, row.recipient, int(row.value_wei), tuple(row.hashes))
+            OwnTransaction(row.sender, row.purpose, row.recipient, _value_of(row), row.hash)
             for row in connection.execute(_OWN, values)
         ],
         announced=list(connection.execute(_ANNOUNCED, {**values, "limit": LOOKS_MAXIMUM}).scalars()),
@@ -181,6 +182,16 @@ def _fact(row: Any) -> Fact:
         row.block_number,
         row.block_hash,
     )
+
+
+def _value_of(row: Any) -> int:
+    """What these very bytes send, wei; what the nonce is for, where they are not kept or cannot be read."""
+    if row.purpose == "cancel":
+        return 0
+    try:
+        return int(row.value_wei) if row.signed_bytes is None else read_signed(bytes(row.signed_bytes)).value
+    except SignedBytesDiffer:
+        return int(row.value_wei)
 
 
 def _imbalances(totals: Sequence[AccountTotal], held: Mapping[Place, int], tokens: Mapping[str, Token]) -> list[str]:
@@ -241,20 +252,14 @@ _LATER = text(
     WHERE leg.account = ANY(:coins) ORDER BY l.block_number, l.tx_id, l.id
     """
 )
-# A nonce's cancel moves nothing but its gas, whatever the nonce was for.
+# A nonce's cancel moves nothing but its gas, whatever the nonce was for. Signatures of one drain bring different values.
 _OWN = text(
     """
-    SELECT t.sender, CASE WHEN s.is_cancel THEN 'cancel' ELSE t.purpose END AS purpose,
-        CASE WHEN s.is_cancel THEN t.sender ELSE t.recipient END AS recipient,
-        CASE WHEN s.is_cancel THEN 0 ELSE t.value_wei END AS value_wei, s.hashes
-    FROM fleet.chain_transactions t
-    CROSS JOIN LATERAL (
-        SELECT c.id IS NOT NULL AS is_cancel, array_agg(sent.hash) AS hashes
-        FROM unnest(t.hashes) AS sent (hash)
-        LEFT JOIN LATERAL (SELECT n.transaction_id AS id FROM fleet.nonce_signatures n
-                           WHERE n.transaction_hash = sent.hash AND n.kind = 'cancel') c ON true
-        GROUP BY c.id IS NOT NULL) s
-    WHERE t.chain_id = :chain AND t.state IN ('signed', 'broadcast') ORDER BY t.sender, t.nonce, s.is_cancel
+    SELECT t.sender, CASE WHEN s.kind = 'cancel' THEN 'cancel' ELSE t.purpose END AS purpose,
+        CASE WHEN s.kind = 'cancel' THEN t.sender ELSE t.recipient END AS recipient, t.value_wei, sent.hash, s.signed_bytes
+    FROM fleet.chain_transactions t CROSS JOIN LATERAL unnest(t.hashes) WITH ORDINALITY AS sent (hash, place)
+    LEFT JOIN fleet.nonce_signatures s ON s.transaction_hash = sent.hash
+    WHERE t.chain_id = :chain AND t.state IN ('signed', 'broadcast') ORDER BY t.sender, t.nonce, sent.place
     """
 )
 _ANNOUNCED = text(

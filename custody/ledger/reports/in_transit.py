@@ -55,7 +55,7 @@ def listed(books: Books, client: ChainClient) -> list[InTransit]:
         )
         for fact in books.unattributed
     ]
-    by_hash = {sent: own for own in books.own for sent in own.hashes}
+    by_hash = {own.hash: own for own in books.own}
     found = client.receipts_and_headers([*by_hash, *books.announced])
     for transaction_hash in found.receipts:
         receipt = found.canonical(transaction_hash)
