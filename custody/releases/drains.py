@@ -168,9 +168,7 @@ def _void(engine: Engine, chain: Chain, limit: int) -> int:
     return len(found)
 
 
-def _draft(
-    engine: Engine, chain: Chain, treasury: str, limit: int, fee_ceiling_wei: int, *, is_ordered: bool
-) -> int:
+def _draft(engine: Engine, chain: Chain, treasury: str, limit: int, fee_ceiling_wei: int, *, is_ordered: bool) -> int:
     with transaction(engine) as connection:
         ordered_at = connection.execute(
             text("SELECT ordered_at FROM fleet.treasury_drains WHERE chain_id = :chain AND treasury = :treasury"),

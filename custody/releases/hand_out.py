@@ -323,9 +323,7 @@ def _require_none_stopped(instruction: Instruction, stopped: Mapping[UUID, str])
         raise Held(why)
 
 
-def _judge_book(
-    connection: Connection, instruction: Instruction, state: PaymentState | None
-) -> tuple[str | None, int]:
+def _judge_book(connection: Connection, instruction: Instruction, state: PaymentState | None) -> tuple[str | None, int]:
     """Why one payment must not be paid now (None: it may), and its book's epoch. ``state`` None: the house's own."""
     if instruction.purpose == "release" and state is not None and state.escrow != "releasing":
         return f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.", 0

@@ -147,18 +147,22 @@ def _waits(standing: Standing, counts: Any, former: FormerState | None) -> Itera
         return
     if counts.sweeps:
         yield f"{counts.sweeps} sweep(s) that were signed to it before, to settle"
+    yield from _waits_for_moves(standing, former, is_ordered=former == "compromised" or counts.ordered_at is not None)
+    if former != "retired" and not any(_why_not_retired(standing)):
+        yield f"nothing: fleet treasury rotate {standing.chain_id} --retire"
+
+
+def _waits_for_moves(standing: Standing, former: FormerState, *, is_ordered: bool) -> Iterator[str]:
     payments = [each for each in standing.lying if not each.is_house]
-    if former == "draining" and payments and counts.ordered_at is None:
-        yield f"its releases, or an order to move what lies there: fleet treasury rotate {standing.chain_id} --drain"
-    elif payments and former != "retired":
-        yield "its moves to the active treasury"
-    elif any(each.purpose == "drain" for each in standing.instructions):
-        yield "the move of the house's own coins, the last one"
     if former == "retired" and payments:
         again = f"fleet treasury rotate {standing.chain_id} --compromised --old {standing.address}"
         yield f"late coins lie there, which are moved as from a compromised one: {again}"
-    if former != "retired" and not any(_why_not_retired(standing)):
-        yield f"nothing: fleet treasury rotate {standing.chain_id} --retire"
+    elif payments and not is_ordered:
+        yield f"its releases, or an order to move what lies there: fleet treasury rotate {standing.chain_id} --drain"
+    elif payments:
+        yield "its moves to the active treasury"
+    elif any(each.purpose == "drain" for each in standing.instructions):
+        yield "the move of the house's own coins, the last one"
 
 
 def _why_not_retired(standing: Standing) -> Iterator[str]:

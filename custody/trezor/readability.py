@@ -103,7 +103,9 @@ def why_firmware_refused(model: str, firmware: str) -> str | None:
     least = MINIMUM_FIRMWARE.get(model)
     if least is None:
         known = ", ".join(MINIMUM_FIRMWARE)
-        return f"model {model} is not in this machine's table of firmwares ({known}); take a device of one of these models"
+        return (
+            f"model {model} is not in this machine's table of firmwares ({known}); take a device of one of these models"
+        )
     if _version(firmware) < least:
         return f"its firmware is {firmware}, a {model} needs at least {'.'.join(map(str, least))}"
     return None

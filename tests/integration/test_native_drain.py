@@ -187,7 +187,7 @@ def test_the_first_signature_may_be_mined_after_it_was_outbid_and_is_booked_as_i
 
 def test_a_drain_is_outbid_again_and_again_until_the_chains_cap(stuck: tuple[SweepingFleet, UUID]) -> None:
     fleet, payment = stuck
-    for gwei in (80, 120):
+    for gwei in (80, 200):
         dear_blocks(fleet, 3, gwei)
         fleet.run()
     found = signatures(fleet)
@@ -196,7 +196,7 @@ def test_a_drain_is_outbid_again_and_again_until_the_chains_cap(stuck: tuple[Swe
     [chain] = fleet.chains.chains
     gas = chain.gas.model_copy(update={"max_fee_per_gas_wei": found[-1].bid.max_fee})
     fleet.chains = fleet.chains.model_copy(update={"chains": (chain.model_copy(update={"gas": gas}),)})
-    dear_blocks(fleet, 3, 120)
+    dear_blocks(fleet, 3, 400)
     fleet.run()
     assert len(signatures(fleet)) == 3
     assert (fleet.jobs()[0][1] or "").startswith("fees_too_high: ")

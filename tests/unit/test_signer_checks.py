@@ -11,9 +11,11 @@ from custody.trezor.accounts import Role
 from workers.signer.checks import (
     CheckedInstruction,
     InstructionRefused,
+    payments_in_words,
     require_device_in_order,
     require_device_path,
     require_readable,
+    require_whole_group,
 )
 from workers.signer.client import ApiInstruction
 from workers.signer.desk import SigningDeskSettings
@@ -109,3 +111,28 @@ def test_smallest_units_are_read_on_a_core_model_alone_where_they_were_agreed_to
     for device, model, firmware in ((checked(1), "T3T1", "2.8.9"), (marked, "T1B1", "1.14.2")):
         with pytest.raises(InstructionRefused, match="amount_not_readable"):
             require_readable(device, model, firmware)
+
+
+HOUSE = "01a21fb9-1e26-73ff-8a1a-f7ace65f0f23"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, None),
+        ({"purpose": "release"}, "it is a release of the house's own coins, which are moved and never paid out"),
+        ({"payment_id": HOUSE}, "it names one payment and several, or none"),
+        ({"house_id": None}, "it names one payment and several, or none"),
+    ],
+)
+def test_the_houses_own_coins_are_moved_and_never_paid_out(changed: dict[str, object], words: str | None) -> None:
+    """R22: what has no payment to show evidence of goes to our active treasury, as a drain, or nowhere."""
+    said = {"id": "0", "payment_id": None, "house_id": HOUSE, "payments": (), "purpose": "drain", "amount_units": "7"}
+    claimed = ApiInstruction.model_construct(**{**said, **changed})
+    if words is None:
+        require_whole_group(claimed)
+        assert claimed.shares == {HOUSE: 7}
+        assert payments_in_words(claimed) == ("Payments   none: the house's own coins",)
+        return
+    with pytest.raises(InstructionRefused, match=words):
+        require_whole_group(claimed)

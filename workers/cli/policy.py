@@ -160,7 +160,8 @@ def simulate(
         ),
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="with the break-glasses of the database, open or still to open (DATABASE_URL)")
+        bool,
+        typer.Option("--live", help="with the break-glasses of the database, open or still to open (DATABASE_URL)"),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -128,14 +128,18 @@ def approvable_instruction(claimed: ApiInstruction, desk: ApproverDesk, now: dat
     except TextNotShowable as error:
         raise _refused(claimed.id, str(error)) from None
     summary = f"{claimed.purpose} of {claimed.amount} {token.symbol} on {chain.name} to {label} ({claimed.recipient})"
-    if claimed.raw_units:
-        summary += f"; the treasury's device will show {claimed.amount_units} smallest units"
+    return Approvable("instructions", claimed.id, asked.intent_hash, shown, summary + _what_for(claimed))
+
+
+def _what_for(claimed: ApiInstruction) -> str:
+    """What a summary says beside amount and recipient: smallest units, whose coins, the payments of a group."""
+    said = f"; the treasury's device will show {claimed.amount_units} smallest units" if claimed.raw_units else ""
     if claimed.house_id is not None:
-        summary += ", of the house's own coins"
-    if claimed.payments:
-        each_one = ", ".join(f"{each.amount} of {each.payment_id}" for each in claimed.payments)
-        summary += f", for {len(claimed.payments)} payments: {each_one}"
-    return Approvable("instructions", claimed.id, asked.intent_hash, shown, summary)
+        return f"{said}, of the house's own coins"
+    if not claimed.payments:
+        return said
+    each_one = ", ".join(f"{each.amount} of {each.payment_id}" for each in claimed.payments)
+    return f"{said}, for {len(claimed.payments)} payments: {each_one}"
 
 
 def approvable_entry(claimed: ApiEntry, desk: ApproverDesk) -> Approvable:

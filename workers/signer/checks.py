@@ -161,7 +161,9 @@ def require_whole_group(claimed: ApiInstruction) -> None:
     if named != 1:
         raise refused(claimed, "it names one payment and several, or none")
     if claimed.house_id is not None and claimed.purpose != DRAIN:
-        raise refused(claimed, f"it is a {claimed.purpose} of the house's own coins, which are moved and never paid out")
+        raise refused(
+            claimed, f"it is a {claimed.purpose} of the house's own coins, which are moved and never paid out"
+        )
     if len(claimed.shares) != max(1, len(claimed.payments)):
         raise refused(claimed, "it names a payment twice")
     if sum(claimed.shares.values()) != int(claimed.amount_units):

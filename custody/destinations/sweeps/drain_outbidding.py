@@ -25,6 +25,10 @@ from custody.destinations.sweeps.strategy import SweepRound
 log = structlog.get_logger(__name__)
 
 
+class _NotOutbid(Exception):
+    """What is out stays as it is; the message is the job's reason."""
+
+
 def outbid_if_passed_by(work: SweepRound, job: SweepJob, row: LaneTransaction, head: int) -> LaneTransaction:
     """The drain's transaction as it is to be sent now: outbid where blocks passed it by, else as it is.
 
@@ -34,23 +38,12 @@ def outbid_if_passed_by(work: SweepRound, job: SweepJob, row: LaneTransaction, h
     if row.signed_bytes is None or not _is_passed_by(work, row, head):
         return row
     before = [read_signed(raw) for raw in work.apply(lambda connection: signatures_of(connection, row.id))]
-    if len(before) >= SIGNATURES_LIMIT:
-        work.wait(job, f"too_many_signatures: outbid {len(before)} times; find out why nothing is mined")
-        return row
     try:
-        terms = _terms(work, before)
-        value = drained_wei(job, terms, work.chain.data_fee_margin_wei)
-        if value <= 0:
-            work.wait(job, f"gas_too_much: {job.amount_units} wei do not pay {terms.cost} wei, which outbids what is out")
-            return row
-        more = terms.cost - max(each.max_fee_wei for each in before)
-        if (missing := more - work.apply(lambda connection: treasury_free(connection, work))) > 0:
-            work.wait(job, f"house_float_low: the treasury's own book lacks {missing} wei for fees; fund {job.treasury}")
-            return row
+        terms, value = _offer(work, job, before)
         intent = replace(row, value_wei=value)
         raw = work.signer.sign_drain(intent, of=key_of(job), treasury=job.treasury, gas=terms)
-    except FeesTooHigh as error:
-        work.wait(job, f"fees_too_high: {error}")
+    except _NotOutbid as error:
+        work.wait(job, str(error))
         return row
     except ShapeRefused as error:
         work.wait(job, f"not_outbid: {error}")  # after a rotation nothing new is signed for the treasury of before
@@ -65,6 +58,23 @@ def outbid_if_passed_by(work: SweepRound, job: SweepJob, row: LaneTransaction, h
     work.step()
     log.info("drain_outbid", sender=row.sender, nonce=row.nonce, max_fee=signed.bid.max_fee, value_wei=str(value))
     return sending.reload(work, row)
+
+
+def _offer(work: SweepRound, job: SweepJob, before: Sequence[SignedTransaction]) -> tuple[GasTerms, int]:
+    """Terms that outbid every one of ``before``, and the value that they leave, wei. Raises _NotOutbid."""
+    if len(before) >= SIGNATURES_LIMIT:
+        raise _NotOutbid(f"too_many_signatures: outbid {len(before)} times; find out why nothing is mined")
+    try:
+        terms = _terms(work, before)
+    except FeesTooHigh as error:
+        raise _NotOutbid(f"fees_too_high: {error}") from None
+    value = drained_wei(job, terms, work.chain.data_fee_margin_wei)
+    if value <= 0:
+        raise _NotOutbid(f"gas_too_much: {job.amount_units} wei do not pay {terms.cost} wei, which outbids what is out")
+    more = terms.cost - max(each.max_fee_wei for each in before)
+    if (missing := more - work.apply(lambda connection: treasury_free(connection, work))) > 0:
+        raise _NotOutbid(f"house_float_low: the treasury's own book lacks {missing} wei for fees; fund {job.treasury}")
+    return terms, value
 
 
 def mined_value(work: SweepRound, row: LaneTransaction, transaction_hash: str) -> int:
@@ -125,5 +135,7 @@ def _require_outbids(
         if not replaces(signed.bid, each.bid):
             raise SignedBytesDiffer(f"fees: {signed.bid} does not replace {each.bid}; both must be 1.125 times as high")
         if signed.value >= each.value:
-            raise SignedBytesDiffer(f"value: {signed.value} is not less than {each.value}, which its dearer fee comes from")
+            raise SignedBytesDiffer(
+                f"value: {signed.value} is not less than {each.value}, which its dearer fee comes from"
+            )
     return signed
