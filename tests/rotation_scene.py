@@ -201,8 +201,9 @@ class RotationScene(Scene):
         for address, house in self.houses.items():
             assert self.lying_at(address) * 10**6 == self.token_balance(address), address
             coins = self.market.execute(
-                "SELECT treasury_house FROM fleet.ledger_balances WHERE book_id = :house", house=house
-            )[0].treasury_house
+                "SELECT treasury_house + in_transit AS coins FROM fleet.ledger_balances WHERE book_id = :house AND token = 'native'",
+                house=house,
+            )[0].coins
             assert coins * 10**18 == self.chain.deployer.client.balance(address), address
 
     def entries(self, payment: UUID, *reasons: str) -> list[tuple[str, str, str, str | None, str | None]]:

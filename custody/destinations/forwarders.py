@@ -6,6 +6,7 @@ the treasury: ``create2/ACCOUNT/INDEX``.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
@@ -16,6 +17,9 @@ from custody.destinations.contracts import sweep_contracts
 from custody.destinations.derivation import INDEX_LIMIT, DerivationError
 
 FORWARDER_ROOT: Final = "create2"
+FLUSHED_STATES: Final = frozenset({"draining", "retired"})
+"""States of a former treasury to which its own forwarders are still flushed (R22): they can pay nobody else, and what comes
+there is moved to the active one. Never a compromised one: whoever else signs for it would have the coins at once."""
 _PATH: Final = re.compile(r"create2/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/(0|[1-9][0-9]{0,9})")
 
 
@@ -39,6 +43,15 @@ def forwarder_path(account_id: UUID, index: int) -> str:
 def forwarder_at(treasury: str, account_id: UUID, index: int) -> ChecksumAddress:
     """The address, the same on every chain with this treasury. Raises DerivationError."""
     return sweep_contracts(treasury).forwarder(forwarder_salt(account_id, index))
+
+
+def treasury_of_forwarder(treasuries: Iterable[str], path: str, address: str) -> str | None:
+    """Which of these treasuries' forwarder is at ``address`` by its ``path``, the only one that it can ever pay; or None.
+
+    Raises DerivationError for the path of a key.
+    """
+    salt = salt_of_path(path)
+    return next((each for each in treasuries if sweep_contracts(each).forwarder(salt) == address), None)
 
 
 def salt_of_path(path: str) -> bytes:

@@ -1,6 +1,7 @@
 """Many destinations swept by one transaction, on a real chain with real tokens: one bad one stops no other."""
 
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from uuid import UUID
 
 import pytest
@@ -11,6 +12,8 @@ from custody.destinations.forwarders import forwarder_path
 from custody.destinations.keys.set_code import DELEGATION_PREFIX
 from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
 from custody.settings.chains import NATIVE
+from custody.settings.thresholds import set_threshold
+from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.counts import Counts, declared
 from tests.sweeping import Crash, Fuse, SweepingFleet, World, call, manual_mining, sweeping_world
@@ -280,6 +283,66 @@ def test_a_crash_anywhere_in_a_batch_loses_nothing_and_sweeps_nothing_twice(
     assert fleet.count("SELECT count(*) FROM fleet.chain_transactions WHERE state <> 'final'") == 0
     assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == swept // 2
     fleet.assert_books_equal_chain()
+
+
+@pytest.mark.parametrize("way", WAYS, ids="-".join)
+def test_a_batch_whose_block_is_replaced_is_swept_again_once(world: World, database: Database, way: tuple[str, str]):
+    """L13, L14: what no deep block holds is not booked, and the nonce's own bytes are all that is ever sent for it."""
+    fleet = fleet_of(world, database, way)
+    payments = paid(fleet, 3)
+    with transaction(database.engine()) as connection:
+        set_threshold(connection, 31337, 3, floor_blocks=1, by="test", reason="test")
+    fleet.run()
+    assert {reason for _, reason in fleet.jobs()} == {"sweep_not_deep"}
+    [sent] = fleet.market.execute("SELECT transaction_hash FROM fleet.chain_transactions")
+    assert world.client.receipt(sent.transaction_hash) is not None
+    world.chain.reorganise(1)
+    assert world.client.receipt(sent.transaction_hash) is None
+    assert world.client.token_balance(fleet.token, fleet.treasury) == 0
+    fleet.run()
+    assert {fleet.destination(payment)[:2] for payment in payments} == {("sweeping", 0)}
+    for _ in range(6):
+        world.chain.mine(1)
+        fleet.run()
+    assert fleet.jobs() == [("swept", None)] * 3
+    assert {fleet.destination(payment) for payment in payments} == {("swept", 1, UNIT, None)}
+    assert world.client.token_balance(fleet.token, fleet.treasury) == 3 * UNIT
+    [row] = fleet.market.execute("SELECT transaction_hash, hashes FROM fleet.chain_transactions")
+    assert row.transaction_hash in row.hashes
+    fleet.assert_books_equal_chain()
+
+
+def test_a_token_that_begins_to_keep_a_fee_costs_its_own_destination_alone(world: World, database: Database):
+    """L9: what arrived is booked as swept, what the token kept as its cost; a transfer too small for a fee is whole."""
+    fleet = fleet_of(world, database, ("eip7702_batch", "usdt"))
+    charged = fleet.payment(UNIT)
+    fleet.pay(charged, UNIT)
+    whole = paid(fleet, 3, 500)
+    with manual_mining(world):
+        until_sent(fleet)
+        # Between the simulation and the block: 19 basis points, of a million 1900 and of 500 nothing.
+        sent = _first(fleet, lambda: world.deployer.send(fleet.token, _fee_call(19)))
+        world.chain.mine(1)
+    world.deployer.wait(sent)
+    try:
+        fleet.run()
+    finally:
+        world.deployer.wait(world.deployer.send(fleet.token, _fee_call(0)))
+    status, sweeps, _, reason = fleet.destination(charged)
+    assert (status, sweeps) == ("quarantined", 1)
+    assert (reason or "").startswith("transfer_log_differs")
+    assert {fleet.destination(payment) for payment in whole} == {("swept", 1, 500, None)}
+    balance = fleet.market.balance(charged)
+    kept, arrived = Decimal("0.0019"), Decimal("0.9981")
+    assert (balance["destination"], balance["treasury"], balance["transfer_cost"]) == (0, arrived, kept)
+    assert world.client.token_balance(fleet.token, fleet.treasury) == UNIT - 1900 + 1500
+    assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 1
+    fleet.assert_books_equal_chain()
+
+
+def _fee_call(basis_points: int) -> bytes:
+    """Tether's own switch: how much of each transfer it keeps, at most 49 tokens."""
+    return erc20.selector("setParams(uint256,uint256)") + basis_points.to_bytes(32) + (49).to_bytes(32)
 
 
 def _transfer_call(recipient: str, units: int) -> bytes:

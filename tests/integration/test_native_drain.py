@@ -201,10 +201,13 @@ def test_a_drain_is_outbid_again_and_again_until_the_chains_cap(stuck: tuple[Swe
     assert len(signatures(fleet)) == 3
     assert (fleet.jobs()[0][1] or "").startswith("fees_too_high: ")
     fleet.chains = fleet.chains.model_copy(update={"chains": (chain,)})
-    fleet.world.chain._request("anvil_setNextBlockBaseFeePerGas", [hex(GWEI)])
-    fleet.world.chain.mine(1)
+    dear_blocks(fleet, 1, 1)
     fleet.run()
-    swept(fleet, payment, found[-1])
+    dear_blocks(fleet, 1, 1)
+    fleet.run()
+    [row] = fleet.market.execute("SELECT transaction_hash FROM fleet.chain_transactions")
+    [mined] = [each for each in signatures(fleet) if each.hash == row.transaction_hash]
+    swept(fleet, payment, mined)
 
 
 def test_a_death_between_signing_anew_and_sending_loses_no_signature(

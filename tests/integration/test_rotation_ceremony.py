@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.integration.test_treasury_rotation import in_every_state
 from tests.release_scene import AMOUNT, UNITS, TokenChain, new_seed
 from tests.rotation_scene import RULES, RotationScene
 from workers.cli import genesis, policy, releases, treasury
+from workers.demo.development_chain import ETHER
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice
 from workers.embedded.trezor_device.wallet import Wallet
@@ -158,6 +160,16 @@ def test_a_treasury_is_rotated_in_peace(scene: RotationScene, fleet: typer.Typer
     assert sign_on_devices(scene) == ["drain"]
     scene.require_books_equal_chain()
     assert (scene.lying_at(old), scene.lying_at(new)) == (0, AMOUNT)
+    # The house's own coins, which paid for it, go last; the device is shown the same words.
+    assert "the move of the house's own coins, the last one" in standing(fleet, old)["waits_for"]
+    assert "1 instruction(s) are open" in refused(fleet, "treasury", "rotate", "31337", "--retire")
+    assert scene.approve_all("ada", "cyd") == [None]
+    shown = done(fleet, "releases", "show", str(scene.house_drains(old)[0].id))
+    assert "the house's own coins" in shown
+    assert sign_on_devices(scene) == ["drain"]
+    [dust] = [Decimal(each["amount"]) for each in standing(fleet, old)["lying"]]
+    assert 0 < dust * ETHER < scene.settings.release_max_total_fee_wei
+    scene.require_books_equal_chain()
     assert standing(fleet, old)["waits_for"] == ["nothing: fleet treasury rotate 31337 --retire"]
     said = draft_and_sign(scene, fleet, "--retire")
     install(scene, said, new, {old: "retired"})
@@ -188,6 +200,8 @@ def test_late_coins_at_a_retired_treasury_are_moved_all_the_same(scene: Rotation
     scene.approve_all("ada", "cyd")
     assert sign_on_devices(scene) == ["drain"]
     assert scene.lying_at(old) == 0
+    assert {*scene.approve_all("ada", "cyd")} == {late, None}
+    assert sorted(sign_on_devices(scene)) == ["drain", "release"]
     scene.require_books_equal_chain()
 
 
@@ -212,9 +226,10 @@ def test_somebody_else_may_sign_for_it(scene: RotationScene, fleet: typer.Typer)
     assert sign_on_devices(scene) == ["drain"] * 4
     scene.require_books_equal_chain()
     assert scene.lying_at(old) == 0
+    assert run(fleet, "treasury", "status", "31337").exit_code == 1  # the house's own coins are there yet
+    assert {*scene.approve_all("ada", "cyd")} == {flying["ready"], flying["asked"], None}
+    assert sorted(sign_on_devices(scene)) == ["drain", "release", "release"]
     assert run(fleet, "treasury", "status", "31337").exit_code == 0
-    assert {*scene.approve_all("ada", "cyd")} == {flying["ready"], flying["asked"]}
-    assert sign_on_devices(scene) == ["release"] * 2
     assert [scene.paid_to(flying[each]) for each in ("ready", "asked")] == [UNITS] * 2
     said = draft_and_sign(scene, fleet, "--retire")
     install(scene, said, new, {old: "retired"})

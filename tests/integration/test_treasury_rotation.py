@@ -88,6 +88,9 @@ def test_money_in_flight_finishes_where_it_lies_and_the_rest_is_moved(approved: 
         ("rotation", "treasury", "in_transit", scene.treasury, old),
     ]
     scene.require_books_equal_chain()
+    assert scene.approve_all() == [None]
+    assert [each.purpose for each in scene.sign_all()] == ["drain"]
+    scene.require_books_equal_chain()
     # And is released from there, as if it had always lain there.
     scene.mark(old, "retired")
     scene.set_request(flying["not_due"], "completed")

@@ -1,7 +1,7 @@
 """``fleet sweeps``: what would be swept, how and for how much; and a round of it now."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from time import monotonic, sleep
@@ -22,6 +22,7 @@ from custody.settings.chains import Chains, load_chains
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, transaction
 from custody.store.outbox import ring
+from workers.cli.terminal import shown
 
 sweeps = typer.Typer(no_args_is_help=True, help="Bringing coins from deposit addresses to the treasury.")
 
@@ -113,12 +114,27 @@ def _print_plan(console: Console, chains: Chains, rows: _Rows) -> None:
     for candidate, verdict in rows:
         table.add_row(*_cells(chains, candidate, verdict))
     console.print(table)
+    for line in dict.fromkeys(_refusals(chains, rows)):
+        console.print(shown(line), soft_wrap=True, highlight=False)
     ready = [verdict for one, verdict in rows if one.reason is None and verdict is not None and verdict.reason is None]
     by_method = ", ".join(f"{count} by {name}" for name, count in sorted(Counter(v.strategy for v in ready).items()))
     cost = to_amount(sum(verdict.cost_wei for verdict in ready), 18)
     console.print(
         f"{len(ready)} of {len(rows)} go now{f' ({by_method})' if ready else ''}, for about {cost.normalize():f} coins of gas"
     )
+
+
+def _refusals(chains: Chains, rows: _Rows) -> Iterator[str]:
+    """Why another strategy is none for a chain's token now, a line each: the cheapest one may only look dear."""
+    names = {chain.id: chain for chain in chains.chains}
+    for candidate, verdict in rows:
+        chain = names.get(candidate.chain_id)
+        token = None if chain is None else chain.token(candidate.token)
+        for strategy, why in ({} if verdict is None else verdict.refusals).items():
+            yield (
+                f"not by {strategy} on {candidate.chain_id if chain is None else chain.name} "
+                f"({candidate.token if token is None else token.symbol}): {why}"
+            )
 
 
 def _cells(chains: Chains, candidate: Candidate, verdict: Verdict | None) -> Sequence[str]:

@@ -13,6 +13,7 @@ from custody.chain.erc20 import selector
 from custody.destinations.contracts import SweepContracts, sweep_contracts
 from custody.destinations.contracts.calls import DEPLOY_AND_SWEEP_MANY, SWEEP_MANY
 from custody.destinations.contracts.multicall3 import MULTICALL3
+from custody.destinations.forwarders import FLUSHED_STATES
 from custody.destinations.keys.set_code import AUTHORIZATIONS_MAXIMUM, PayerTransaction, SetCodeTransaction, call_of
 from custody.destinations.keys.shapes import KnownChain, ShapeRefused
 from custody.destinations.sweeps.fees import (
@@ -38,11 +39,15 @@ _BATCHER_CALLS: Final = {
 
 
 def require_batch_call(transaction: PayerTransaction, *, chain: KnownChain, treasury: str) -> None:
-    """Raise ShapeRefused unless this is a batch that can bring coins to the binding treasury and nowhere else."""
+    """Raise ShapeRefused unless this is a batch that can bring coins to the binding treasury and nowhere else.
+
+    Or to a former treasury that the signed genesis names, from its own forwarders alone, which can pay nobody else (R22).
+    """
     call = call_of(transaction)
     if call.chain_id != chain.id:
         raise ShapeRefused(f"chain: expected {chain.id}, got {call.chain_id}")
-    if treasury != chain.treasury:
+    is_former = chain.former.get(treasury) in FLUSHED_STATES
+    if treasury != chain.treasury and not is_former:
         raise ShapeRefused(f"treasury: {treasury} is asked for, but {chain.treasury} binds on chain {chain.id}")
     if call.value != 0:
         raise ShapeRefused(f"value: expected 0 beside a batch, got {call.value} wei")
@@ -52,7 +57,11 @@ def require_batch_call(transaction: PayerTransaction, *, chain: KnownChain, trea
         raise ShapeRefused(f"max fee: expected 1 to {MAX_FEE_PER_GAS_WEI} wei per gas, got {call.max_fee_per_gas}")
     if call.max_total_fee_wei > TOTAL_FEE_MAXIMUM_WEI:
         raise ShapeRefused(f"total fee: expected at most {TOTAL_FEE_MAXIMUM_WEI} wei, got {call.max_total_fee_wei}")
-    contracts = sweep_contracts(chain.treasury)
+    contracts = sweep_contracts(treasury)
+    if is_former and (call.to != contracts.batcher or call.data[:4] != DEPLOY_AND_SWEEP_MANY):
+        raise ShapeRefused(
+            f"treasury: {treasury} is {chain.former[treasury]}: only its own forwarders are flushed to it, by {contracts.batcher}"
+        )
     if call.to == contracts.batcher:
         _require_batcher_call(call.data, chain)
         if isinstance(transaction, SetCodeTransaction):

@@ -22,7 +22,7 @@ from custody.destinations.sweeps.lane_sending import IntentSigner
 from custody.destinations.sweeps.lane_tending import lanes_due, tend
 from custody.destinations.sweeps.native_drain import NativeDrain
 from custody.destinations.sweeps.payers import Payers, close_payers, open_payers
-from custody.destinations.sweeps.planner import candidates, plan
+from custody.destinations.sweeps.planner import candidates, plan, why_not_flushed
 from custody.destinations.sweeps.rotation import follow_treasury
 from custody.destinations.sweeps.signing import SweepSigner
 from custody.destinations.sweeps.strategy import CREATE2_FORWARDER, Depth, SweepRound, SweepStrategy, in_transaction
@@ -237,6 +237,12 @@ def _accepted(
             refusals[job.id] = f"chain_paused: {paused}"
         elif job.strategy != CREATE2_FORWARDER and job.account_fingerprint not in signer.accounts:
             refusals[job.id] = f"other_deposit_account: the keys agent has the seeds of {', '.join(signer.accounts)}"
+        elif (
+            job.strategy == CREATE2_FORWARDER
+            and job.state == "planned"
+            and (why := why_not_flushed(chain, job.treasury))
+        ):
+            refusals[job.id] = why
         elif job.treasury not in chain.treasuries:
             refusals[job.id] = "treasury_changed: the chains file names another treasury than this job"
     for reason in sorted(set(refusals.values())):

@@ -5,12 +5,13 @@ A destination that cannot be swept is left out before the transaction is made, o
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from custody.chain import ExecutionReverted, ReceiptsAndHeaders
+from custody.chain import ChainClient, ExecutionReverted, ReceiptsAndHeaders
 from custody.chain.lanes import LaneBlocked, LaneTransaction
 from custody.destinations.keys.client import KeysAgentAway, SigningPostponed
 from custody.destinations.keys.shapes import ShapeRefused
@@ -23,13 +24,30 @@ from custody.destinations.sweeps.fees import FeeQuote, FeesTooHigh, GasTerms, ba
 from custody.destinations.sweeps.house_costs import Mined
 from custody.destinations.sweeps.jobs import LeaseLost, SweepJob
 from custody.destinations.sweeps.sightings import OPEN_TRANSACTIONS, came_to_nothing, is_quarantined, receipt_of
-from custody.destinations.sweeps.signing import BatchCall
-from custody.destinations.sweeps.strategy import SweepRound
+from custody.destinations.sweeps.signing import BatchCall, SweepSigner
+from custody.destinations.sweeps.strategy import CREATE2_FORWARDER, SweepRound
+from custody.settings.chains import Chain
 
 _WAITS: Final = (
     ExecutionReverted, FeesTooHigh, KeysAgentAway, LaneBlocked, ShapeRefused, SigningPostponed, ValueError,
 )  # fmt: skip
 HALVINGS_MAXIMUM: Final = 12  # of a batch that reverts as a whole; long before it each destination is alone
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    """A round as its methods reach the chain: ``chain`` names the treasury that their batches go to; see Reach."""
+
+    work: SweepRound
+    chain: Chain
+
+    @property
+    def client(self) -> ChainClient:
+        return self.work.client
+
+    @property
+    def signer(self) -> SweepSigner:
+        return self.work.signer
 
 
 class BatchSweeping:
@@ -97,9 +115,26 @@ class BatchSweeping:
         fresh: Sequence[SweepJob],
         seen: ReceiptsAndHeaders,
     ) -> None:
+        """By treasury: a forwarder pays the one that it was made for, whichever binds now (R22)."""
+        if self.name != CREATE2_FORWARDER:
+            self._begin_at(_At(work, work.chain), unsent, fresh, seen)
+            return
+        treasuries = [*(job.treasury for job in fresh), *(batch.jobs[0].treasury for batch in unsent)]
+        for treasury in dict.fromkeys(treasuries):
+            self._begin_at(
+                _At(work, work.chain.at(treasury)),
+                [batch for batch in unsent if batch.jobs[0].treasury == treasury],
+                [job for job in fresh if job.treasury == treasury],
+                seen,
+            )
+
+    def _begin_at(
+        self, reach: "_At", unsent: Sequence[Batch], fresh: Sequence[SweepJob], seen: ReceiptsAndHeaders
+    ) -> None:
+        work = reach.work
         members = [*fresh, *(job for batch in unsent for job in batch.jobs)]
         lane = work.payers.pick(0)
-        why = lane if isinstance(lane, str) else self._method.why_not(work)
+        why = lane if isinstance(lane, str) else self._method.why_not(reach)
         try:
             quote = FeeQuote.capped(*work.client.fees(), work.chain.gas)
         except FeesTooHigh as error:
@@ -109,7 +144,7 @@ class BatchSweeping:
             for job in members:
                 work.wait(job, why or "")
             return
-        items = dict(zip((job.id for job in members), self._method.look(work, members), strict=True))
+        items = dict(zip((job.id for job in members), self._method.look(reach, members), strict=True))
         for job in members:
             found = items[job.id]
             if isinstance(found, Unfit):
@@ -119,22 +154,23 @@ class BatchSweeping:
                 else:
                     work.wait(job, found.reason)
         for batch in unsent:
-            self._renew(work, batch, items, seen, quote)
+            self._renew(reach, batch, items, seen, quote)
         fit = [(job, item) for job in fresh if isinstance(item := items[job.id], Item)]
         for chunk in _chunks(fit, self._method.limit):
             formed = self._form(work, chunk)
             if formed is not None:
-                self._send(work, formed, seen, quote)
+                self._send(reach, formed, seen, quote)
 
     def _renew(
         self,
-        work: SweepRound,
+        reach: "_At",
         batch: Batch,
         items: Mapping[UUID, Item | Unfit],
         seen: ReceiptsAndHeaders,
         quote: FeeQuote,
     ) -> None:
         """Go on with a batch that was formed and not sent, or dissolve it where what it stored would be refused now."""
+        work = reach.work
         kept = batch.without({job.id for job in batch.jobs if isinstance(items[job.id], Unfit)})
 
         def stands(job: SweepJob, stored: Item) -> bool:
@@ -142,7 +178,7 @@ class BatchSweeping:
             return isinstance(found, Item) and self._method.stands(stored, found)
 
         if kept.jobs and all(stands(job, item) for job, item in zip(kept.jobs, kept.items, strict=True)):
-            self._send(work, kept, seen, quote)
+            self._send(reach, kept, seen, quote)
             return
 
         with work.apart(batch.jobs[0]):
@@ -173,26 +209,27 @@ class BatchSweeping:
             work.step()
         return formed
 
-    def _send(self, work: SweepRound, formed: Batch, seen: ReceiptsAndHeaders, quote: FeeQuote) -> None:
+    def _send(self, reach: "_At", formed: Batch, seen: ReceiptsAndHeaders, quote: FeeQuote) -> None:
         """Compose, simulate, price, take the nonce; the lane signs and sends. What would fail is left out first."""
+        work = reach.work
         batch = formed
         lane = work.payers.pick(0)
         try:
             if isinstance(lane, str):
                 raise LaneBlocked(lane)
-            composed = self._composed(work, batch)
-            failures = {} if composed is None else self._method.failures(work, *composed, lane.address)
+            composed = self._composed(reach, batch)
+            failures = {} if composed is None else self._method.failures(reach, *composed, lane.address)
             for job in formed.jobs:
                 if job.id in failures:
                     with work.apart(job):
                         settling.fail(work, job, (), seen, failures[job.id])
             if composed is not None and failures:
-                composed = self._composed(work, composed[0].without(set(failures)))
+                composed = self._composed(reach, composed[0].without(set(failures)))
             if composed is None:
                 work.apply(lambda connection: batches.end(connection, formed.id, "dissolved", "nothing in it is left"))
                 return
             batch, call = composed
-            terms = quote.terms(batch_gas_limit_for(self._method.estimate(work, call, lane.address)))
+            terms = quote.terms(batch_gas_limit_for(self._method.estimate(reach, call, lane.address)))
             assert terms is not None  # without a budget they are found, or FeesTooHigh is raised
         except _WAITS as error:
             for job in batch.jobs:
@@ -202,24 +239,24 @@ class BatchSweeping:
             self._take(work, batch, call, terms)
         _share_reason(work, batch.jobs)
 
-    def _composed(self, work: SweepRound, batch: Batch) -> tuple[Batch, BatchCall] | None:
+    def _composed(self, reach: "_At", batch: Batch) -> tuple[Batch, BatchCall] | None:
         """The call with every destination whose key signs; one that is refused stops no other."""
         if not batch.jobs:
             return None
         try:
-            return batch, self._method.compose(work, batch)
+            return batch, self._method.compose(reach, batch)
         except (ShapeRefused, ValueError) as error:
             refused: set[UUID] = set()
             for job in batch.jobs:
                 alone = batch.without({other.id for other in batch.jobs} - {job.id})
-                with work.apart(job):
+                with reach.work.apart(job):
                     refused.add(job.id)
-                    self._method.compose(work, alone)
+                    self._method.compose(reach, alone)
                     refused.discard(job.id)
             if not refused:
                 raise ShapeRefused(f"the batch is refused, none of its destinations is alone: {error}") from None
             kept = batch.without(refused)
-            return (kept, self._method.compose(work, kept)) if kept.jobs else None
+            return (kept, self._method.compose(reach, kept)) if kept.jobs else None
 
     def _take(self, work: SweepRound, batch: Batch, call: BatchCall, terms: GasTerms) -> None:
         lead = batch.jobs[0]

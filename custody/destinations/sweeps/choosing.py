@@ -33,8 +33,8 @@ log = structlog.get_logger(__name__)
 SURVEY_SECONDS: Final = 60  # an estimate is asked again after so long: gas of a call changes with the chain's rules
 SAMPLE: Final = 3  # of single transfers; a batch is estimated whole
 
-_Group = tuple[int, str, str | None]
-"""Chain, token, and the method that its addresses have for life."""
+_Group = tuple[int, str, str | None, str]
+"""Chain, token, the method that its addresses have for life, and the treasury that they go to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,13 @@ class Choosing:
         groups: dict[_Group, list[Candidate]] = defaultdict(list)
         for each in found:
             if each.reason is None:
-                groups[each.chain_id, each.token, each.method].append(each)
+                groups[each.chain_id, each.token, each.method, each.treasury].append(each)
         verdicts: dict[tuple[UUID, str], Verdict] = {}
         if groups:
             signer.meet()
         for group, members in groups.items():
             chain = chains.chain(group[0])
+            chain = chain.at(group[3] or chain.treasury)
             client = clients.get(chain.id)
             try:
                 if client is None:
@@ -129,11 +130,11 @@ class Choosing:
     def _verdict(self, chain: Chain, candidate: Candidate, survey: Survey, count: int) -> Verdict:
         if not survey.offers:
             why = "; ".join(f"{name}: {reason}" for name, reason in survey.refusals.items())
-            return Verdict("", 0, 0, f"no_strategy: {why}")
+            return Verdict("", 0, 0, f"no_strategy: {why}", survey.refusals)
         offer = survey.offers[0]
         cost = offer.gas * survey.gas_price
         reason = self._why_not_worth_it(chain, candidate, cost) or self._why_gathering(candidate, count)
-        return Verdict(offer.strategy, offer.gas, cost, reason)
+        return Verdict(offer.strategy, offer.gas, cost, reason, survey.refusals)
 
     def _why_gathering(self, candidate: Candidate, count: int) -> str | None:
         since, gather = candidate.since, self._economics.gather
@@ -168,7 +169,7 @@ def value_in_wei(chain: Chain, candidate: Candidate) -> int | None:
 def _surveyed(reach: _Reach, group: _Group, members: Sequence[Candidate]) -> Survey:
     base_fee, priority_fee = reach.client.fees()
     gas_price = base_fee + priority_fee
-    _, token_address, method = group
+    _, token_address, method, _ = group
     if method == CREATE2_FORWARDER:
         return _forwarders(reach, members, gas_price)
     if token_address == NATIVE:

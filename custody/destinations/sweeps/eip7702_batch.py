@@ -74,14 +74,16 @@ class Eip7702Batch:
         return why_no_batcher(reach)
 
     def look(self, reach: Reach, members: Sequence[SweepJob]) -> list[Item | Unfit]:
-        """A tuple only where the code is empty; other code than ours is nobody's to sweep."""
+        """A tuple only where the code is empty, or is the delegate of a treasury of before, whose place ours takes (R22);
+        other code than ours is nobody's to sweep."""
         contracts = sweep_contracts(reach.chain.treasury)
+        former = {sweep_contracts(each.address).delegation for each in reach.chain.former_treasuries}
         codes = reach.client.codes([job.address for job in members])
         accounts = reach.client.accounts([job.address for job in members])
         found: list[Item | Unfit] = []
         for job in members:
             code = codes[job.address]
-            if not code:
+            if not code or code in former:
                 found.append(Item(authority_nonce=accounts[job.address].nonce))
             elif code == contracts.delegation:
                 found.append(Item())

@@ -111,7 +111,7 @@ def _begin(work: SweepRound, fresh: Sequence[SweepJob], seen: ReceiptsAndHeaders
         with work.apart(job):
             if isinstance(estimate, ExecutionReverted):
                 settling.fail(work, job, (), seen, f"transfer_reverts: {estimate.reason}")
-            elif (code := work.client.code(job.address)) and code != sweep_contracts(job.treasury).delegation:
+            elif (code := work.client.code(job.address)) and code not in _delegations(work):
                 # What another's code does with the coins that come and go is not known.
                 settling.fail(work, job, (), seen, f"address_has_code: 0x{code[:23].hex()}")
             else:
@@ -223,6 +223,11 @@ def _held_after(work: SweepRound, job: SweepJob, block: int, seen: ReceiptsAndHe
         lambda connection: sum(wei for _, wei in native_floats(connection, chain_id=job.chain_id, address=job.address))
     )
     return max(0, held - house), at
+
+
+def _delegations(work: SweepRound) -> set[bytes]:
+    """The code of an address that was swept by EIP-7702, to whichever treasury bound then (R22)."""
+    return {sweep_contracts(each).delegation for each in work.chain.treasuries}
 
 
 def _call(job: SweepJob) -> CallRequest:

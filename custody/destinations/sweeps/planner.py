@@ -1,7 +1,8 @@
 """Which destinations are swept now: those whose ledger says that judged coins lie there (L11, L13)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,10 +11,13 @@ import structlog
 from sqlalchemy import Connection, text
 
 from custody.chain.assets import to_amount
+from custody.destinations.derivation import DerivationError
+from custody.destinations.forwarders import FLUSHED_STATES, treasury_of_forwarder
 from custody.destinations.issuing import COLLECTION
 from custody.destinations.sweeps.booked import facts_at
+from custody.destinations.sweeps.strategy import CREATE2_FORWARDER
 from custody.destinations.sweeps.treasury_room import TreasuryRoom
-from custody.settings.chains import Chains
+from custody.settings.chains import Chain, Chains
 from custody.store.outbox import mirror
 
 log = structlog.get_logger(__name__)
@@ -24,7 +28,7 @@ class Candidate:
     """A destination with coins of one token. ``units`` (smallest unit) were judged; ``reason``: why it waits whatever it costs.
 
     ``method``: what the address has for life (fleet.destination_methods, or ``create2_forwarder``); ``since``: when the oldest coins were judged;
-    ``is_wanted``: a payout waits for them.
+    ``is_wanted``: a payout waits for them; ``treasury``: where they go, the active one, or the only one that a forwarder can pay.
     """
 
     destination_id: UUID
@@ -40,16 +44,21 @@ class Candidate:
     since: datetime | None
     is_wanted: bool
     reason: str | None = None
+    treasury: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a candidate is swept, and what it costs each: gas, and wei at the newest block's price. ``reason``: why it waits."""
+    """How a candidate is swept, and what it costs each: gas, and wei at the newest block's price. ``reason``: why it waits.
+
+    ``refusals``: why it does not go by other strategies, by their names.
+    """
 
     strategy: str
     gas: int
     cost_wei: int
     reason: str | None = None
+    refusals: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +148,33 @@ def candidates(connection: Connection, chains: Chains, *, limit: int) -> list[Ca
             reason = "asset_not_in_chains_file"
         elif candidate.units == 0:
             reason = "deposit_not_deep"
+        if chain is not None:
+            treasury = _treasury_of(chain, candidate)
+            reason = reason or why_not_flushed(chain, treasury)
+            candidate = replace(candidate, treasury=treasury)
         found.append(candidate if reason is None else replace(candidate, reason=reason))
     return found
+
+
+def why_not_flushed(chain: Chain, treasury: str) -> str | None:
+    """Why no forwarder is flushed to a treasury as it stands (R22), as a sentence; None for one that takes its own."""
+    former = chain.former(treasury)
+    if former is None or former.state in FLUSHED_STATES:
+        return None
+    return (
+        f"other_treasury: the forwarder can pay {treasury} alone, which is {former.state}: its coins wait. Docs: "
+        "treasury-rotation.md, Forwarders"
+    )
+
+
+def _treasury_of(chain: Chain, candidate: Candidate) -> str:
+    """Where a candidate's coins go: to the active treasury, but those of a forwarder to the one that it was made for."""
+    if candidate.method != CREATE2_FORWARDER:
+        return chain.treasury
+    with suppress(DerivationError):  # which its strategy says of it
+        path, address = candidate.derivation_path, candidate.address
+        return treasury_of_forwarder(chain.treasuries, path, address) or chain.treasury
+    return chain.treasury
 
 
 def plan(
@@ -172,7 +206,8 @@ def plan(
             waiting.append(Waiting(*place, "deposit_not_deep"))
             continue
         amount = to_amount(units, candidate.decimals)
-        if (full := room.why_full(candidate.chain_id, candidate.token, amount)) is not None:
+        active = chains.chain(candidate.chain_id).treasury
+        if candidate.treasury == active and (full := room.why_full(candidate.chain_id, candidate.token, amount)):
             waiting.append(Waiting(*place, full))
             continue
         job = connection.execute(
@@ -183,7 +218,7 @@ def plan(
                 "token": candidate.token,
                 "strategy": verdict.strategy,
                 "units": units,
-                "treasury": chains.chain(candidate.chain_id).treasury,
+                "treasury": candidate.treasury,
             },
         ).scalar_one_or_none()
         if job is None:

@@ -2,7 +2,7 @@
 
 Bytes that were stored may have been sent, so they are final: their coins are booked where they went, and moved from there.
 An intent without bytes binds nobody, for only stored bytes are ever sent (L15): its recipient is written anew. What is in
-an open batch stays as it is.
+an open batch stays as it is. A forwarder follows nobody: it can pay the treasury that it was made for and no other.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from custody.chain.erc20 import encode_transfer
 from custody.destinations.sweeps.jobs import SweepJob
+from custody.destinations.sweeps.strategy import CREATE2_FORWARDER
 from custody.settings.chains import NATIVE, Chain
 
 log = structlog.get_logger(__name__)
@@ -21,7 +22,9 @@ log = structlog.get_logger(__name__)
 def follow_treasury(connection: Connection, chain: Chain, jobs: Sequence[SweepJob]) -> list[SweepJob]:
     """The leased jobs as they are after ``chain.treasury`` took another's place, in one transaction with their intents."""
     return [
-        _follow(connection, chain, job) if job.treasury != chain.treasury and job.treasury in chain.treasuries else job
+        _follow(connection, chain, job)
+        if job.treasury != chain.treasury and job.treasury in chain.treasuries and job.strategy != CREATE2_FORWARDER
+        else job
         for job in jobs
     ]
 
