@@ -62,6 +62,72 @@ def test_coins_are_released_once_their_way_is_confirmed_and_the_books_equal_the_
     assert scene.coins_in_books() * ETHER == scene.chain.deployer.client.balance(scene.treasury)
 
 
+def test_two_native_payments_of_one_seller_are_one_transaction_with_a_pair_of_entries_each(
+    scene: NativeScene, cli: Cli, device: SoftwareDevice
+) -> None:
+    """R23: coins are grouped like tokens; one value, one signature, and each payment's own way is confirmed."""
+    blocking = scene.handed_out_payment()
+    first = scene.payment()
+    second = scene.payment(seller_of=first)
+    scene.run()
+    group = scene.group(first)
+    assert (group.id, group.amount_units, group.token) == (scene.group(second).id, 2 * scene.units, "native")
+    scene.seal()
+    done = cli("sign", "--yes")
+    assert done.exit_code == 0, done.output
+    scene.run()
+    assert scene.instruction_row(group.id).state == "handed_out"
+    scene.seal()
+    done = cli("sign", "--yes")
+    assert done.exit_code == 0, done.output
+    assert "2, together 6 ETH" in said(done)
+    assert "6 ETH, confirmed at depth by 1 of your own nodes" in said(done)
+    scene.run()
+    assert [scene.instruction(each).state for each in (blocking, first, second)] == ["final"] * 3
+    assert (device.signatures, scene.paid_to(first)) == (2, 2 * scene.units)
+    final = scene.market.execute(
+        "SELECT e.payment_id, e.amount, e.fact_id FROM public.funds_ledger_entries e WHERE e.reason = 'final' "
+        "AND e.payment_id = ANY (:ids)",
+        ids=[first, second],
+    )
+    assert {(row.payment_id, row.amount) for row in final} == {(first, scene.amount), (second, scene.amount)}
+    assert len({row.fact_id for row in final}) == 1
+    [sent] = scene.market.execute("SELECT value_wei, data FROM fleet.chain_transactions WHERE subject_id = :g", g=group.id)
+    assert (int(sent.value_wei), bytes(sent.data)) == (2 * scene.units, b"")
+    assert scene.coins_in_books() * ETHER == scene.chain.deployer.client.balance(scene.treasury)
+
+
+def test_a_group_of_native_payments_pays_no_more_than_their_deposits(
+    scene: NativeScene, cli: Cli, device: SoftwareDevice
+) -> None:
+    """R4: a share that a superuser raised, with the sum and the bytes that go with it, is paid out of nothing."""
+    first = scene.payment()
+    second = scene.payment(seller_of=first)
+    scene.run()
+    group = scene.group(first)
+    assert group.state == "handed_out"
+    scene.seal()
+    scene.rule()
+    raw, digest = scene.forged(bytes(group.unsigned_bytes), group.recipient, 3 * scene.units)
+    for row, units in ((group.id, 3 * scene.units), (scene.instruction(second).id, 2 * scene.units)):
+        scene.market.execute(
+            "UPDATE fleet.release_instructions SET amount = :amount, amount_units = :units WHERE id = :id",
+            amount=units // ETHER, units=units, id=row,
+        )  # fmt: skip
+    scene.market.execute(
+        "UPDATE fleet.release_instructions SET unsigned_bytes = :raw, signing_hash = :hash WHERE id = :id",
+        raw=raw, hash=digest, id=group.id,
+    )  # fmt: skip
+    scene.market.execute(
+        "UPDATE fleet.nonce_digests SET unsigned_bytes = :raw, signing_hash = :hash WHERE instruction_id = :id",
+        raw=raw, hash=digest, id=group.id,
+    )  # fmt: skip
+    refused = cli("sign", "--yes")
+    assert refused.exit_code == EXIT_REFUSED, refused.output
+    assert "would be paid out of 6 ETH that were swept" in said(refused)
+    assert device.signatures == 0
+
+
 # A superuser's lies, each told consistently
 
 
