@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from custody.chain.transport import Answer, Call
 
 HEAD_LEAD_BLOCKS: Final = 8  # how far a node's head may be ahead of what it shows: two machines behind one address
-CALLS_BESIDE_BLOCKS: Final = 5  # head, finality tag, logs, the treasury's balance and nonce; two more a former treasury
 
 
 class NodeAtFault(Exception):

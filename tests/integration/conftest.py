@@ -9,9 +9,14 @@ import pytest
 from tests.conftest import Database
 from tests.integration.chain_fixtures import ChainWorld, WatchingFleet, chain_world
 from tests.release_scene import Scene, TokenChain, approval_scenes, running_token_chain, scenes
+from tests.safe_scene import SafeScene
 from tests.safe_world import deploy
+from tests.signer_api_server import serving
+from tests.signer_desk import Cli, at_desk
+from tests.signer_scene import SignerScene
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
+from workers.embedded.trezor_device import Model, SoftwareDevice
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,32 @@ def approved_scene(
 ) -> Iterator[Scene]:
     """The scene where two of three persons approve each release, and at most 250 USDT go out a day."""
     yield from approval_scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path, APPROVED_RULES)
+
+
+# A signer's own machine, of whichever scene the test has ---------------------------------------------------------------
+
+
+@pytest.fixture
+def api(scene: Scene) -> Iterator[str]:
+    """The signer API of the scene's database; its URL."""
+    with serving(scene.database) as url:
+        yield url
+
+
+@pytest.fixture
+def device(scene: Scene) -> Iterator[SoftwareDevice]:
+    """The treasury's device; of a Safe the first owner's, who has a core model (R16)."""
+    found = (
+        SoftwareDevice(scene.owner_seeds[0], model=Model.SAFE_5)
+        if isinstance(scene, SafeScene)
+        else SoftwareDevice(scene.seed)
+    )
+    with found as device:
+        yield device
+
+
+@pytest.fixture
+def cli(scene: SignerScene, api: str, device: SoftwareDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    """``fleet signer`` on the machine of that device."""
+    with at_desk(scene, device.path, api, monkeypatch) as cli:
+        yield cli

@@ -25,14 +25,13 @@ from tests.conftest import Database
 from tests.native_scene import NativeScene
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene
-from tests.signer_api_server import serving
-from tests.signer_desk import Cli, at_desk, said
+from tests.signer_desk import Cli, said
 from tests.signer_scene import thief
 from workers.cli.signer import EXIT_REFUSED
 from workers.demo.safe_contracts import SafeContracts
 from workers.demo.sweep_contracts import deploy_sweep_contracts, name_operators
 from workers.embedded.services import Services
-from workers.embedded.trezor_device import Model, SoftwareDevice
+from workers.embedded.trezor_device import SoftwareDevice
 
 GAS_EACH = 150_000
 
@@ -91,18 +90,6 @@ def _scene(
     )
     yield scene
     scene.close()
-
-
-@pytest.fixture(name="device")
-def _device(scene: ForwarderScene) -> Iterator[SoftwareDevice]:
-    with SoftwareDevice(scene.owner_seeds[0], model=Model.SAFE_5) as device:
-        yield device
-
-
-@pytest.fixture(name="cli")
-def _cli(scene: ForwarderScene, device: SoftwareDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    with serving(scene.database) as api, at_desk(scene, device.path, api, monkeypatch) as cli:
-        yield cli
 
 
 def test_what_forwarders_brought_is_signed_for(scene: ForwarderScene, cli: Cli, device: SoftwareDevice) -> None:

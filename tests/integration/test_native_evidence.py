@@ -11,7 +11,7 @@ from tests.counts import Counts
 from tests.native_scene import NativeScene
 from tests.release_scene import TokenChain
 from tests.signer_api_server import client_at, serving
-from tests.signer_desk import Cli, at_desk, said
+from tests.signer_desk import Cli, said
 from tests.signer_scene import random_hash, thief
 from tests.superuser import rewritten
 from workers.cli.signer import EXIT_REFUSED
@@ -35,18 +35,6 @@ def _scene(
     scene = NativeScene(token_chain, database, services.mongo_url, mongo_database, tmp_path, None)
     yield scene
     scene.close()
-
-
-@pytest.fixture(name="device")
-def _device(scene: NativeScene) -> Iterator[SoftwareDevice]:
-    with SoftwareDevice(scene.seed) as device:
-        yield device
-
-
-@pytest.fixture(name="cli")
-def _cli(scene: NativeScene, device: SoftwareDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    with serving(scene.database) as url, at_desk(scene, device.path, url, monkeypatch) as cli:
-        yield cli
 
 
 def test_coins_are_released_once_their_way_is_confirmed_and_the_books_equal_the_chain(
@@ -92,7 +80,9 @@ def test_two_native_payments_of_one_seller_are_one_transaction_with_a_pair_of_en
     )
     assert {(row.payment_id, row.amount) for row in final} == {(first, scene.amount), (second, scene.amount)}
     assert len({row.fact_id for row in final}) == 1
-    [sent] = scene.market.execute("SELECT value_wei, data FROM fleet.chain_transactions WHERE subject_id = :g", g=group.id)
+    [sent] = scene.market.execute(
+        "SELECT value_wei, data FROM fleet.chain_transactions WHERE subject_id = :g", g=group.id
+    )
     assert (int(sent.value_wei), bytes(sent.data)) == (2 * scene.units, b"")
     assert scene.coins_in_books() * ETHER == scene.chain.deployer.client.balance(scene.treasury)
 

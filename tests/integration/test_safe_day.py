@@ -40,12 +40,6 @@ def _scene(
     yield from safe_signer_scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path, contracts)
 
 
-@pytest.fixture(name="api")
-def _api(scene: SafeSignerScene) -> Iterator[str]:
-    with serving(scene.database) as url:
-        yield url
-
-
 @pytest.fixture(name="desk")
 def _desk(scene: SafeSignerScene, api: str, monkeypatch: pytest.MonkeyPatch) -> Desk:
     @contextmanager

@@ -16,7 +16,6 @@ from tests.policy_files import key
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
 from tests.safe_world import OTHER, list_slot
-from tests.signer_api_server import serving
 from tests.signer_desk import Cli, at_desk, said
 from tests.signer_scene import random_hash, thief
 from tests.superuser import rewritten
@@ -42,24 +41,6 @@ def _scene(
     yield from safe_signer_scenes(
         token_chain, database, services.mongo_url, mongo_database, tmp_path, contracts, native=request.param
     )
-
-
-@pytest.fixture(name="device")
-def _device(scene: SafeSignerScene) -> Iterator[SoftwareDevice]:
-    with SoftwareDevice(scene.owner_seeds[0], model=Model.SAFE_5) as device:
-        yield device
-
-
-@pytest.fixture(name="api")
-def _api(scene: SafeSignerScene) -> Iterator[str]:
-    with serving(scene.database) as url:
-        yield url
-
-
-@pytest.fixture(name="cli")
-def _cli(scene: SafeSignerScene, device: SoftwareDevice, api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    with at_desk(scene, device.path, api, monkeypatch) as cli:
-        yield cli
 
 
 def test_two_owners_sign_on_their_own_machines_and_the_seller_is_paid(

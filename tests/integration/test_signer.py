@@ -19,7 +19,7 @@ from custody.settings.environment import settings
 from custody.store.engine import transaction
 from custody.trezor import TREASURY_PATH, DeviceRejected, Signature, UnsignedTransaction
 from tests.release_scene import UNITS, Scene, new_seed
-from tests.signer_api_server import client_at, kept, serving
+from tests.signer_api_server import client_at, kept
 from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED, signer
 from workers.cli.signer.desk import SESSIONS_FILE
 from workers.embedded.trezor_device import Fault, SoftwareDevice
@@ -39,22 +39,10 @@ from workers.signer.session_file import SessionFile
 FEE_CAP_WEI = 10**16
 
 
-@pytest.fixture(name="api")
-def _api(scene: Scene) -> Iterator[str]:
-    with serving(scene.database) as url:
-        yield url
-
-
 @pytest.fixture(name="client")
 def _client(api: str) -> Iterator[SignerClient]:
     with client_at(api) as client:
         yield client
-
-
-@pytest.fixture(name="device")
-def _device(scene: Scene) -> Iterator[SoftwareDevice]:
-    with SoftwareDevice(scene.seed) as device:
-        yield device
 
 
 def desk(device: SoftwareDevice, tmp_path: Path) -> SigningDeskSettings:

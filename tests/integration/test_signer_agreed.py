@@ -18,8 +18,7 @@ from tests.counts import sampled
 from tests.integration.conftest import APPROVED_RULES
 from tests.policy_files import signed
 from tests.release_scene import UNITS, TokenChain
-from tests.signer_api_server import serving
-from tests.signer_desk import Cli, at_desk, said
+from tests.signer_desk import Cli, said
 from tests.signer_scene import SignerScene, signer_scenes
 from workers.cli.signer import EXIT_REFUSED
 from workers.embedded.services import Services
@@ -31,18 +30,6 @@ def _scene(
     token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
 ) -> Iterator[SignerScene]:
     yield from signer_scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path, APPROVED_RULES)
-
-
-@pytest.fixture(name="device")
-def _device(scene: SignerScene) -> Iterator[SoftwareDevice]:
-    with SoftwareDevice(scene.seed) as device:
-        yield device
-
-
-@pytest.fixture(name="cli")
-def _cli(scene: SignerScene, device: SoftwareDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    with serving(scene.database) as url, at_desk(scene, device.path, url, monkeypatch) as cli:
-        yield cli
 
 
 @pytest.fixture(name="payment")

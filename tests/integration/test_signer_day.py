@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Database
 from tests.release_scene import UNITS, TokenChain, new_seed
-from tests.signer_api_server import bearer, post, serving
+from tests.signer_api_server import bearer, post
 from tests.signer_desk import Cli, at_desk, journal_of, said
 from tests.signer_scene import SignerScene, signer_scenes
 from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED
@@ -25,24 +25,6 @@ def _scene(
     token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
 ) -> Iterator[SignerScene]:
     yield from signer_scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path)
-
-
-@pytest.fixture(name="api")
-def _api(scene: SignerScene) -> Iterator[str]:
-    with serving(scene.database) as url:
-        yield url
-
-
-@pytest.fixture(name="device")
-def _device(scene: SignerScene) -> Iterator[SoftwareDevice]:
-    with SoftwareDevice(scene.seed) as device:
-        yield device
-
-
-@pytest.fixture(name="cli")
-def _cli(scene: SignerScene, api: str, device: SoftwareDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    with at_desk(scene, device.path, api, monkeypatch) as cli:
-        yield cli
 
 
 # Inbox and next

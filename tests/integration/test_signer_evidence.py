@@ -13,8 +13,7 @@ from tests.conftest import Database
 from tests.counts import sampled
 from tests.policy_files import key
 from tests.release_scene import UNITS, TokenChain
-from tests.signer_api_server import serving
-from tests.signer_desk import Cli, at_desk, said
+from tests.signer_desk import Cli, said
 from tests.signer_scene import SignerScene, random_hash, signer_scenes, thief
 from workers.cli.signer import EXIT_REFUSED
 from workers.embedded.services import Services
@@ -26,18 +25,6 @@ def _scene(
     token_chain: TokenChain, database: Database, services: Services, mongo_database: str, tmp_path: Path
 ) -> Iterator[SignerScene]:
     yield from signer_scenes(token_chain, database, services.mongo_url, mongo_database, tmp_path)
-
-
-@pytest.fixture(name="device")
-def _device(scene: SignerScene) -> Iterator[SoftwareDevice]:
-    with SoftwareDevice(scene.seed) as device:
-        yield device
-
-
-@pytest.fixture(name="cli")
-def _cli(scene: SignerScene, device: SoftwareDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    with serving(scene.database) as url, at_desk(scene, device.path, url, monkeypatch) as cli:
-        yield cli
 
 
 def test_honest_evidence_is_confirmed_by_the_signers_own_node_and_signed(
