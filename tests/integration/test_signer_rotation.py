@@ -15,6 +15,7 @@ from tests.signer_api_server import serving
 from tests.signer_desk import at_desk, said
 from tests.signer_scene import SignerScene, thief
 from workers.cli.signer import EXIT_REFUSED
+from workers.cli.signer.desk import SESSIONS_FILE
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice
 
@@ -49,12 +50,13 @@ def devices() -> Iterator[dict[str, SoftwareDevice]]:
 
 
 def sign(scene: RotatedScene, devices: dict[str, SoftwareDevice], of: str, monkeypatch: pytest.MonkeyPatch) -> Result:
-    """``fleet signer sign`` on the machine of a treasury's device."""
+    """``fleet signer sign`` on the machine of a treasury's device, which logs in for itself: each signs for its own alone."""
     seed = scene.seeds[of]
     if seed not in devices:
         devices[seed] = SoftwareDevice(seed).__enter__()
     scene.seal()
     with serving(scene.database) as url, at_desk(scene, devices[seed].path, url, monkeypatch) as cli:
+        (scene.folder / "state" / SESSIONS_FILE).unlink()
         return cli("sign", "--yes")
 
 
@@ -80,6 +82,29 @@ def test_a_drain_is_signed_by_the_old_device_and_the_release_after_it_by_the_new
     scene.require_books_equal_chain()
 
 
+def test_each_device_signs_its_own_treasurys_and_the_inbox_says_whose_the_others_are(
+    scene: RotatedScene, devices: dict[str, SoftwareDevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a treasury is drained two devices have something to sign at once; neither is sent to the other's."""
+    of_the_old = scene.payment()
+    scene.run()
+    old = scene.rotate()
+    of_the_new = scene.payment()
+    scene.run()
+    assert [scene.instruction(each).treasury for each in (of_the_old, of_the_new)] == [old, scene.treasury]
+    done = sign(scene, devices, scene.treasury, monkeypatch)
+    assert done.exit_code == 0, done.output
+    scene.run()
+    refused = sign(scene, devices, scene.treasury, monkeypatch)
+    assert refused.exit_code == EXIT_REFUSED, refused.output
+    assert f"the signer of {old}, whose device it is" in said(refused)
+    done = sign(scene, devices, old, monkeypatch)
+    assert done.exit_code == 0, done.output
+    scene.run()
+    assert [scene.paid_to(each) for each in (of_the_old, of_the_new)] == [UNITS] * 2
+    scene.require_books_equal_chain()
+
+
 def test_a_drain_to_anybody_else_is_refused_before_the_device(
     scene: RotatedScene, devices: dict[str, SoftwareDevice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +118,7 @@ def test_a_drain_to_anybody_else_is_refused_before_the_device(
     refused = sign(scene, devices, old, monkeypatch)
     assert refused.exit_code == EXIT_REFUSED, refused.output
     assert "the active treasury is" in said(refused)
-    assert devices[scene.seeds[old]].signatures == 0
+    assert devices[scene.seeds[old]].signatures == 1  # its login's
 
 
 def test_a_compromised_treasurys_device_signs_moves_and_no_payout(

@@ -178,6 +178,8 @@ class ApiInstruction(BaseModel):
     lease: Leased | None = None
     """The newest; of a Safe's owners each may have one."""
     leases: tuple[Leased, ...] = ()
+    of_another_device: bool = False
+    """Another treasury's device signs it: while one is drained, a chain has two (R22)."""
     evidence: dict[str, list[dict[str, Any]]] | None = None
 
     @property
@@ -192,7 +194,7 @@ class ApiInstruction(BaseModel):
     @property
     def waits_for_signer(self) -> bool:
         """Handed out, outbid or to be cancelled, and neither answered nor refused by a person."""
-        if not self.waits_for_signature or self.rejected_reason is not None:
+        if not self.waits_for_signature or self.of_another_device or self.rejected_reason is not None:
             return False
         return self.last_submission is None or self.last_submission.state != "received"
 

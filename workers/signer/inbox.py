@@ -57,10 +57,11 @@ def items(found: Sequence[ApiInstruction], journal: Journal | None, now: datetim
 
 def next_item(found: Sequence[Item]) -> Item:
     """The one to sign now. Raises InstructionRefused that says why there is none."""
-    for item in found:
+    own = [item for item in found if not item.instruction.of_another_device]
+    for item in own:
         if item.is_resumed or item.instruction.waits_for_signer:
             return item
-    rejected = [each.instruction for each in found if each.instruction.waits_for_signature]
+    rejected = [each.instruction for each in own if each.instruction.waits_for_signature]
     if rejected:
         last = rejected[0].rejected_reason or (
             "its signature is being judged" if rejected[0].last_submission is not None else "it was answered"
@@ -70,7 +71,9 @@ def next_item(found: Sequence[Item]) -> Item:
             f"fleet signer sign {rejected[0].id}"
         )
     if found:
-        raise InstructionRefused(f"No instruction is handed out; {found[0].who_acts}. See `fleet signer inbox`.")
+        raise InstructionRefused(
+            f"No instruction is handed out; {(own or found)[0].who_acts}. See `fleet signer inbox`."
+        )
     raise InstructionRefused("No instruction is handed out; see `fleet signer inbox`.")
 
 
@@ -86,6 +89,8 @@ def who_acts(each: ApiInstruction, every: Sequence[ApiInstruction]) -> str:  # n
         return each.held_reason or "the releases worker"
     if not each.waits_for_signature:
         return each.held_reason or "the releases worker"
+    if each.of_another_device:
+        return f"the signer of {each.treasury}, whose device it is"
     if each.unsigned_kind == "safe_transaction":
         return _who_signs(each)
     if each.lease is not None:

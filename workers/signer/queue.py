@@ -46,7 +46,11 @@ def sign_open_instructions(
     handed_in: set[tuple[str, str | None]] = set()  # by digest: a nonce may ask for its bid or its cancel as well
     while count is None or len(outcome.signed) < count:
         try:
-            found = [each for each in client.instructions() if (each.id, each.signing_hash) not in refused]
+            found = [
+                each
+                for each in client.instructions()
+                if not each.of_another_device and (each.id, each.signing_hash) not in refused
+            ]
         except SignerApiAway as error:
             if time.monotonic() - idle_since >= max(wait_seconds, QUEUE_SECONDS):
                 raise

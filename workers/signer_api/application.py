@@ -148,9 +148,17 @@ class _Api:
             return _error(503, "The database does not answer.")
         return JSONResponse({"status": "ok"})
 
-    async def open_ones(self, _request: Request) -> Response:
+    async def open_ones(self, request: Request) -> Response:
         found = await run_in_threadpool(self._list)
-        return JSONResponse({"instructions": [self._leased(each) for each in found]})
+        own = session_of(request).identity.treasuries  # an approver's device signs for none, and is shown all
+        return JSONResponse(
+            {
+                "instructions": [
+                    {**self._leased(each), "of_another_device": bool(own) and each["treasury"] not in own}
+                    for each in found
+                ]
+            }
+        )
 
     async def show(self, request: Request) -> Response:
         found = await run_in_threadpool(self._show, _instruction_id(request))
