@@ -19,6 +19,7 @@ from custody.releases import booking, drains, house_drains, step
 from custody.releases.safe_treasury import SafeTreasury
 from custody.safe import ReleasePayer, SafeTransaction, pins_of
 from custody.settings.chains import NATIVE
+from custody.store.attention import needs_attention
 from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.integration.test_release_crashes import STRIDE, Killed, boundary_name, dies_after, dies_before
@@ -316,6 +317,9 @@ def test_a_move_of_the_houses_coins_that_is_cancelled_leaves_them_where_they_wer
     scene.due_now()
     scene.run()
     assert [each.state for each in scene.house_drains(old)] == ["cancelled"]  # nobody orders by giving up
+    with transaction(scene.database.engine()) as connection:
+        told = {each.what: each.unblocks for each in needs_attention(connection)}
+    assert "treasury rotate 31337 --drain" in told[f"the drain of the house at {old} cancelled"]
     balance = scene.market.execute("SELECT * FROM fleet.ledger_balances WHERE book_id = :id", id=scene.houses[old])[0]
     assert balance.in_transit == 0
     assert before - scene.ceiling < balance.treasury_house < before  # the cancel's own fee
@@ -324,6 +328,17 @@ def test_a_move_of_the_houses_coins_that_is_cancelled_leaves_them_where_they_wer
     scene.sign_all()
     assert [each.state for each in scene.house_drains(old)] == ["cancelled", "final"]
     scene.require_books_equal_chain()
+    # One that runs out rings like any other.
+    [made] = scene.market.execute(
+        "INSERT INTO fleet.release_instructions (house_id, purpose, request_key, chain_id, treasury, token, recipient, "
+        "amount, amount_units, release_epoch) VALUES (:h, 'drain', '9', 31337, :old, 'native', :new, 1, 1, 0) RETURNING id",
+        h=scene.houses[old], old=old, new=scene.treasury,
+    )  # fmt: skip
+    scene.market.execute(
+        "UPDATE fleet.release_instructions SET state = 'expired', held_reason = 'it ran out' WHERE id = :id", id=made.id
+    )
+    [alarm] = scene.market.execute("SELECT sentence FROM fleet.alarms WHERE kind = 'drain_expired'")
+    assert alarm.sentence == f"the drain of the house at {old} expired: it ran out"
 
 
 def test_the_houses_coins_stay_while_anything_may_need_a_fee(plain: NativeRotation) -> None:
