@@ -126,7 +126,7 @@ HOUSE = "01a21fb9-1e26-73ff-8a1a-f7ace65f0f23"
         ({"house_id": None}, "it names one payment and several, or none"),
     ],
 )
-def test_the_houses_own_coins_are_moved_and_never_paid_out(changed: dict[str, object], words: str | None) -> None:
+def test_the_houses_own_coins_are_moved_and_never_paid_out(changed: dict[str, Any], words: str | None) -> None:
     """R22: what has no payment to show evidence of goes to our active treasury, as a drain, or nowhere."""
     said: dict[str, Any] = {"id": "0", "payment_id": None, "house_id": HOUSE, "payments": (), "purpose": "drain"}
     claimed = ApiInstruction.model_construct(**{**said, "amount_units": "7", **changed})
