@@ -129,7 +129,7 @@ HOUSE = "01a21fb9-1e26-73ff-8a1a-f7ace65f0f23"
 def test_the_houses_own_coins_are_moved_and_never_paid_out(changed: dict[str, Any], words: str | None) -> None:
     """R22: what has no payment to show evidence of goes to our active treasury, as a drain, or nowhere."""
     said: dict[str, Any] = {"id": "0", "payment_id": None, "house_id": HOUSE, "payments": (), "purpose": "drain"}
-    claimed = ApiInstruction.model_construct(**{**said, "amount_units": "7", **changed})
+    claimed = ApiInstruction.model_construct(None, **{**said, "amount_units": "7", **changed})
     if words is None:
         require_whole_group(claimed)
         assert claimed.shares == {HOUSE: 7}
