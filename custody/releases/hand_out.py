@@ -40,6 +40,7 @@ from custody.releases.treasuries import goes_on_while_paused, why_not_from
 from custody.releases.voiding import PROMISED
 from custody.safe import SafeState
 from custody.store.engine import transaction
+from custody.store.security_pauses import why_paused
 from custody.trezor.transaction import TransactionError
 
 log = structlog.get_logger(__name__)
@@ -325,6 +326,9 @@ def _require_none_stopped(instruction: Instruction, stopped: Mapping[UUID, str])
 
 def _judge_book(connection: Connection, instruction: Instruction, state: PaymentState) -> tuple[str | None, int]:
     """Why one payment must not be paid now (None: it may), and its book's epoch."""
+    assert instruction.payment_id is not None
+    if not instruction.is_drain and (paused := why_paused(connection, instruction.payment_id)) is not None:
+        return paused, 0  # R7: asked under the payment's lock, in the transaction that would hand it out
     if instruction.purpose == "release" and state.escrow != "releasing":
         return f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.", 0
     row = connection.execute(

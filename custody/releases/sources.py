@@ -1,12 +1,13 @@
 """What the marketplace says of a purchase request and its disputes, read where it is kept today (design §3).
 
-``repo_dispute`` and ``repo_marketplace`` say where: ``mongo`` and ``dual`` read MongoDB (from the primary, with
-majority concern, R14), ``pg`` reads Postgres; ``dual`` reads Postgres too, and counts where it says otherwise. A source that does not answer in time is SourceUnreadable: the
-releases that need it wait with that reason, nothing else does.
+What two persons cut a domain over to says where, else ``repo_dispute`` and ``repo_marketplace``: ``mongo`` and ``dual``
+read MongoDB (from the primary, with majority concern, R14), ``pg`` reads Postgres; ``dual`` reads Postgres too, and counts
+where it says otherwise. A source that does not answer in time is SourceUnreadable: the releases that need it wait with that
+reason, nothing else does.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from custody.cutovers import Domain, cut_over_to, say_beginnings
 from custody.releases.dispute_outcomes import CLOSED, Outcome, Undecided, outcome_of
 from custody.releases.shadow_reads import compare
 from custody.settings.environment import Store
@@ -176,7 +178,33 @@ class Sources:
     mongo_database: str
     repo_dispute: Store = "mongo"
     repo_marketplace: Store = "mongo"
+    """Where each domain begins (REPO_<DOMAIN>): as long as nobody cut it over."""
+    open_client: "Callable[[], MongoClient[dict[str, Any]]] | None" = None
+    """Opens ``mongo`` when it is first read and none was given: a domain may come back to it."""
+    _cut_over: dict[Domain, Store] = field(default_factory=dict[Domain, Store], init=False)
+    _said: dict[Domain, Store] | None = field(default=None, init=False)
     _away_until: float = field(default=0.0, init=False)
+
+    @property
+    def beginnings(self) -> dict[Domain, Store]:
+        """What each domain is read from as long as nobody cut it over."""
+        return {"marketplace": self.repo_marketplace, "dispute": self.repo_dispute}
+
+    def store_of(self, domain: Domain) -> Store:
+        """Where a domain is read now."""
+        return self._cut_over.get(domain) or self.beginnings[domain]
+
+    def follow_cutovers(self) -> None:
+        """Read what each domain was cut over to: once a round, so that a cutover binds without a restart."""
+        with transaction(self.engine) as connection:
+            found = cut_over_to(connection)
+            if self._said != self.beginnings:
+                say_beginnings(connection, self.beginnings)
+        self._said = self.beginnings
+        for domain, store in found.items():
+            if self._cut_over.get(domain) != store:
+                log.warning("domain_cut_over", domain=domain, store=store)
+        self._cut_over = found
 
     def read(self, wanted: Sequence[RequestReference]) -> dict[UUID, Reading]:
         """A reading for each reference, by payment id. Raises SourceUnreadable."""
@@ -184,8 +212,8 @@ class Sources:
         if not wanted:
             return {}
         read_at = time.monotonic()
-        requests = self._requests(wanted, self.repo_marketplace)
-        disputes = self._disputes(wanted, self.repo_dispute)
+        requests = self._requests(wanted, self.store_of("marketplace"))
+        disputes = self._disputes(wanted, self.store_of("dispute"))
         settled = self._settled(wanted) if any(disputes.values()) else frozenset[tuple[UUID, str]]()
         readings = {
             payment: Reading(
@@ -207,9 +235,9 @@ class Sources:
     ) -> None:
         """Compare with Postgres what a domain that is written to both stores was answered by MongoDB."""
         try:
-            if self.repo_marketplace == "dual":
+            if self.store_of("marketplace") == "dual":
                 compare(self.engine, "marketplace", requests, self._requests(wanted, "pg"))
-            if self.repo_dispute == "dual":
+            if self.store_of("dispute") == "dual":
                 shadows = self._disputes(wanted, "pg")
                 said = {payment: sorted(each.said for each in found) for payment, found in disputes.items()}
                 compare(
@@ -224,7 +252,7 @@ class Sources:
     def names_in_dispute(self) -> list[str]:
         """The purchase requests that an open dispute names, as their texts. Raises SourceUnreadable."""
         forbid_inside_transaction("reading the marketplace")
-        if self.repo_dispute == "pg":
+        if self.store_of("dispute") == "pg":
             with self._postgres() as connection:
                 return list(
                     connection.execute(
@@ -309,7 +337,7 @@ class Sources:
         import pymongo
         from pymongo.errors import PyMongoError
 
-        if self.mongo is None:
+        if self.mongo is None and self.open_client is None:
             raise SourceUnreadable(
                 f"{collection} is read from MongoDB and MONGO_URL is not set: set it, or cut the domain over."
             )
@@ -333,7 +361,9 @@ class Sources:
         from pymongo import ReadPreference
         from pymongo.read_concern import ReadConcern
 
-        assert self.mongo is not None
+        if self.mongo is None:
+            assert self.open_client is not None
+            self.mongo = self.open_client()
         return self.mongo[self.mongo_database].get_collection(
             name, read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("majority")
         )

@@ -33,6 +33,8 @@ def replay(engine: Engine, database: Database[Document], gap: gaps.Gap) -> str |
             f"gap {gap.id} is of {gap.op!r} in {gap.collection}: only those of a backfill are brought over again; the mirror "
             "writes a row again at its next change"
         )
+    if gap.severity == "security" and gap.resolved_at is None:
+        return "two persons close it, whatever the document says by now: fleet gaps resolve"
     target = target_of(gap.collection)
     with engine.connect() as connection:
         read_at = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
