@@ -10,9 +10,7 @@ from custody.settings.environment import SettingsError, Store
 Domain = Literal["dispute", "marketplace"]
 DOMAINS: Final[tuple[Domain, ...]] = ("marketplace", "dispute")
 
-_CUT_OVER: Final = text(
-    "SELECT DISTINCT ON (domain) domain, to_store FROM fleet.cutovers ORDER BY domain, number DESC"
-)
+_CUT_OVER: Final = text("SELECT DISTINCT ON (domain) domain, to_store FROM fleet.cutovers ORDER BY domain, number DESC")
 _EVER_PG: Final = text("SELECT EXISTS (SELECT FROM fleet.cutovers WHERE domain = :domain AND to_store = 'pg')")
 _SAY: Final = text(
     """

@@ -102,7 +102,9 @@ class SignableAction:
                 parts = [said.get(name) for name in ("collection", "object_id", "gap_reason")]
                 again = said.get("write_again")
                 if not (all(isinstance(each, str) for each in parts) and isinstance(again, bool)):
-                    raise ActionNotShowable("expected collection, object_id, gap_reason and write_again of a security gap")
+                    raise ActionNotShowable(
+                        "expected collection, object_id, gap_reason and write_again of a security gap"
+                    )
                 collection, object_id, why = map(str, parts)
                 what = "write ours again" if again else "leave it as it is"
                 return (_two_rows(collection)[:COLUMNS], _two_rows(object_id), what, _two_rows(why)[:COLUMNS])

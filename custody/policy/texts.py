@@ -11,7 +11,14 @@ from custody.policy.refusals import PolicyRefused
 from custody.trezor.text_rows import COLUMNS, TextNotShowable, in_rows
 
 VERB: Final = "POLICY"
-ACTION_VERBS: Final = {"go_on": "PAUSE", "readmit": "PAUSE", "break_glass": VERB, "delist": VERB, "cutover": VERB, "resolve_gap": "PAUSE"}
+ACTION_VERBS: Final = {
+    "go_on": "PAUSE",
+    "readmit": "PAUSE",
+    "break_glass": VERB,
+    "delist": VERB,
+    "cutover": VERB,
+    "resolve_gap": "PAUSE",
+}
 
 
 def file_text(kind: str, environment: str, version: int, document_hash: str) -> str:

@@ -80,7 +80,9 @@ def cancel_what_is_out(engine: Engine, limit: int) -> int:
                 continue  # it ended meanwhile
             for one in {each.id, each.part}:
                 rows.note(connection, one, f"waits_for_cancel: {why}; its cancel is prepared (R1).")
-        log.warning("release_paused", instruction_id=str(each.id), payment_id=str(each.payment_id), gap=str(each.gap_id))
+        log.warning(
+            "release_paused", instruction_id=str(each.id), payment_id=str(each.payment_id), gap=str(each.gap_id)
+        )
     return asked
 
 
