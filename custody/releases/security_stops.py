@@ -18,6 +18,7 @@ from custody.releases.requests import RequestRefused, ask
 from custody.releases.states import SIGNATURE_MAY_EXIST
 from custody.settings.chains import Chains
 from custody.store.engine import transaction
+from custody.store.security_pauses import REASON, why_paused
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,14 @@ _OUT: Final = text(
         SELECT FROM fleet.release_requests r
         WHERE r.instruction_id = coalesce(i.group_id, i.id) AND r.kind = 'cancel' AND r.state = 'received')
     ORDER BY coalesce(i.group_id, i.id), i.id LIMIT :limit
+    """
+)
+_READY: Final = text(
+    """
+    SELECT i.id, i.payment_id FROM fleet.release_instructions i
+    WHERE i.state = 'ready' AND i.group_id IS NULL AND i.payment_id IS NOT NULL AND i.purpose <> 'drain'
+      AND NOT starts_with(coalesce(i.held_reason, ''), :reason)
+      AND EXISTS (SELECT FROM fleet.security_pauses s WHERE s.payment_id = i.payment_id) ORDER BY i.id LIMIT :limit
     """
 )
 # Of a group that was cancelled each payment goes on by itself, those that no gap concerns at once.
@@ -63,10 +72,16 @@ _REFUNDS: Final = text(
 )
 
 
-def cancel_what_is_out(engine: Engine, limit: int) -> int:
-    """Ask for the cancel of at most ``limit`` instructions that are out and whose payment is paused; how many were asked."""
+def stop_paused(engine: Engine, limit: int) -> int:
+    """Ask for the cancel of at most ``limit`` instructions that are out and whose payment is paused; how many were asked.
+
+    What is ready says why it waits.
+    """
     with transaction(engine) as connection:
         found = connection.execute(_OUT, {"limit": limit}).all()
+        for each in connection.execute(_READY, {"limit": limit, "reason": REASON}).all():
+            if (why := why_paused(connection, each.payment_id)) is not None:
+                rows.note(connection, each.id, why)
     asked = 0
     for each in found:
         with transaction(engine) as connection:

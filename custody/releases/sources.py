@@ -39,6 +39,9 @@ COMPLETED: Final = "completed"
 
 DELIVERED: Final = "delivered"
 
+UNSAID: Final = {"purchaserequests": "pending", "disputes": "open"}
+"""The status of a document that MongoDB keeps without one, as its mapping has it: neither of them pays anybody."""
+
 MAY_BE_PAID: Final = frozenset({DELIVERED, COMPLETED})
 """States in which an instruction may be reserved: ``delivered`` only where an operator or the timer asked for it."""
 
@@ -299,7 +302,10 @@ class Sources:
             for document in self._find(
                 "purchaserequests", {"_id": {"$in": _either_type(names)}}, {"status": 1, "deliveredAt": 1}
             ):
-                found[str(document["_id"])] = (str(document.get("status")), _time(document.get("deliveredAt")))
+                found[str(document["_id"])] = (
+                    _status("purchaserequests", document),
+                    _time(document.get("deliveredAt")),
+                )
         return {
             each.payment_id: next((found[name] for name in each.names if name in found), (None, None))
             for each in wanted
@@ -326,7 +332,7 @@ class Sources:
                 {"purchaseRequestId": 1, "status": 1, "resolution": 1},
             ):
                 found.setdefault(str(document["purchaseRequestId"]), []).append(
-                    Dispute(str(document["_id"]), str(document.get("status")), document.get("resolution"))
+                    Dispute(str(document["_id"]), _status("disputes", document), document.get("resolution"))
                 )
         return {each.payment_id: [dispute for name in each.names for dispute in found.get(name, ())] for each in wanted}
 
@@ -383,6 +389,11 @@ class _PostgresReading:
 
     def __exit__(self, *error: Any) -> None:
         self._context.__exit__(*error)
+
+
+def _status(collection: str, document: Mapping[str, Any]) -> str:
+    said = document.get("status")
+    return UNSAID[collection] if said is None else str(said)
 
 
 def _time(value: object) -> datetime | None:

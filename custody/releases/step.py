@@ -35,7 +35,7 @@ from custody.releases.rows import Instruction
 from custody.releases.safe_finality import end_safe_ones
 from custody.releases.safe_rejection import send_rejections
 from custody.releases.safe_treasury import Safes, SafeTreasury, safes_of
-from custody.releases.security_stops import cancel_what_is_out, draft_after_gaps
+from custody.releases.security_stops import draft_after_gaps, stop_paused
 from custody.releases.signing import judge_submissions
 from custody.releases.sources import (
     MAY_BE_PAID,
@@ -98,7 +98,7 @@ class Step:
         """
         self.sources.follow_cutovers()
         progressed = self._disputes.run_once(limit)  # they freeze, whatever the policy's files are like
-        progressed += cancel_what_is_out(self.engine, limit)
+        progressed += stop_paused(self.engine, limit)
         try:
             book = self._signed_book()
             progressed += self._order_and_draft(limit, book) + self._reserve(limit, book)

@@ -33,8 +33,6 @@ def replay(engine: Engine, database: Database[Document], gap: gaps.Gap) -> str |
             f"gap {gap.id} is of {gap.op!r} in {gap.collection}: only those of a backfill are brought over again; the mirror "
             "writes a row again at its next change"
         )
-    if gap.severity == "security" and gap.resolved_at is None:
-        return "two persons close it, whatever the document says by now: fleet gaps resolve"
     target = target_of(gap.collection)
     with engine.connect() as connection:
         read_at = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
@@ -48,7 +46,11 @@ def replay(engine: Engine, database: Database[Document], gap: gaps.Gap) -> str |
             apply_references(connection, target, [item], resolver)
         if gaps.one(connection, gap.id).resolved_at is not None and not outcome.refused:
             return None
-    return outcome.refused[0].reason if outcome.refused else gap.reason
+    if outcome.refused:
+        return outcome.refused[0].reason
+    if gap.severity == "security":
+        return f"its document was brought over; two persons close the gap: fleet gaps resolve {gap.id}"
+    return gap.reason
 
 
 def heal(engine: Engine, database: Database[Document], collections: Sequence[str]) -> int:

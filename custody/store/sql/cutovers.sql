@@ -110,6 +110,10 @@ BEGIN
                 v_why := v_why || format('%s: the stores differ in %s document(s), %s are unreadable: fleet mirror verify --collection %s',
                     v_each ->> 'name', greatest((v_round ->> 'different')::bigint, (v_each ->> 'open_differences')::bigint),
                     v_round ->> 'unreadable', v_each ->> 'name');
+            ELSIF v_store = 'pg' AND (v_round ->> 'waiting')::bigint > 0 THEN
+                -- Nobody reads MongoDB beside it, so that nothing else would show what it lacks.
+                v_why := v_why || format('%s: %s document(s) differed that had just been changed: fleet mirror verify --collection %s',
+                    v_each ->> 'name', v_round ->> 'waiting', v_each ->> 'name');
             END IF;
         END IF;
         IF v_store = 'pg' AND (v_each ->> 'mirror_waits')::bigint > 0 THEN
