@@ -51,7 +51,7 @@ _DELEGATION: Final = b"\xef\x01\x00"  # EIP-7702: a wallet that lends its accoun
 _MAY_GO: Final = """
     w.state = 'ready' AND w.chain_id = :chain AND w.treasury = :treasury
     -- However many are paused, each by its own gap, the others keep their turn (R7).
-    AND (w.purpose = 'drain' OR NOT EXISTS (SELECT FROM fleet.security_pauses s WHERE s.payment_id = w.payment_id))
+    AND (w.purpose = 'drain' OR NOT EXISTS (SELECT FROM fleet.security_pauses_of(ARRAY[w.payment_id])))
     AND NOT EXISTS (SELECT FROM fleet.release_instructions o
                     WHERE o.chain_id = w.chain_id AND o.treasury = w.treasury AND o.state IN ('handed_out', 'cancelling'))
     AND (SELECT count(*) FROM fleet.release_instructions o

@@ -29,7 +29,7 @@ _OUT: Final = text(
     """
     SELECT DISTINCT ON (coalesce(i.group_id, i.id)) coalesce(i.group_id, i.id) AS id, i.id AS part, i.payment_id, s.gap_id
     FROM fleet.release_instructions i CROSS JOIN LATERAL (
-        SELECT p.gap_id FROM fleet.security_pauses p WHERE p.payment_id = i.payment_id ORDER BY p.since, p.gap_id LIMIT 1) s
+        SELECT p.gap_id FROM fleet.security_pauses_of(ARRAY[i.payment_id]) p ORDER BY p.since, p.gap_id LIMIT 1) s
     WHERE i.purpose <> 'drain' AND i.state IN ('handed_out', 'signed', 'broadcast') AND NOT EXISTS (
         SELECT FROM fleet.release_requests r
         WHERE r.instruction_id = coalesce(i.group_id, i.id) AND r.kind = 'cancel' AND r.state = 'received')
@@ -41,7 +41,7 @@ _READY: Final = text(
     SELECT i.id, i.payment_id FROM fleet.release_instructions i
     WHERE i.state = 'ready' AND i.group_id IS NULL AND i.payment_id IS NOT NULL AND i.purpose <> 'drain'
       AND NOT starts_with(coalesce(i.held_reason, ''), :reason)
-      AND EXISTS (SELECT FROM fleet.security_pauses s WHERE s.payment_id = i.payment_id) ORDER BY i.id LIMIT :limit
+      AND EXISTS (SELECT FROM fleet.security_pauses_of(ARRAY[i.payment_id])) ORDER BY i.id LIMIT :limit
     """
 )
 # Of a group that was cancelled each payment goes on by itself, those that no gap concerns at once.
@@ -50,7 +50,7 @@ _CANCELLED: Final = """
         SELECT o.* FROM fleet.release_instructions o WHERE o.id = r.instruction_id AND o.payment_id IS NOT NULL
         UNION ALL SELECT m.* FROM fleet.release_instructions m WHERE m.group_id = r.instruction_id) i
     WHERE r.requested_by = 'security_gaps' AND r.kind = 'cancel' AND i.state IN ('cancelled', 'expired')
-      AND NOT EXISTS (SELECT FROM fleet.security_pauses s WHERE s.payment_id = i.payment_id)
+      AND NOT EXISTS (SELECT FROM fleet.security_pauses_of(ARRAY[i.payment_id]))
 """
 _RELEASES: Final = text(
     f"""

@@ -15,8 +15,8 @@ NAMED_MAXIMUM: Final = 20  # more than a person reads of one answer; each of the
 
 _OF: Final = text(
     """
-    SELECT payment_id, gap_id, collection, object_id, reason, since FROM fleet.security_pauses
-    WHERE payment_id = ANY (:payments) ORDER BY since, gap_id LIMIT :limit
+    SELECT payment_id, gap_id, collection, object_id, reason, since
+    FROM fleet.security_pauses_of(CAST(:payments AS uuid[])) ORDER BY since, gap_id LIMIT :limit
     """
 )
 

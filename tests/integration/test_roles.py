@@ -135,6 +135,7 @@ PAST_ITS_STEP = (
     ("fleet_releases", "SELECT * FROM public.pg_dualwrite_gaps"),
     ("fleet_sweeps", "SELECT * FROM public.pg_dualwrite_gaps"),
     ("fleet_sweeps", "SELECT * FROM fleet.security_gap_rows"),
+    ("fleet_releases", "SELECT * FROM fleet.security_pauses"),
     ("fleet_releases", "INSERT INTO fleet.cutovers (domain) VALUES ('dispute')"),
     ("fleet_operator", "INSERT INTO fleet.domain_beginnings (domain, store) VALUES ('dispute', 'dual')"),
     ("fleet_mirror", "INSERT INTO fleet.mirror_restorations (collection) VALUES ('payments')"),
@@ -179,6 +180,7 @@ PAUSING = {
     "fleet.propose_gap_resolution(uuid, boolean, text, text)": {"fleet_operator"},
     "fleet.execute_gap_resolution(uuid, bytea, text)": {"fleet_operator"},
     "fleet.document_to_restore(uuid)": set[str](),
+    "fleet.security_pauses_of(uuid[])": {"fleet_releases", "fleet_sweeps", "fleet_operator"},
 }
 
 

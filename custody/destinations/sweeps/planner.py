@@ -76,7 +76,7 @@ class Plan:
 # come to another address than the payment's route (L10).
 _CANDIDATES = text(
     """
-    WITH paused AS MATERIALIZED (SELECT DISTINCT ON (payment_id) payment_id, gap_id FROM fleet.security_pauses
+    WITH paused AS MATERIALIZED (SELECT DISTINCT ON (payment_id) payment_id, gap_id FROM fleet.security_pauses_of(NULL)
         ORDER BY payment_id, since, gap_id),
     places AS (
         SELECT e.chain_id, e.token, e.debit_address AS address, bool_or(f.live AND f.judged_at IS NOT NULL) AS is_judged,

@@ -61,7 +61,6 @@ GRANT SELECT ON fleet.chain_cursors, fleet.chain_blocks, fleet.tokens, fleet.hou
     public.payments, fleet.deposit_accounts, fleet.ledger_balances, public.funds_ledger_entries, public.config_settings,
     public.config_setting_history TO fleet_sweeps;
 GRANT SELECT ON fleet.accepted_documents, fleet.forwarder_treasuries TO fleet_sweeps;
-GRANT SELECT ON fleet.security_pauses TO fleet_sweeps;
 GRANT SELECT, INSERT, UPDATE ON fleet.sweep_jobs, fleet.nonce_lanes, fleet.chain_transactions, fleet.chain_facts,
     fleet.dead_work TO fleet_sweeps;
 -- Every signature of a nonce is kept as it was made (R1).
@@ -83,7 +82,6 @@ GRANT INSERT ON fleet.outbox TO fleet_sweeps;
 GRANT SELECT ON fleet.treasury_drains TO fleet_releases;
 GRANT SELECT, INSERT, UPDATE ON fleet.shadow_reads, fleet.domain_beginnings TO fleet_releases;
 GRANT SELECT (number, domain, to_store) ON fleet.cutovers TO fleet_releases;
-GRANT SELECT ON fleet.security_pauses TO fleet_releases;
 GRANT SELECT ON fleet.chain_cursors, fleet.tokens, fleet.house_accounts, fleet.payment_routes, fleet.address_book,
     fleet.ledger_balances, public.funds_ledger_entries, public.seller_offers, public.disputes,
     public.derived_destinations, public.config_settings, public.config_setting_history, public.payments,
@@ -287,6 +285,7 @@ GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fl
 GRANT EXECUTE ON FUNCTION fleet.quarantine_destination, fleet.propose_readmission, fleet.execute_readmission,
     fleet.load_sanctions, fleet.sanctioned_among, fleet.sanctioned_of, fleet.propose_delisting, fleet.execute_delisting
     TO fleet_operator;
+GRANT EXECUTE ON FUNCTION fleet.security_pauses_of TO fleet_releases, fleet_sweeps, fleet_operator;
 -- Which store is believed, and that a document which somebody changed in MongoDB stops nothing any more, are two persons' (R7).
 GRANT EXECUTE ON FUNCTION fleet.domain_collections, fleet.cutover_limits, fleet.store_of, fleet.cutover_evidence,
     fleet.why_not_cut_over, fleet.propose_cutover, fleet.execute_cutover, fleet.propose_gap_resolution,

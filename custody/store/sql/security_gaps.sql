@@ -18,7 +18,7 @@ WHERE g.severity = 'security' AND g.resolved_at IS NULL;
 
 -- What pauses a payment: an open security gap of its own document, its purchase request, offer, dispute, deposit address,
 -- seller's Trezor account or one of its ledger entries; also of an entry that only MongoDB has and that names the payment.
--- Roles that ask have SELECT on this view alone.
+-- Its plan takes longer than its answer: processes ask fleet.security_pauses_of().
 CREATE OR REPLACE VIEW fleet.security_pauses AS
 SELECT p.id AS payment_id, g.gap_id, g.collection, g.object_id, g.reason, g.since
 FROM fleet.security_gap_rows g JOIN public.payments p ON p.id = g.row_id WHERE g.collection = 'payments'
@@ -90,6 +90,21 @@ JOIN (SELECT m.legacy_object_id, m.new_id FROM public.id_map m WHERE m.collectio
       UNION ALL SELECT t.legacy_object_id, t.id FROM public.payments t) n
     ON n.legacy_object_id = g.payload -> 'paymentId' ->> '$oid'
 WHERE g.collection = 'fundsledgerentries' AND g.severity = 'security' AND g.resolved_at IS NULL;
+
+-- What pauses these payments; null: any. Roles that ask have EXECUTE on this alone. Mostly no gap is open, and the answer
+-- is one look into an index; else the plan is made once a session.
+CREATE OR REPLACE FUNCTION fleet.security_pauses_of(p_payment_ids uuid[]) RETURNS SETOF fleet.security_pauses
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM public.pg_dualwrite_gaps g WHERE g.severity = 'security' AND g.resolved_at IS NULL) THEN
+        RETURN;
+    ELSIF p_payment_ids IS NULL THEN
+        RETURN QUERY SELECT s.* FROM fleet.security_pauses s;
+    ELSE
+        RETURN QUERY SELECT s.* FROM fleet.security_pauses s WHERE s.payment_id = ANY (p_payment_ids);
+    END IF;
+END $$;
 
 -- What two persons agree to: this very gap with what it kept of the document, and what becomes of MongoDB's values.
 CREATE OR REPLACE FUNCTION fleet.gap_as_parameters(p_gap_id uuid, p_write_again boolean, p_reason text) RETURNS jsonb
