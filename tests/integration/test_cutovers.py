@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
@@ -27,6 +28,7 @@ from tests.conftest import Database
 from tests.counts import Counts
 from tests.cutting_over import COLLECTIONS, Cutting
 from tests.release_scene import Scene
+from workers.celery_app import _refuse_store
 from workers.cli import cutover as command_module
 from workers.embedded.services import Services
 
@@ -219,6 +221,10 @@ def test_a_setting_of_pg_that_nobody_cut_over_is_refused_and_says_what_to_run(sc
     )  # fmt: skip
     with pytest.raises(SettingsError, match=r"REPO_DISPUTE is pg.*set it to dual.*fleet cutover dispute --to pg"):
         build(scene.database.engine("fleet_releases"), said)
+    worker = said.model_copy(update={"database_url": SecretStr(scene.database.url("fleet_releases"))})
+    with pytest.raises(SystemExit, match="fleet cutover dispute --to pg"):
+        _refuse_store(worker)  # at the worker's start, before it takes a message
+    _refuse_store(worker.model_copy(update={"repo_dispute": "dual"}))
 
 
 def test_the_worker_says_where_it_begins_and_follows_a_cutover_in_its_next_round(scene: Scene) -> None:

@@ -54,7 +54,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="the same as JSO
         age = "never" if each.compared_at is None else ago(each.compared_at, now)
         table.add_row(
             each.domain,
-            each.store or "unknown",
+            (each.store or "unknown") + (f" since {each.since:%Y-%m-%d %H:%M}" if each.since else ""),
             "unknown" if percent is None else f"{percent:f} %",
             ", ".join(f"{count} {severity}" for severity, count in sorted(each.open_gaps.items())) or "none",
             age if each.compared_at is None else f"{age}, {'equal' if each.is_equal else 'different'}",

@@ -30,7 +30,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                    WHERE p_collection = ANY (fleet.domain_collections(d.domain)) AND fleet.store_of(d.domain) = 'pg')
 $$;
 
--- How a domain stands: everything that a cutover is judged by.
+-- How a domain stands: everything that a cutover is judged by. A backfill of what changed lately (--since) counts as one: that
+-- nothing is missing is the comparison's to say.
 CREATE OR REPLACE FUNCTION fleet.cutover_evidence(p_domain text) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
     SELECT jsonb_build_object(
