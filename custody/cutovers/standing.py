@@ -76,7 +76,7 @@ class DomainStanding:
         if not expected:
             return Decimal(0)
         # Not before each is finished is it all of it.
-        return min(Decimal("99.9"), (Decimal(done * 100) / expected).quantize(Decimal("0.1")))
+        return min(Decimal("99.9"), Decimal(done * 1_000 // expected).scaleb(-1))
 
 
 _NEXT: dict[Store | None, Store] = {None: "dual", "mongo": "dual", "dual": "pg", "pg": "dual"}
