@@ -19,7 +19,7 @@ from custody.store.attention import needs_attention
 from custody.store.engine import sqlstate, transaction
 from custody.store.roles import PROCESS_ROLES
 from custody.store.security_pauses import pauses_of
-from tests.counts import ROUNDS_A_PART, Counts, declared, parts
+from tests.counts import ONLY_LONG, ROUNDS_A_PART, Counts, declared, parts, sampled
 from tests.dispute_scene import entries, prove_address, work_on
 from tests.marketplace import Marketplace, object_id
 from tests.release_scene import UNITS, Scene
@@ -143,7 +143,7 @@ def test_nothing_is_drafted_reserved_or_handed_out_and_two_persons_let_it_go_on(
     scene.require_books_equal_chain()
 
 
-@pytest.mark.parametrize("is_signed", [False, True], ids=["handed out", "signed"])
+@pytest.mark.parametrize("is_signed", sampled([True, False]), ids=lambda said: "signed" if said else "handed out")
 def test_what_is_out_is_cancelled_and_paid_again_once_the_gap_is_closed(scene: Scene, is_signed: bool) -> None:
     first, second = scene.payment(), scene.payment()
     scene.run()
@@ -187,6 +187,7 @@ def test_of_a_group_only_the_paused_payment_waits(scene: Scene) -> None:
     scene.require_books_equal_chain()
 
 
+@ONLY_LONG
 def test_a_group_that_is_out_is_cancelled_whole_and_the_others_are_paid_at_once(scene: Scene) -> None:
     first = scene.payment()
     second = scene.payment(seller_of=first)
@@ -226,6 +227,7 @@ def test_a_refund_waits_and_one_that_was_out_is_made_again(scene: Scene) -> None
     scene.require_books_equal_chain()
 
 
+@ONLY_LONG
 def test_higher_fees_are_no_way_past_a_gap(scene: Scene) -> None:
     payment = scene.payment()
     scene.run()
