@@ -124,6 +124,31 @@ def _queue_of(options: dict[str, Any]) -> QueueSpec:
         ) from None
 
 
+def _refuse_store(found: FleetSettings) -> None:
+    """A domain that is set to ``pg`` and that nobody cut over ends the process with what to run (R10).
+
+    A database that does not answer is asked again by the first ring.
+    """
+    if "pg" not in {found.repo_marketplace, found.repo_dispute}:
+        return
+    from sqlalchemy.exc import DBAPIError
+
+    from custody.cutovers import require_beginnings
+    from custody.store.engine import open_engine, transaction
+
+    # Before the fork: disposed of, so that no child shares its connection.
+    engine = open_engine(found.secret("database_url"), application="fleet-releases-start", pool_size=1)
+    try:
+        with transaction(engine) as connection:
+            require_beginnings(connection, {"marketplace": found.repo_marketplace, "dispute": found.repo_dispute})
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
+    except DBAPIError as error:
+        log.warning("store_not_asked", error=type(error.orig).__name__)
+    finally:
+        engine.dispose()
+
+
 @signals.celeryd_init.connect
 def _start_worker(options: dict[str, Any], **_: Any) -> None:
     spec = _queue_of(options)
@@ -136,6 +161,8 @@ def _start_worker(options: dict[str, Any], **_: Any) -> None:
     user = urlsplit(found.secret("broker_url")).username
     if user not in (None, "", f"worker-{spec.name}"):
         raise SystemExit(f"BROKER_URL is user {user}'s: expected worker-{spec.name}'s for queue {spec.name} (R24)")
+    if spec.name == "releases":
+        _refuse_store(found)
     begin(found, f"worker-{spec.name}")
     # Events leave on standard error. What Celery itself prints to the other stream at a shutdown is no event.
     with Path(os.devnull).open("wb") as nowhere:

@@ -1,9 +1,10 @@
 """One round of the mirror: claim and read (Postgres), write (MongoDB), settle (Postgres). Never both at once (L15)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import DecimalException
 from typing import Any, Final
+from uuid import UUID
 
 import bson
 import structlog
@@ -16,6 +17,8 @@ from sqlalchemy import Connection, Engine
 from custody.mirror.claims import Claimed, claim, finish, give_up, put_off
 from custody.mirror.documents import SUBJECTS, Write
 from custody.mirror.identities import NoObjectId
+from custody.mirror.restoring import due, restoring
+from custody.mirror.restoring import written as restored
 from custody.store.engine import forbid_inside_transaction, transaction
 from custody.store.mongo import Document, is_away
 from custody.store.outbox import ask_for_entries
@@ -33,6 +36,8 @@ class Job:
     write: Write | None = None
     refused: str | None = None
     written: bool = False
+    restorations: list[UUID] = field(default_factory=list[UUID])
+    """Actions of two persons that this write is for."""
 
 
 def run_once(engine: Engine, database: Database[Document], limit: int) -> int:
@@ -88,10 +93,13 @@ def _read(connection: Connection, claims: list[Claimed]) -> list[Job]:
                 job.refused = f"no collection {collection!r} is mirrored; expected {', '.join(SUBJECTS)}"
             continue
         rows, identities = subject.read(connection, sorted(mine))
+        again = due(connection, collection, sorted(mine))
         for row in rows:
             job = mine.pop(row.id)
             try:
                 job.write = subject.write(row, identities)
+                if row.id in again:
+                    job.write, job.restorations = restoring(collection, job.write), again[row.id]
             except (NoObjectId, DecimalException, ValueError) as error:
                 job.refused = f"{type(error).__name__}: {error}"
         for job in mine.values():
@@ -193,4 +201,5 @@ def _settle(connection: Connection, jobs: Iterable[Job], *, away: str) -> None:
         else:
             waiting.append(job.claimed)
     finish(connection, done)
+    restored(connection, [action for job in jobs if job.written and not job.refused for action in job.restorations])
     put_off(connection, waiting, away)

@@ -48,6 +48,7 @@ _GAPS_CLOSED = text(
     UPDATE public.pg_dualwrite_gaps
     SET resolved_at = clock_timestamp(), resolved_by = 'fleet_mirror', resolution = 'a later write of it succeeded'
     WHERE resolved_at IS NULL AND op = :op AND collection = :collection AND legacy_object_id = ANY(:object_ids)
+      AND severity <> 'security'
     """
 )
 _DEAD_CLOSED = text(

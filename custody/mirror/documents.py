@@ -20,6 +20,10 @@ from custody.mirror.identities import Identities
 VERSION_FIELD: Final = "fleetVersion"
 """In every document that the fleet writes more than once: the mirror's fencing number (L17)."""
 
+VERSIONS_AHEAD_MAXIMUM: Final = 1_000_000
+"""How far other mirrors may be ahead, in a lease of 10 s. A document with a higher version got it from somebody else, and no
+usual write would reach it any more."""
+
 Row = Any
 
 
@@ -31,6 +35,9 @@ class Write:
     fleet: Mapping[str, Any] = field(default_factory=dict[str, Any])
     create_only: Mapping[str, Any] = field(default_factory=dict[str, Any])
     creates: bool = True
+    is_versioned: bool = True
+    restores: bool = False
+    """Two persons want the fleet's values there, whatever stands there (custody/mirror/restoring.py)."""
 
     def update(self, version: int) -> dict[str, dict[str, Any]]:
         """The MongoDB update of this write at that version."""
@@ -38,7 +45,8 @@ class Write:
             return {"$setOnInsert": _present(self.create_only)}
         present = _present(self.fleet)
         absent = {name: "" for name, value in self.fleet.items() if value is None}
-        update: dict[str, dict[str, Any]] = {"$set": {**present, VERSION_FIELD: version}}
+        versioned = {VERSION_FIELD: version} if self.is_versioned else {}
+        update: dict[str, dict[str, Any]] = {"$set": {**present, **versioned}}
         if absent:
             update["$unset"] = absent
         if self.creates and self.create_only:
@@ -47,12 +55,15 @@ class Write:
 
     def condition(self, version: int) -> dict[str, Any]:
         """The filter: this document, unless a higher version stands there already (L17)."""
-        if not self.fleet:
+        if not self.fleet or not self.is_versioned:
             return {"_id": self.object_id}
-        return {
-            "_id": self.object_id,
-            "$or": [{VERSION_FIELD: {"$exists": False}}, {VERSION_FIELD: {"$lte": version}}],
-        }
+        may_be: list[dict[str, Any]] = [{VERSION_FIELD: {"$exists": False}}, {VERSION_FIELD: {"$lte": version}}]
+        if self.restores:
+            may_be += [
+                {VERSION_FIELD: {"$gt": version + VERSIONS_AHEAD_MAXIMUM}},
+                {VERSION_FIELD: {"$not": {"$type": "number"}}},
+            ]
+        return {"_id": self.object_id, "$or": may_be}
 
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:

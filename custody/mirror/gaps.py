@@ -1,4 +1,7 @@
-"""Open rows of public.pg_dualwrite_gaps: reported once, closed by a later success or by a person."""
+"""Open rows of public.pg_dualwrite_gaps: reported once, closed by a later success or by a person.
+
+Those of severity ``security`` are closed by two persons alone (custody/mirror/security_gaps.py): they pause payments.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +75,7 @@ _SUPERSEDE: Final = text(
     SET resolved_at = clock_timestamp(), resolved_by = :op, resolution = 'another reason stands now'
     FROM unnest(CAST(:object_ids AS text[])) AS n(object_id)
     WHERE g.resolved_at IS NULL AND g.op = :op AND g.collection = :collection AND g.legacy_object_id = n.object_id
+      AND g.severity <> 'security'
       AND NOT EXISTS (
           SELECT FROM unnest(CAST(:object_ids AS text[]), CAST(:reasons AS text[])) AS o(object_id, reason)
           WHERE o.object_id = g.legacy_object_id AND o.reason = g.reason)
@@ -96,6 +100,7 @@ _CLOSE: Final = text(
     UPDATE public.pg_dualwrite_gaps
     SET resolved_at = clock_timestamp(), resolved_by = :op, resolution = 'a later write of it succeeded'
     WHERE resolved_at IS NULL AND op = :op AND collection = :collection AND legacy_object_id = ANY(:object_ids)
+      AND severity <> 'security'
       AND (CAST(:only AS text) IS NULL OR starts_with(reason, :only))
       AND NOT EXISTS (SELECT FROM unnest(CAST(:but AS text[])) AS kept(prefix) WHERE starts_with(reason, kept.prefix))
     """
@@ -214,5 +219,7 @@ def resolve(connection: Connection, gap_id: UUID, *, by: str, reason: str) -> bo
         raise GapRefused(f"by: expected 1 to {NAME_LENGTH_MAXIMUM} characters")
     if not 1 <= len(reason.strip()) <= RESOLUTION_LENGTH_MAXIMUM:
         raise GapRefused(f"reason: expected 1 to {RESOLUTION_LENGTH_MAXIMUM} characters")
-    one(connection, gap_id)
+    gap = one(connection, gap_id)
+    if gap.severity == "security" and gap.resolved_at is None:
+        raise GapRefused(f"gap {gap_id} is of severity security: it takes two persons (R7, R10)")
     return connection.execute(_RESOLVE, {"id": gap_id, "by": by.strip(), "reason": reason.strip()}).rowcount == 1

@@ -17,6 +17,7 @@ from custody.payments.release_waits import waits_for_disputes, waits_for_release
 from custody.payments.standing import OPEN_STATUSES
 from custody.payments.waiting import Waiting, WatchedChain, waiting
 from custody.quotes import QuoteStory, quote_of
+from custody.store.security_pauses import pauses_of
 
 
 class PaymentUnknown(LookupError):
@@ -265,6 +266,8 @@ def _happened_in_disputes(connection: Connection, payment_id: UUID) -> Iterator[
 
 
 def _waits(connection: Connection, payment: Any, chains: list[WatchedChain], depths: list[Waiting]) -> Iterator[Wait]:
+    for pause in pauses_of(connection, [payment.id]):
+        yield Wait(f"it is paused: security {pause.what}", pause.since, pause.unblocks)
     yield from waits_for_disputes(connection, payment.id)
     yield from waits_for_sanctions(connection, payment.id)
     if payment.status_text in {"completed", "refunded", "cancelled", "failed"}:

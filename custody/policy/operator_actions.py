@@ -19,8 +19,17 @@ POWERS: Final[dict[str, Power]] = {
     "break_glass": "policy",
     "readmit": "policy",
     "delist": "policy",
+    "cutover": "policy",
+    "resolve_gap": "policy",
 }
 """Whose approval counts for each kind; one that is not here needs the power over files."""
+
+
+NO_CHAIN: Final = 0
+"""The chain of an action that concerns none."""
+
+OF_NO_CHAIN: Final = frozenset({"cutover", "resolve_gap"})
+"""Kinds whose actions have NO_CHAIN."""
 
 
 class ActionNotShowable(ValueError):
@@ -83,6 +92,22 @@ class SignableAction:
                 if not isinstance(address, str) or not isinstance(why, str):
                     raise ActionNotShowable("expected address and reason of an address that is let go")
                 return (address[: 3 * COLUMNS], _two_rows(why))
+            case "cutover":
+                parts = [said.get(name) for name in ("domain", "from", "to", "reason")]
+                if not all(isinstance(each, str) for each in parts):
+                    raise ActionNotShowable("expected domain, from, to and reason of a cutover")
+                domain, before, after, why = map(str, parts)
+                return (domain[:COLUMNS], f"{before} > {after}"[:COLUMNS], _two_rows(why))
+            case "resolve_gap":
+                parts = [said.get(name) for name in ("collection", "object_id", "gap_reason")]
+                again = said.get("write_again")
+                if not (all(isinstance(each, str) for each in parts) and isinstance(again, bool)):
+                    raise ActionNotShowable(
+                        "expected collection, object_id, gap_reason and write_again of a security gap"
+                    )
+                collection, object_id, why = map(str, parts)
+                what = "write ours again" if again else "leave it as it is"
+                return (_two_rows(collection)[:COLUMNS], _two_rows(object_id), what, _two_rows(why)[:COLUMNS])
             case "break_glass":
                 scope = self.break_glass_scope()
                 token = scope.token if len(scope.token) <= COLUMNS else f"{scope.token[:9]}..{scope.token[-7:]}"
@@ -119,6 +144,8 @@ class SignableAction:
             raise ActionNotShowable("parameters: expected JSON") from None
         if not isinstance(said, dict) or said.get("chain_id") != self.chain_id:
             raise ActionNotShowable(f"parameters: expected those of chain {self.chain_id}")
+        if (self.kind in OF_NO_CHAIN) is not (self.chain_id == NO_CHAIN):
+            raise ActionNotShowable(f"chain {self.chain_id}: not one that a {self.kind} has")
         return said
 
 

@@ -11,7 +11,14 @@ from custody.policy.refusals import PolicyRefused
 from custody.trezor.text_rows import COLUMNS, TextNotShowable, in_rows
 
 VERB: Final = "POLICY"
-ACTION_VERBS: Final = {"go_on": "PAUSE", "readmit": "PAUSE", "break_glass": VERB, "delist": VERB}
+ACTION_VERBS: Final = {
+    "go_on": "PAUSE",
+    "readmit": "PAUSE",
+    "break_glass": VERB,
+    "delist": VERB,
+    "cutover": VERB,
+    "resolve_gap": "PAUSE",
+}
 
 
 def file_text(kind: str, environment: str, version: int, document_hash: str) -> str:
@@ -36,7 +43,7 @@ def entry_text(entry: AddressBookEntry, document_hash: str) -> str:
 def action_text(
     environment: str, kind: str, chain_id: int, action_id: str, says: tuple[str, ...], action_hash: str
 ) -> str:
-    """What two persons sign of an operator's action (R10): verb, chain, its number, what it does, the whole hash.
+    """What two persons sign of an operator's action (R10): verb, chain if it has one, its number, what it does, the whole hash.
 
     ``says``: at most five rows in plain words; the hash covers every parameter.
     """
@@ -45,7 +52,7 @@ def action_text(
     return _rows(
         "operator action",
         verb=f"{verb} {environment}",
-        kind=f"{kind} {chain_id}",
+        kind=f"{kind} {chain_id}" if chain_id else kind,
         number=f"nr {action_id[-8:]}",
         **rows,
         hash=action_hash,

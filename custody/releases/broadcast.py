@@ -1,4 +1,4 @@
-"""Sending what was signed, with one more look at disputes just before (R14).
+"""Sending what was signed, with one more look at disputes (R14) and at security gaps (R7) just before.
 
 The bytes were stored before anybody sent them, so sending again after a crash sends the same transaction.
 """
@@ -22,6 +22,7 @@ from custody.releases.sources import Sources, SourceUnreadable, references
 from custody.releases.treasuries import goes_on_while_paused
 from custody.settings.chains import Chain
 from custody.store.engine import transaction
+from custody.store.security_pauses import why_paused
 
 log = structlog.get_logger(__name__)
 
@@ -166,6 +167,8 @@ def _require_quiet_book(connection: Connection, instruction: Instruction, book_i
         ),
         {"book": book_id, "chain": instruction.chain_id, "token": instruction.token},
     ).one()
+    if not instruction.is_drain and (paused := why_paused(connection, payment_id)) is not None:
+        raise _Waits(f"{paused} It is signed but not sent: waits_for_cancel (R1).")
     if (row.dispute_open or row.disputed) and not instruction.is_drain:
         raise _Waits("dispute_open: waits_for_cancel, or for the dispute's end; it is signed but not sent (R1).")
     if row.overdraft > 0:

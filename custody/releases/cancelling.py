@@ -45,6 +45,7 @@ from custody.releases.safe_rejection import begin_rejection
 from custody.releases.states import ENDED, SIGNATURE_MAY_EXIST
 from custody.releases.voiding import void_before_hand_out
 from custody.store.engine import transaction
+from custody.store.security_pauses import why_paused
 from custody.trezor.transaction import TransactionError, UnsignedTransaction
 
 log = structlog.get_logger(__name__)
@@ -216,6 +217,10 @@ def _add(
     if not known:
         raise BytesDiffer("stored_bytes_differ: no digest of its nonce was kept; an operator looks at it")
     fees = outbid(known, base_fee=prices.base_fee, priority_fee=prices.priority_fee)
+    if kind == "payout":
+        for payment_id in instruction.payment_ids:
+            if not instruction.is_drain and (paused := why_paused(connection, payment_id)) is not None:
+                raise Held(paused)  # R7: no further bytes that would pay it
     if kind == "cancel":
         unsigned = cancel_of(known[-1], instruction.treasury, fees, gas=prices.cancel_gas, ceiling_wei=ceiling_wei)
     else:

@@ -104,3 +104,48 @@ def _number(document: Mapping[str, Any], field: str) -> Decimal | None:
     if not number.is_finite() or number <= 0:
         raise Undecided(f"its {field} is {number}; expected more than 0")
     return number
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A dispute as its document says. ``resolution`` is None while there is none, else the document or its action.
+
+    ``is_settled``: the books have closed it, and moved the buyer's part out of what is held.
+    """
+
+    id: str
+    status: str
+    resolution: object = None
+    is_settled: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Anything not known to be settled counts as open: a new status must never release money."""
+        return self.status not in CLOSED
+
+    def outcome(self) -> Outcome | None:
+        """How it ended, None while it is open. Raises Undecided when people must decide."""
+        return None if self.is_open else outcome_of(self.resolution)
+
+    @property
+    def said(self) -> tuple[str, str, str]:
+        """What two stores must agree on: its name, its status, and how it ended."""
+        try:
+            return self.id, self.status, str(self.outcome())
+        except Undecided as error:
+            return self.id, self.status, str(error)
+
+    @property
+    def why_it_stops(self) -> str | None:
+        """Why it stops a release to the seller, as a sentence; None when it was settled for the seller."""
+        try:
+            outcome = self.outcome()
+        except Undecided as error:
+            return f"dispute_not_for_seller: dispute {self.id}: {error}; people decide who is paid."
+        if outcome is None:
+            return f"dispute_open: dispute {self.id} is {self.status}; it must be resolved first."
+        if outcome.kind == "refund":
+            return f"dispute_not_for_seller: dispute {self.id} was closed with refund; the buyer is paid."
+        if outcome.kind == "split" and not self.is_settled:
+            return f"dispute_not_settled: dispute {self.id} gives the buyer a part, which the books set aside first."
+        return None

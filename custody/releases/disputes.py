@@ -19,7 +19,7 @@ from custody.ledger import Entry, LedgerRefusal, post
 from custody.payments import TransitionRefused, lock_payment
 from custody.policy import AddressBook
 from custody.releases import rows
-from custody.releases.dispute_outcomes import Outcome, Undecided
+from custody.releases.dispute_outcomes import Dispute, Outcome, Undecided
 from custody.releases.fees import NO_FEES, FeeRates
 from custody.releases.gate import ReleaseStopped
 from custody.releases.grouping import leave_group
@@ -27,7 +27,7 @@ from custody.releases.instructions import FIRST, draft_release
 from custody.releases.refunds import order_refund
 from custody.releases.requests import ask
 from custody.releases.rows import Instruction
-from custody.releases.sources import Dispute, Sources, SourceUnreadable, references
+from custody.releases.sources import Sources, SourceUnreadable, references
 from custody.releases.states import ENDED, SIGNATURE_MAY_EXIST
 from custody.releases.voiding import void_before_hand_out
 from custody.settings.chains import Chains

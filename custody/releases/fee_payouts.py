@@ -16,7 +16,7 @@ from custody.payments import lock_payment
 from custody.policy import AddressBook
 from custody.releases import rows
 from custody.releases.fees import ACCOUNTS, FeeKind
-from custody.releases.gate import ReleaseStopped, Stop, chain_stops, why_recipient_refused
+from custody.releases.gate import ReleaseStopped, Stop, chain_stops, security_stops, why_recipient_refused
 from custody.releases.rows import Instruction
 from custody.releases.treasuries import treasury_of, why_apart
 from custody.settings.chains import Chain, Chains
@@ -181,7 +181,7 @@ def _stops(
     except SettingsError as error:
         return [Stop("chain_unknown", f"{error}; add it, or pay the fees where it is configured.")]
     treasury = _treasury(connection, instruction, chains)
-    stops = chain_stops(connection, chain.at(treasury))
+    stops = [*security_stops(connection, instruction.payment_ids[0]), *chain_stops(connection, chain.at(treasury))]
     if why := why_apart(connection, chain, instruction.payment_ids[0], instruction.token, instruction.amount, treasury):
         stops.append(Stop(*why.split(": ", 1)))
     if fee_recipient(connection, chain.id, book, instruction.recipient) is None:

@@ -17,6 +17,7 @@ from custody.releases.fees import NO_FEES, NOTHING, FeeRates, Fees
 from custody.releases.treasuries import treasury_of, why_apart
 from custody.settings.chains import Chain, Chains
 from custody.settings.environment import SettingsError
+from custody.store.security_pauses import REASON, pauses_of
 
 RELEASABLE_STATES: Final = frozenset({("confirmed", "funded"), ("confirmed", "releasable")})
 
@@ -115,7 +116,7 @@ def release_gate(
         stop = Stop("no_route", "the payment was never given an address; it cannot have been paid.")
         return Gate(payment_id, 0, "", "", "", "", Decimal(0), 0, 0, (stop,))
     wanted = (row.held or Decimal(0)) if amount is None else amount
-    stops = [*_state_stops(row), *_ledger_stops(row, wanted)]
+    stops = [*security_stops(connection, payment_id), *_state_stops(row), *_ledger_stops(row, wanted)]
     if refused := _amount_stops(row, wanted):
         stops, wanted = [*stops, *refused], Decimal(0)
     treasury, recipient, label = "", row.recipient, row.label
@@ -147,6 +148,11 @@ def release_gate(
         tuple(stops),
         fees,
     )
+
+
+def security_stops(connection: Connection, payment_id: UUID) -> list[Stop]:
+    """What stops everything of one payment: documents of it that somebody changed in MongoDB (R7)."""
+    return [Stop(REASON, each.sentence) for each in pauses_of(connection, [payment_id])]
 
 
 def chain_stops(connection: Connection, chain: Chain) -> list[Stop]:

@@ -40,6 +40,7 @@ from custody.releases.treasuries import goes_on_while_paused, why_not_from
 from custody.releases.voiding import PROMISED
 from custody.safe import SafeState
 from custody.store.engine import transaction
+from custody.store.security_pauses import why_paused
 from custody.trezor.transaction import TransactionError
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,8 @@ _DELEGATION: Final = b"\xef\x01\x00"  # EIP-7702: a wallet that lends its accoun
 
 _MAY_GO: Final = """
     w.state = 'ready' AND w.chain_id = :chain AND w.treasury = :treasury
+    -- However many are paused, each by its own gap, the others keep their turn (R7).
+    AND (w.purpose = 'drain' OR NOT EXISTS (SELECT FROM fleet.security_pauses_of(ARRAY[w.payment_id])))
     AND NOT EXISTS (SELECT FROM fleet.release_instructions o
                     WHERE o.chain_id = w.chain_id AND o.treasury = w.treasury AND o.state IN ('handed_out', 'cancelling'))
     AND (SELECT count(*) FROM fleet.release_instructions o
@@ -325,6 +328,9 @@ def _require_none_stopped(instruction: Instruction, stopped: Mapping[UUID, str])
 
 def _judge_book(connection: Connection, instruction: Instruction, state: PaymentState | None) -> tuple[str | None, int]:
     """Why one payment must not be paid now (None: it may), and its book's epoch. ``state`` None: the house's own."""
+    payment_id = None if instruction.is_drain else instruction.payment_id
+    if payment_id is not None and (paused := why_paused(connection, payment_id)) is not None:
+        return paused, 0  # R7: asked under the payment's lock, in the transaction that would hand it out
     if instruction.purpose == "release" and state is not None and state.escrow != "releasing":
         return f"payment_moved: the payment is {state.status}/{state.escrow}; an operator looks at it.", 0
     row = connection.execute(

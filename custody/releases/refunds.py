@@ -18,7 +18,7 @@ from custody.ledger import Entry, post
 from custody.payments import lock_payment
 from custody.policy import AddressBook
 from custody.releases import rows
-from custody.releases.gate import ReleaseStopped, Stop, chain_stops, why_recipient_refused
+from custody.releases.gate import ReleaseStopped, Stop, chain_stops, security_stops, why_recipient_refused
 from custody.releases.refund_proof import ProofRefused, require_proof
 from custody.releases.rows import Instruction
 from custody.releases.treasuries import treasury_of, why_apart
@@ -194,11 +194,11 @@ def _draft(engine: Engine, chains: Chains, order: RefundOrder, book: AddressBook
 
 
 def _request_key(connection: Connection, order: RefundOrder) -> str:
-    """One instruction an order (L19), and another one after each that was voided with its treasury (R22)."""
+    """One instruction an order (L19), and another one after each that was voided with its treasury (R22) or for a security gap (R7)."""
     made = connection.execute(
         text(
             "SELECT count(*) FROM fleet.release_instructions WHERE payment_id = :payment AND purpose = 'refund' "
-            "AND starts_with(request_key, :order) AND state = 'expired'"
+            "AND starts_with(request_key, :order) AND state IN ('expired', 'cancelled')"
         ),
         {"payment": order.payment_id, "order": str(order.id)},
     ).scalar_one()
@@ -355,6 +355,7 @@ def _stops(connection: Connection, instruction: Instruction, chains: Chains, boo
     except SettingsError as error:
         return [Stop("chain_unknown", f"{error}; add it, or refund where it is configured.")]
     treasury = _treasury(connection, instruction, chains)
+    stops += security_stops(connection, instruction.payment_ids[0])
     stops += chain_stops(connection, chain.at(treasury))
     if why := why_recipient_refused(connection, chain, instruction.recipient):
         stops.append(Stop("recipient_refused", why))

@@ -5,7 +5,7 @@ and delays nothing but its own count.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -13,20 +13,21 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from custody.cutovers import Domain
 from custody.store.engine import transaction
 
 log = structlog.get_logger(__name__)
-
-Domain = Literal["dispute", "marketplace"]
 
 SHOWN_CHARACTERS: Final = 500  # of what each store said of the last difference
 
 _COUNT: Final = text(
     """
-    INSERT INTO fleet.shadow_reads AS s (domain, compared, mismatched, last_mismatch, last_mismatch_at)
-    VALUES (:domain, :compared, :mismatched, :last, CASE WHEN :mismatched > 0 THEN clock_timestamp() END)
+    INSERT INTO fleet.shadow_reads AS s (domain, compared, mismatched, agreed, last_mismatch, last_mismatch_at)
+    VALUES (:domain, :compared, :mismatched, CASE WHEN :mismatched > 0 THEN 0 ELSE :compared END, :last,
+        CASE WHEN :mismatched > 0 THEN clock_timestamp() END)
     ON CONFLICT (domain) DO UPDATE SET
         compared = s.compared + excluded.compared, mismatched = s.mismatched + excluded.mismatched,
+        agreed = CASE WHEN excluded.mismatched > 0 THEN 0 ELSE s.agreed + excluded.compared END,
         last_mismatch = coalesce(excluded.last_mismatch, s.last_mismatch),
         last_mismatch_at = coalesce(excluded.last_mismatch_at, s.last_mismatch_at), updated_at = clock_timestamp()
     """

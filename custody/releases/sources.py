@@ -1,12 +1,13 @@
 """What the marketplace says of a purchase request and its disputes, read where it is kept today (design §3).
 
-``repo_dispute`` and ``repo_marketplace`` say where: ``mongo`` and ``dual`` read MongoDB (from the primary, with
-majority concern, R14), ``pg`` reads Postgres; ``dual`` reads Postgres too, and counts where it says otherwise. A source that does not answer in time is SourceUnreadable: the
-releases that need it wait with that reason, nothing else does.
+What two persons cut a domain over to says where, else ``repo_dispute`` and ``repo_marketplace``: ``mongo`` and ``dual``
+read MongoDB (from the primary, with majority concern, R14), ``pg`` reads Postgres; ``dual`` reads Postgres too, and counts
+where it says otherwise. A source that does not answer in time is SourceUnreadable: the releases that need it wait with that
+reason, nothing else does.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,8 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from custody.releases.dispute_outcomes import CLOSED, Outcome, Undecided, outcome_of
+from custody.cutovers import Domain, cut_over_to, say_beginnings
+from custody.releases.dispute_outcomes import CLOSED, Dispute
 from custody.releases.shadow_reads import compare
 from custody.settings.environment import Store
 from custody.store.engine import forbid_inside_transaction, transaction
@@ -36,6 +38,9 @@ COMPLETED: Final = "completed"
 """The buyer confirmed delivery, or the marketplace's own timer did: the release may be drafted."""
 
 DELIVERED: Final = "delivered"
+
+UNSAID: Final = {"purchaserequests": "pending", "disputes": "open"}
+"""The status of a document that MongoDB keeps without one, as its mapping has it: neither of them pays anybody."""
 
 MAY_BE_PAID: Final = frozenset({DELIVERED, COMPLETED})
 """States in which an instruction may be reserved: ``delivered`` only where an operator or the timer asked for it."""
@@ -61,51 +66,6 @@ class RequestReference:
         """Every text by which a dispute may name this request (its ids are texts of either kind)."""
         found = (self.legacy_object_id, self.external_ref, str(self.request_id) if self.request_id else None)
         return tuple(name for name in found if name)
-
-
-@dataclass(frozen=True, slots=True)
-class Dispute:
-    """A dispute as its document says. ``resolution`` is None while there is none, else the document or its action.
-
-    ``is_settled``: the books have closed it, and moved the buyer's part out of what is held.
-    """
-
-    id: str
-    status: str
-    resolution: object = None
-    is_settled: bool = False
-
-    @property
-    def is_open(self) -> bool:
-        """Anything not known to be settled counts as open: a new status must never release money."""
-        return self.status not in CLOSED
-
-    def outcome(self) -> Outcome | None:
-        """How it ended, None while it is open. Raises Undecided when people must decide."""
-        return None if self.is_open else outcome_of(self.resolution)
-
-    @property
-    def said(self) -> tuple[str, str, str]:
-        """What two stores must agree on: its name, its status, and how it ended."""
-        try:
-            return self.id, self.status, str(self.outcome())
-        except Undecided as error:
-            return self.id, self.status, str(error)
-
-    @property
-    def why_it_stops(self) -> str | None:
-        """Why it stops a release to the seller, as a sentence; None when it was settled for the seller."""
-        try:
-            outcome = self.outcome()
-        except Undecided as error:
-            return f"dispute_not_for_seller: dispute {self.id}: {error}; people decide who is paid."
-        if outcome is None:
-            return f"dispute_open: dispute {self.id} is {self.status}; it must be resolved first."
-        if outcome.kind == "refund":
-            return f"dispute_not_for_seller: dispute {self.id} was closed with refund; the buyer is paid."
-        if outcome.kind == "split" and not self.is_settled:
-            return f"dispute_not_settled: dispute {self.id} gives the buyer a part, which the books set aside first."
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +136,33 @@ class Sources:
     mongo_database: str
     repo_dispute: Store = "mongo"
     repo_marketplace: Store = "mongo"
+    """Where each domain begins (REPO_<DOMAIN>): as long as nobody cut it over."""
+    open_client: "Callable[[], MongoClient[dict[str, Any]]] | None" = None
+    """Opens ``mongo`` when it is first read and none was given: a domain may come back to it."""
+    _cut_over: dict[Domain, Store] = field(default_factory=dict[Domain, Store], init=False)
+    _said: dict[Domain, Store] | None = field(default=None, init=False)
     _away_until: float = field(default=0.0, init=False)
+
+    @property
+    def beginnings(self) -> dict[Domain, Store]:
+        """What each domain is read from as long as nobody cut it over."""
+        return {"marketplace": self.repo_marketplace, "dispute": self.repo_dispute}
+
+    def store_of(self, domain: Domain) -> Store:
+        """Where a domain is read now."""
+        return self._cut_over.get(domain) or self.beginnings[domain]
+
+    def follow_cutovers(self) -> None:
+        """Read what each domain was cut over to: once a round, so that a cutover binds without a restart."""
+        with transaction(self.engine) as connection:
+            found = cut_over_to(connection)
+            if self._said != self.beginnings:
+                say_beginnings(connection, self.beginnings)
+        self._said = self.beginnings
+        for domain, store in found.items():
+            if self._cut_over.get(domain) != store:
+                log.warning("domain_cut_over", domain=domain, store=store)
+        self._cut_over = found
 
     def read(self, wanted: Sequence[RequestReference]) -> dict[UUID, Reading]:
         """A reading for each reference, by payment id. Raises SourceUnreadable."""
@@ -184,8 +170,8 @@ class Sources:
         if not wanted:
             return {}
         read_at = time.monotonic()
-        requests = self._requests(wanted, self.repo_marketplace)
-        disputes = self._disputes(wanted, self.repo_dispute)
+        requests = self._requests(wanted, self.store_of("marketplace"))
+        disputes = self._disputes(wanted, self.store_of("dispute"))
         settled = self._settled(wanted) if any(disputes.values()) else frozenset[tuple[UUID, str]]()
         readings = {
             payment: Reading(
@@ -207,9 +193,9 @@ class Sources:
     ) -> None:
         """Compare with Postgres what a domain that is written to both stores was answered by MongoDB."""
         try:
-            if self.repo_marketplace == "dual":
+            if self.store_of("marketplace") == "dual":
                 compare(self.engine, "marketplace", requests, self._requests(wanted, "pg"))
-            if self.repo_dispute == "dual":
+            if self.store_of("dispute") == "dual":
                 shadows = self._disputes(wanted, "pg")
                 said = {payment: sorted(each.said for each in found) for payment, found in disputes.items()}
                 compare(
@@ -224,7 +210,7 @@ class Sources:
     def names_in_dispute(self) -> list[str]:
         """The purchase requests that an open dispute names, as their texts. Raises SourceUnreadable."""
         forbid_inside_transaction("reading the marketplace")
-        if self.repo_dispute == "pg":
+        if self.store_of("dispute") == "pg":
             with self._postgres() as connection:
                 return list(
                     connection.execute(
@@ -271,7 +257,10 @@ class Sources:
             for document in self._find(
                 "purchaserequests", {"_id": {"$in": _either_type(names)}}, {"status": 1, "deliveredAt": 1}
             ):
-                found[str(document["_id"])] = (str(document.get("status")), _time(document.get("deliveredAt")))
+                found[str(document["_id"])] = (
+                    _status("purchaserequests", document),
+                    _time(document.get("deliveredAt")),
+                )
         return {
             each.payment_id: next((found[name] for name in each.names if name in found), (None, None))
             for each in wanted
@@ -298,7 +287,7 @@ class Sources:
                 {"purchaseRequestId": 1, "status": 1, "resolution": 1},
             ):
                 found.setdefault(str(document["purchaseRequestId"]), []).append(
-                    Dispute(str(document["_id"]), str(document.get("status")), document.get("resolution"))
+                    Dispute(str(document["_id"]), _status("disputes", document), document.get("resolution"))
                 )
         return {each.payment_id: [dispute for name in each.names for dispute in found.get(name, ())] for each in wanted}
 
@@ -309,7 +298,7 @@ class Sources:
         import pymongo
         from pymongo.errors import PyMongoError
 
-        if self.mongo is None:
+        if self.mongo is None and self.open_client is None:
             raise SourceUnreadable(
                 f"{collection} is read from MongoDB and MONGO_URL is not set: set it, or cut the domain over."
             )
@@ -333,7 +322,9 @@ class Sources:
         from pymongo import ReadPreference
         from pymongo.read_concern import ReadConcern
 
-        assert self.mongo is not None
+        if self.mongo is None:
+            assert self.open_client is not None
+            self.mongo = self.open_client()
         return self.mongo[self.mongo_database].get_collection(
             name, read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("majority")
         )
@@ -353,6 +344,11 @@ class _PostgresReading:
 
     def __exit__(self, *error: Any) -> None:
         self._context.__exit__(*error)
+
+
+def _status(collection: str, document: Mapping[str, Any]) -> str:
+    said = document.get("status")
+    return UNSAID[collection] if said is None else str(said)
 
 
 def _time(value: object) -> datetime | None:

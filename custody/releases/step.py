@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from sqlalchemy import Engine
 
 from custody.chain import ChainClient, ChainUnavailable, WrongChain, connections
 from custody.chain.nodes import ChainNodes
+from custody.cutovers import Domain, cut_over_to, require_beginnings
 from custody.ledger import LedgerRefusal
 from custody.payments import TransitionRefused
 from custody.policy import AddressBook, PolicyRefused, SignedFolder, accept, require_genesis_treasuries
@@ -33,6 +35,7 @@ from custody.releases.rows import Instruction
 from custody.releases.safe_finality import end_safe_ones
 from custody.releases.safe_rejection import send_rejections
 from custody.releases.safe_treasury import Safes, SafeTreasury, safes_of
+from custody.releases.security_stops import draft_after_gaps, stop_paused
 from custody.releases.signing import judge_submissions
 from custody.releases.sources import (
     MAY_BE_PAID,
@@ -44,7 +47,7 @@ from custody.releases.surplus import order_surplus
 from custody.releases.treasuries import paying_treasuries
 from custody.safe import ReleasePayer
 from custody.settings.chains import Chains, load_chains
-from custody.settings.environment import FleetSettings
+from custody.settings.environment import FleetSettings, Store
 from custody.store.engine import transaction
 from custody.store.mongo import open_mongo
 
@@ -93,7 +96,9 @@ class Step:
 
         A marketplace store or a chain that cannot be read holds back what depends on it, and nothing else.
         """
+        self.sources.follow_cutovers()
         progressed = self._disputes.run_once(limit)  # they freeze, whatever the policy's files are like
+        progressed += stop_paused(self.engine, limit)
         try:
             book = self._signed_book()
             progressed += self._order_and_draft(limit, book) + self._reserve(limit, book)
@@ -168,6 +173,7 @@ class Step:
             rates=self.rates,
         )
         moved += draft_after_disputes(self.engine, self.chains, limit, book=book, rates=self.rates)
+        moved += draft_after_gaps(self.engine, self.chains, limit, book=book, rates=self.rates)
         if self.surplus_refund_minimum is not None:
             moved += order_surplus(self.engine, self.surplus_refund_minimum, limit)
         return moved + draft_refunds(self.engine, self.chains, limit, book=book) + self._find(limit, book)
@@ -289,14 +295,12 @@ def run_once(
 def build(engine: Engine, settings: FleetSettings) -> Step:
     """The step of this process over its own engine. Raises SettingsError that names what is missing."""
     chains = load_chains(settings.path("chains_file"))
-    mongo = None
-    if settings.repo_dispute != "pg" or settings.repo_marketplace != "pg":
-        mongo = open_mongo(settings.secret("mongo_url"), application="fleet-releases")
+    sources = _sources(engine, settings)
     return Step(
         engine,
         chains,
         {chain.id: ChainNodes(chain, [ChainClient(each) for each in connections(chain)]) for chain in chains.chains},
-        Sources(engine, mongo, settings.mongo_database, settings.repo_dispute, settings.repo_marketplace),
+        sources,
         settings.release_max_total_fee_wei,
         settings.release_in_flight_limit,
         signed_folder(settings, chains),
@@ -306,4 +310,20 @@ def build(engine: Engine, settings: FleetSettings) -> Step:
         FeeRates(settings.platform_fee_basis_points, settings.provider_fee_basis_points),
         Grouping(settings.release_group_maximum, settings.release_group_seconds),
         ReleasePayer.from_settings(settings),
+    )
+
+
+def _sources(engine: Engine, settings: FleetSettings) -> Sources:
+    """Raises SettingsError for a store that two persons have not cut over to, and without MONGO_URL while it is needed."""
+    beginnings: dict[Domain, Store] = {"marketplace": settings.repo_marketplace, "dispute": settings.repo_dispute}
+    with transaction(engine) as connection:
+        require_beginnings(connection, beginnings)
+        stores = beginnings | cut_over_to(connection)
+    if any(store != "pg" for store in stores.values()):
+        settings.require("mongo_url")
+    opens = None
+    if settings.mongo_url is not None:
+        opens = partial(open_mongo, settings.secret("mongo_url"), application="fleet-releases")
+    return Sources(
+        engine, None, settings.mongo_database, settings.repo_dispute, settings.repo_marketplace, open_client=opens
     )

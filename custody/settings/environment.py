@@ -153,7 +153,7 @@ class FleetSettings(BaseSettings):
     flower_port: Annotated[int, Field(ge=1, le=65535)] = 8482
     flower_basic_auth_file: Path | None = Field(None, description="USER:PASSWORD, mode 0600; Flower refuses without")
 
-    # Who is read from where until an operator cuts over (design §3)
+    # Who is read from where until two persons cut over (design §3); pg only where they did
     repo_marketplace: Store = "mongo"
     repo_dispute: Store = "mongo"
     backfill_database_hosts: str = Field(

@@ -1,5 +1,5 @@
-"""What waits for an operator: paused chains, work that was given up, quarantined addresses, failed releases, and what
-providers say of money that the chain does not show (rule 7)."""
+"""What waits for an operator: paused chains, work that was given up, quarantined addresses, failed releases, documents that
+somebody changed in MongoDB, and what providers say of money that the chain does not show (rule 7)."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,6 +35,13 @@ _FIND = text(
         'settle the reason, then: fleet destinations release ' || id
     FROM public.derived_destinations WHERE status = 'quarantined'
     UNION ALL
+    SELECT g.created_at, 'security gap ' || g.id || coalesce((
+            SELECT ' pauses ' || CASE count(*) WHEN 1 THEN 'payment ' || min(s.payment_id::text) ELSE count(*) || ' payments' END
+            FROM fleet.security_pauses s WHERE s.gap_id = g.id HAVING count(*) > 0), ''),
+        g.collection || ' ' || coalesce(g.legacy_object_id, 'of no id') || ': ' || g.reason,
+        'two persons close it: fleet gaps show ' || g.id || ', then fleet gaps resolve ' || g.id
+    FROM public.pg_dualwrite_gaps g WHERE g.severity = 'security' AND g.resolved_at IS NULL
+    UNION ALL
     SELECT i.updated_at, 'the ' || i.purpose || ' of ' || coalesce('payment ' || i.payment_id, 'the house at ' || i.treasury) || ' ' || i.state, coalesce(i.held_reason, ''),
         'settle the reason, then: fleet ' || CASE i.purpose WHEN 'release' THEN 'release ' || i.payment_id || ' --again'
             WHEN 'drain' THEN 'treasury rotate ' || i.chain_id || ' --drain'
@@ -45,6 +52,10 @@ _FIND = text(
       AND NOT (i.state = 'expired' AND coalesce(i.held_reason, '') ~ '^treasury_(compromised|rotated):') AND NOT EXISTS (
         SELECT FROM fleet.release_instructions later
         WHERE coalesce(later.payment_id, later.house_id) = coalesce(i.payment_id, i.house_id) AND later.purpose = i.purpose AND later.created_at > i.created_at)
+      -- Cancelled for a security gap: it is drafted again once two persons have closed that (R7).
+      AND NOT (i.purpose IN ('release', 'refund') AND NOT starts_with(i.request_key, 'part:') AND EXISTS (
+        SELECT FROM fleet.release_requests q WHERE q.instruction_id = coalesce(i.group_id, i.id) AND q.kind = 'cancel'
+            AND q.requested_by = 'security_gaps'))
       AND NOT EXISTS (SELECT FROM fleet.payment_disputes d
                       WHERE d.payment_id = i.payment_id AND (d.state = 'open' OR d.release_due OR d.outcome = 'refund'))
     UNION ALL

@@ -187,10 +187,11 @@ def test_money_that_was_changed_in_mongodb_is_not_applied_and_is_reported(databa
     assert gap.reason.startswith(f"amount.amount: expected {before.amount}, which nobody changes (R7), got 999")
     (alarm,) = execute(database, "SELECT kind, payment_id FROM fleet.alarms")
     assert (alarm.kind, alarm.payment_id) == ("security_gap", before.id)
-    # Put back, it closes.
+    # Put back, it stays: two persons say that the payment may go on (R10).
     mongo.payments.update_one({"_id": paid["_id"]}, {"$set": {"amount": paid["amount"]}})
     run(database, mongo)
-    assert gaps(database) == []
+    assert [each.id for each in gaps(database)] == [gap.id]
+    assert [row.gap_id for row in execute(database, "SELECT gap_id FROM fleet.security_pauses")] == [gap.id]
 
 
 def test_a_row_that_is_there_keeps_its_id_and_one_of_id_map_is_used(database: Database, mongo: Mongo) -> None:

@@ -78,9 +78,10 @@ def test_bad_documents_are_gaps_that_name_the_field_and_repaired_ones_close_them
     for gap in gaps(database):
         if gap.severity != "warning":
             left = replay(database.engine(), mongo, gap)
-            assert left is None or "was not brought over yet" in left
+            assert left is None or "was not brought over yet" in left or "two persons close the gap" in left
     heal(database.engine(), mongo, list(COLLECTIONS))
-    assert gaps(database) == []
+    # What somebody changed is no longer so, and who let it be is still asked (R7, R10).
+    assert [(gap.severity, gap.collection) for gap in gaps(database)] == [("security", "fundsledgerentries")]
     assert wrong(database, mongo) == []
     counts("planted documents", len(PLANTED))
 

@@ -9,6 +9,7 @@ import typer
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
+from custody.ledger.adjustments import open_actions
 from custody.mirror.gaps import listed
 from custody.settings.environment import settings
 from custody.store.engine import transaction
@@ -16,6 +17,8 @@ from custody.store.mongo import open_mongo
 from tests.brought_over import Mongo, differences
 from tests.conftest import Database
 from tests.legacy_documents import Legacy
+from tests.marketplace import Marketplace
+from tests.security_gaps import gap_of_payment, open_gap
 from workers.cli import gaps as gaps_command
 from workers.cli import mirror as mirror_command
 from workers.embedded.services import Services
@@ -120,6 +123,36 @@ def test_a_person_closes_a_gap_and_says_why(database: Database, mongo: Mongo, co
     shown = fleet("gaps", "show", str(gap.id))
     assert "resolved_by: N. Azizi" in shown.output
     assert "resolution: a test payment" in shown.output
+
+
+def test_a_security_gap_takes_two_persons_and_is_shown_with_what_it_pauses(database: Database, configured: Any) -> None:
+    market = Marketplace(database)
+    payment = market.payment()
+    market.execute(
+        "INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp) VALUES (31337, 1, '0x', now())"
+    )
+    gap = gap_of_payment(database, payment)
+    assert f"pauses payment {payment}" in fleet("gaps", "show", str(gap)).output
+    refused = fleet("gaps", "resolve", str(open_gap(database, "payments", None, severity="error")), "--by", "m",
+                    "--reason", "x", "--write-again")  # fmt: skip
+    assert (refused.exit_code, "only for an open gap of severity security" in refused.output) == (2, True)
+    proposed = fleet("gaps", "resolve", str(gap), "--by", "mina", "--reason", "a script of ours", "--write-again")
+    assert proposed.exit_code == 0, proposed.output
+    with transaction(database.engine("fleet_operator")) as connection:
+        [action] = open_actions(connection, "resolve_gap")
+    listed_now = fleet("gaps", "list").output
+    for part in (str(action.id), action.hash, f"{gap}, written again", "mina"):
+        assert part in listed_now, part
+    alone = fleet("gaps", "agree", str(action.id), "--hash", action.hash, "--by", "mina")
+    assert (alone.exit_code, "another person executes it" in alone.output) == (2, True)
+    other = fleet("gaps", "agree", str(action.id), "--hash", "00", "--by", "omid")
+    assert (other.exit_code, "other parameters than were shown" in other.output) == (2, True)
+    agreed = fleet("gaps", "agree", str(action.id), "--hash", action.hash, "--by", "omid")
+    assert (agreed.exit_code, f"gap {gap} is closed" in agreed.output) == (0, True), agreed.output
+    again = fleet("gaps", "resolve", str(gap), "--by", "mina", "--reason", "x")
+    assert again.output == "it was closed already\n"
+    asked = market.execute("SELECT document_id FROM fleet.outbox WHERE queue = 'mirror' AND collection = 'payments'")
+    assert [row.document_id for row in asked] == [payment]
 
 
 def test_what_is_gone_or_no_gap_is_said(database: Database, mongo: Mongo, configured: Any) -> None:

@@ -11,15 +11,18 @@ import pytest
 
 from custody.chain.pauses import go_on, propose_go_on
 from custody.ledger.adjustments import Action, ActionRefused, execute, open_actions, propose
+from custody.mirror.security_gaps import execute_resolution, propose_resolution
 from custody.policy import SignedFolder, Verified, load_folder
 from custody.policy.operator_actions import SignableAction
 from custody.releases.approving import judge_approvals
 from custody.store.engine import transaction
+from custody.trezor.text_rows import rows_of
 from tests.approvals import hand_in_approval
 from tests.conftest import Database
 from tests.ledger_book import book_of, move
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
 from tests.policy_files import Fleet, genesis_said, token
+from tests.security_gaps import gap_of_payment
 from tests.signer_api_server import client_at, serving
 from workers.signer import InstructionRefused, SignerClient
 from workers.signer.approving import ApproverDesk, approvable_action
@@ -229,3 +232,35 @@ def test_a_lying_api_is_refused_by_the_signers_machine(
     LIES[name](said)
     with pytest.raises(InstructionRefused):
         approvable_action(type(honest).model_validate(said), at_work)
+
+
+def test_an_action_of_no_chain_is_shown_and_signed_as_one(
+    market: Marketplace, signed: SignedFolder, client: SignerClient
+) -> None:
+    """A security gap is of no chain (R7); told that it is of one, or something else, the machine refuses."""
+    gap = gap_of_payment(market.database, market.payment())
+    market.execute("INSERT INTO fleet.tokens VALUES (:c, 'native', 'BNB', 18)", c=REAL)
+    with transaction(market.database.engine("fleet_operator")) as connection:
+        action = propose_resolution(connection, gap, write_again=True, reason="a script of ours", by="mina")
+        [waiting] = open_actions(connection, "resolve_gap")
+    verified: Verified = load_folder(signed.folder, root=signed.root, now=datetime.now(UTC))
+    at_work = ApproverDesk(verified, "ada", "udp:127.0.0.1:1", 1.0, 10**16)
+    [honest] = client.actions()
+    shown = approvable_action(honest, at_work).text
+    assert shown == text_of(market, action)[0]
+    rows = [row.strip() for row in rows_of(shown)]
+    assert (rows[0], rows[1], rows[3], rows[6]) == ("PAUSE amn1", "resolve_gap", "payments", "write ours again")
+    assert "".join(rows[4:6]) == waiting.parameters["object_id"]
+    for lie in ({"chain_id": REAL}, {"kind": "go_on"}, {"kind": "cutover"}):
+        with pytest.raises(InstructionRefused):
+            approvable_action(type(honest).model_validate(honest.model_dump() | lie), at_work)
+    for expected, people in (("nobody signed", ()), ("ada signed", ("ada",)), (None, ("cyd",))):
+        sign(market, action, *people)
+        judge(market, signed)
+        with transaction(market.database.engine("fleet_operator")) as connection:
+            if expected is None:
+                assert execute_resolution(connection, action, agreed_hash=waiting.hash, by="omid") == gap
+            else:
+                with pytest.raises(ActionRefused, match=expected):
+                    execute_resolution(connection, action, agreed_hash=waiting.hash, by="omid")
+                connection.rollback()

@@ -132,6 +132,13 @@ PAST_ITS_STEP = (
     ("fleet_operator", "INSERT INTO fleet.release_instructions (state) VALUES ('ready')"),
     ("fleet_operator", "UPDATE fleet.chain_cursors SET paused_reason = NULL, paused_at = NULL"),
     ("fleet_releases", "UPDATE fleet.chain_cursors SET paused_reason = NULL, paused_at = NULL"),
+    ("fleet_releases", "SELECT * FROM public.pg_dualwrite_gaps"),
+    ("fleet_sweeps", "SELECT * FROM public.pg_dualwrite_gaps"),
+    ("fleet_sweeps", "SELECT * FROM fleet.security_gap_rows"),
+    ("fleet_releases", "SELECT * FROM fleet.security_pauses"),
+    ("fleet_releases", "INSERT INTO fleet.cutovers (domain) VALUES ('dispute')"),
+    ("fleet_operator", "INSERT INTO fleet.domain_beginnings (domain, store) VALUES ('dispute', 'dual')"),
+    ("fleet_mirror", "INSERT INTO fleet.mirror_restorations (collection) VALUES ('payments')"),
 )
 
 
@@ -166,6 +173,14 @@ PAUSING = {
     "fleet.sanctioned_among(bigint, text[])": {"fleet_confirmations", "fleet_operator"},
     "fleet.sanctioned_of(uuid, bigint, text)": {"fleet_confirmations", "fleet_releases", "fleet_operator"},
     "fleet.total_sweeps()": set[str](),
+    "fleet.propose_cutover(text, text, text, text)": {"fleet_operator"},
+    "fleet.execute_cutover(uuid, bytea, text)": {"fleet_operator"},
+    "fleet.is_cut_over(text)": {"fleet_mirror"},
+    "fleet.require_clean_cutover(text, text)": set[str](),
+    "fleet.propose_gap_resolution(uuid, boolean, text, text)": {"fleet_operator"},
+    "fleet.execute_gap_resolution(uuid, bytea, text)": {"fleet_operator"},
+    "fleet.document_to_restore(uuid)": set[str](),
+    "fleet.security_pauses_of(uuid[])": {"fleet_releases", "fleet_sweeps", "fleet_operator"},
 }
 
 

@@ -147,12 +147,12 @@ OLD, NEW, TOKEN = (Account.create().address for _ in range(3))
 @pytest.mark.parametrize(
     ("state", "to", "data", "words"),
     [
-        ("draining", OLD, "deploy", None),
-        ("retired", OLD, "deploy", None),
-        ("compromised", OLD, "deploy", "binds on chain"),
-        ("draining", OLD, "sweep", "only its own forwarders are flushed to it"),
-        ("draining", NEW, "deploy", "only its own forwarders are flushed to it"),
-        (None, OLD, "deploy", "binds on chain"),
+        ("draining", "old", "deploy", None),
+        ("retired", "old", "deploy", None),
+        ("compromised", "old", "deploy", "binds on chain"),
+        ("draining", "old", "sweep", "only its own forwarders are flushed to it"),
+        ("draining", "new", "deploy", "only its own forwarders are flushed to it"),
+        (None, "old", "deploy", "binds on chain"),
     ],
 )
 def test_the_keys_agent_flushes_a_former_treasurys_forwarders_and_sweeps_nothing_else_to_it(
@@ -164,7 +164,7 @@ def test_the_keys_agent_flushes_a_former_treasurys_forwarders_and_sweeps_nothing
         if data == "deploy"
         else sweep_many_call(TOKEN, [Account.create().address], 100_000)
     )
-    transaction_ = UnsignedTransaction(CHAIN_ID, 0, 1, 10, 500_000, sweep_contracts(to).batcher, 0, call)
+    transaction_ = UnsignedTransaction(CHAIN_ID, 0, 1, 10, 500_000, sweep_contracts({"old": OLD, "new": NEW}[to]).batcher, 0, call)
     chain = KnownChain(CHAIN_ID, NEW, {TOKEN}, {} if state is None else {OLD: state})
     if words is None:
         require_batch_call(transaction_, chain=chain, treasury=OLD)

@@ -8,11 +8,13 @@ import pytest
 
 from custody.chain import ChainUnavailable
 from custody.destinations.sweeps.advancing import run_once
+from custody.destinations.sweeps.planner import Verdict, candidates, plan
 from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.counts import Counts, declared
+from tests.security_gaps import close_gap, gap_of_payment
 from tests.sweeping import CHAIN_ID, Crash, Fuse, SweepingFleet, World, call, manual_mining, sweeping_world
 from workers.demo.development_chain import ETHER
 
@@ -69,6 +71,33 @@ def test_running_again_does_nothing(fleet: SweepingFleet):
     assert fleet.round() == 0
     assert fleet.count("SELECT count(*) FROM public.funds_ledger_entries") == entries
     assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 2
+
+
+def test_coins_of_a_paused_payment_wait_and_others_go(fleet: SweepingFleet):
+    """R7: the reason names the gap and what unblocks it; one that opens while the chain is asked is seen as well."""
+    paused, other = fleet.payment(UNIT), fleet.payment(UNIT)
+    for payment in (paused, other):
+        fleet.pay(payment, UNIT)
+    sweeps = fleet.database.engine("fleet_sweeps")
+    with transaction(sweeps) as connection:
+        found = candidates(connection, fleet.chains, limit=10)
+    assert [each.reason for each in found] == [None, None]
+    gap = gap_of_payment(fleet.database, paused)
+    with transaction(sweeps) as connection:
+        late = plan(connection, fleet.chains, found, {
+            (each.destination_id, each.token): Verdict("top_up_transfer", 1, 1) for each in found
+        })  # fmt: skip
+        connection.rollback()
+    why = f"security_gap: gap {gap} is open; two persons close it: fleet gaps resolve {gap}"
+    assert ([each.reason for each in late.waiting], len(late.jobs)) == ([why], 1)
+    fleet.run()
+    assert (fleet.destination(paused)[0], fleet.destination(other)[0]) == ("active", "swept")
+    with transaction(sweeps) as connection:
+        assert [each.reason for each in candidates(connection, fleet.chains, limit=10)] == [why]
+    close_gap(fleet.database, gap)
+    fleet.run()
+    assert fleet.destination(paused)[0] == "swept"
+    fleet.assert_books_equal_chain()
 
 
 def test_coins_that_are_not_deep_stay_where_they_are(fleet: SweepingFleet):

@@ -6,9 +6,10 @@ from uuid import uuid4
 import pytest
 from eth_account import Account
 
+from custody.releases.dispute_outcomes import Dispute
 from custody.releases.payout import BytesDiffer, FeeOverCeiling, build, stored_transaction
 from custody.releases.rows import Instruction
-from custody.releases.sources import Dispute, Reading
+from custody.releases.sources import Reading
 from custody.releases.states import (
     ENDED,
     MOVES,

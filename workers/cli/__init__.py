@@ -54,6 +54,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "broker": ("broker",),
     "mirror": ("mirror",),
     "gaps": ("gaps",),
+    "cutover": ("cutover",),
     "policy": ("policy",),
     "genesis": ("genesis",),
     "keys": ("keys",),

@@ -1,16 +1,17 @@
 """``fleet gaps``: documents that one store has and the other could not take."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 from uuid import UUID
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from custody.ledger.adjustments import open_actions, withdraw
 from custody.settings.environment import settings
 from custody.store.engine import open_engine, transaction
-from workers.cli.actions import as_operator
+from workers.cli.actions import Agreed, By, Reason, as_operator, print_actions
 from workers.cli.mirror_backfill import both_stores
 from workers.cli.terminal import shown
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from custody.mirror.gaps import Gap
 
 gaps = typer.Typer(help="Documents that one store has and the other could not take.", no_args_is_help=True)
+
+PAUSED_SHOWN: Final = 50  # a screen; a changed Trezor account may pause each payment of its seller
 
 GapId = Annotated[UUID, typer.Argument(metavar="ID", help="the gap's id, as fleet gaps list shows it")]
 
@@ -30,10 +33,12 @@ def list_(
 ) -> None:
     """Open gaps, the newest first. Exit code 1 if there is any."""
     from custody.mirror.gaps import count, listed
+    from custody.mirror.security_gaps import KIND
 
     engine = open_engine(settings().secret("database_url"), application="fleet-gaps", pool_size=1)
     try:
         with transaction(engine) as connection:
+            waiting = open_actions(connection, KIND)
             found = listed(connection, collection=collection, severity=severity, resolved=everything)
             there = count(connection, collection=collection, severity=severity, resolved=everything)
             still_open = count(connection, collection=collection, severity=severity)
@@ -59,6 +64,12 @@ def list_(
     console.print(table)
     if there > len(found):
         console.print(f"and {there - len(found):,} older ones")
+    print_actions(
+        console,
+        waiting,
+        "proposed to be closed; signed by two it is: fleet gaps agree ACTION --hash HASH --by NAME",
+        lambda action: f"{action.parameters['gap']}{', written again' if action.parameters['write_again'] else ''}",
+    )
     if still_open:
         raise typer.Exit(1)
 
@@ -67,10 +78,14 @@ def list_(
 def show(gap_id: GapId) -> None:
     """One gap with what it kept of the document, as MongoDB's Extended JSON; credentials are withheld."""
     from custody.mirror.gaps import one
+    from custody.mirror.security_gaps import payments_paused_by
 
     with as_operator("fleet-gaps") as connection:
         gap = one(connection, gap_id)
+        paused = payments_paused_by(connection, gap_id, limit=PAUSED_SHOWN)
     console = Console()
+    for payment_id in paused:
+        console.print(f"pauses payment {payment_id}")
     for name in (
         "id",
         "collection",
@@ -130,15 +145,56 @@ def replay(
 @gaps.command()
 def resolve(
     gap_id: GapId,
-    by: Annotated[str, typer.Option(help="who closes it (a label, never an authority)")],
-    reason: Annotated[str, typer.Option(help="why, at most 500 characters")],
+    by: By,
+    reason: Reason,
+    write_again: Annotated[
+        bool, typer.Option("--write-again", help="of severity security: write the fleet's values to MongoDB again")
+    ] = False,
 ) -> None:
-    """Close a gap by hand: the document stays as it is in both stores."""
+    """Close a gap by hand: the document stays as it is in both stores.
+
+    One of severity security pauses payments, so that this only proposes it. Then:
+
+    1. two persons sign it on their devices: fleet signer approve
+
+    2. another person than who proposed closes it: fleet gaps agree ACTION --hash HASH --by OTHER, with the hash that fleet
+    gaps list shows. The payments go on; with --write-again the mirror writes the fleet's values to MongoDB first thing.
+    """
+    from custody.mirror.gaps import one
     from custody.mirror.gaps import resolve as close
+    from custody.mirror.security_gaps import propose_resolution
 
     with as_operator("fleet-gaps") as connection:
+        gap = one(connection, gap_id)
+        if gap.severity == "security" and gap.resolved_at is None:
+            action = propose_resolution(connection, gap_id, write_again=write_again, reason=reason, by=by)
+            typer.echo(
+                f"proposed as {action}; two persons sign it (fleet signer approve), then another closes the gap: fleet gaps "
+                f"agree {action} --hash HASH --by OTHER (fleet gaps list shows the hash)"
+            )
+            return
+        if write_again:
+            raise ValueError("--write-again: only for an open gap of severity security")
         is_new = close(connection, gap_id, by=by, reason=reason)
     typer.echo("closed" if is_new else "it was closed already")
+
+
+@gaps.command()
+def agree(action: UUID, by: By, agreed: Agreed) -> None:
+    """Close the security gap that another person proposed to close and two signed; the payments that it paused go on."""
+    from custody.mirror.security_gaps import execute_resolution
+
+    with as_operator("fleet-gaps") as connection:
+        gap_id = execute_resolution(connection, action, agreed_hash=agreed, by=by)
+    typer.echo(f"gap {gap_id} is closed; what it paused goes on in the workers' next round")
+
+
+@gaps.command("withdraw")
+def withdraw_(action: UUID, by: By) -> None:
+    """Close a proposal without closing the gap."""
+    with as_operator("fleet-gaps") as connection:
+        withdraw(connection, action, by=by)
+    typer.echo("withdrawn")
 
 
 def register(app: typer.Typer) -> None:

@@ -16,7 +16,7 @@ from custody.chain.assets import NATIVE
 from custody.policy import AddressBookEntry, PolicyRefused, Verified
 from custody.policy.documents import validated
 from custody.policy.genesis import Approver
-from custody.policy.operator_actions import ActionNotShowable, SignableAction
+from custody.policy.operator_actions import OF_NO_CHAIN, ActionNotShowable, SignableAction
 from custody.policy.requests import role_paid
 from custody.policy.signed_entries import entry_hash, who_signed
 from custody.policy.texts import entry_text
@@ -164,7 +164,7 @@ def approvable_action(claimed: ApiAction, desk: ApproverDesk) -> Approvable:
     """What an operator's action asks this person to sign (R10). Raises InstructionRefused."""
     action = SignableAction(claimed.id, claimed.kind, claimed.chain_id, claimed.parameters)
     genesis = desk.verified.genesis.genesis
-    if genesis.chain(claimed.chain_id) is None:
+    if claimed.kind not in OF_NO_CHAIN and genesis.chain(claimed.chain_id) is None:
         raise _refused(claimed.id, f"chain {claimed.chain_id} is not in this machine's genesis")
     if action.hash().hex() != claimed.hash:
         raise _refused(claimed.id, f"the hash of its parameters is {action.hash().hex()}, the API says {claimed.hash}")

@@ -19,6 +19,7 @@ from custody.destinations.sweeps.strategy import CREATE2_FORWARDER
 from custody.destinations.sweeps.treasury_room import TreasuryRoom
 from custody.settings.chains import Chain, Chains
 from custody.store.outbox import mirror
+from custody.store.security_pauses import pauses_of
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,8 @@ class Candidate:
     method: str | None
     since: datetime | None
     is_wanted: bool
+    payment_ids: tuple[UUID, ...] = ()
+    """Those whose coins lie there."""
     reason: str | None = None
     treasury: str = ""
 
@@ -82,18 +85,22 @@ class Plan:
 # come to another address than the payment's route (L10).
 _CANDIDATES = text(
     """
-    WITH places AS (
+    WITH paused AS MATERIALIZED (SELECT DISTINCT ON (payment_id) payment_id, gap_id FROM fleet.security_pauses_of(NULL)
+        ORDER BY payment_id, since, gap_id),
+    places AS (
         SELECT e.chain_id, e.token, e.debit_address AS address, bool_or(f.live AND f.judged_at IS NOT NULL) AS is_judged,
-            min(f.judged_at) AS since, bool_or(p.escrow_state IN ('releasable', 'releasing')) AS is_wanted
+            min(f.judged_at) AS since, bool_or(p.escrow_state IN ('releasable', 'releasing')) AS is_wanted,
+            (array_agg(s.gap_id ORDER BY s.gap_id) FILTER (WHERE s.gap_id IS NOT NULL))[1] AS gap, array_agg(DISTINCT b.book_id) AS payment_ids
         FROM fleet.ledger_balances b
         JOIN public.payments p ON p.id = b.book_id
         JOIN public.funds_ledger_entries e ON e.payment_id = b.book_id AND e.chain_id = b.chain_id AND e.token = b.token
              AND e.debit = 'destination' AND e.reason = 'seen'
         JOIN fleet.chain_facts f ON f.id = e.fact_id
+        LEFT JOIN paused s ON s.payment_id = b.book_id
         WHERE b.book_kind = 'payment' AND b.destination > 0
         GROUP BY e.chain_id, e.token, e.debit_address)
     SELECT p.chain_id, p.token, p.address, p.since, coalesce(p.is_wanted, false) AS is_wanted, t.decimals, d.id,
-        d.status::text AS status, d.derivation_index, d.derivation_path, a.xpub_fingerprint, c.paused_reason,
+        d.status::text AS status, d.derivation_index, d.derivation_path, a.xpub_fingerprint, c.paused_reason, p.gap, p.payment_ids,
         CASE WHEN a.kind = 'create2_forwarder' THEN a.kind ELSE m.method END AS method
     FROM places p
     JOIN fleet.tokens t ON t.chain_id = p.chain_id AND t.token = p.token
@@ -104,7 +111,7 @@ _CANDIDATES = text(
     WHERE NOT EXISTS (
         SELECT FROM fleet.sweep_jobs j
         WHERE j.destination_id = d.id AND j.state IN ('planned', 'funding', 'transferring'))
-    ORDER BY p.is_judged AND d.status <> 'quarantined' AND c.paused_reason IS NULL
+    ORDER BY p.is_judged AND d.status <> 'quarantined' AND c.paused_reason IS NULL AND p.gap IS NULL
              AND p.chain_id || ':' || p.token = ANY(:sweepable) DESC,
              a.state IS NOT DISTINCT FROM 'compromised' DESC, d.updated_at, d.id, p.token
     LIMIT :limit
@@ -128,6 +135,11 @@ _INSERT = text(
 )
 
 
+def paused_by(gap: UUID) -> str:
+    """Why coins stay where they are while a security gap of their payment is open (R7), and what unblocks it."""
+    return f"security_gap: gap {gap} is open; two persons close it: fleet gaps resolve {gap}"
+
+
 def candidates(connection: Connection, chains: Chains, *, limit: int) -> list[Candidate]:
     """The destinations with coins and no open job, those that nothing known keeps back first.
 
@@ -142,6 +154,8 @@ def candidates(connection: Connection, chains: Chains, *, limit: int) -> list[Ca
         reason = None
         if place.status == "quarantined":
             reason = "quarantined"
+        elif place.gap is not None:
+            reason = paused_by(place.gap)
         elif place.paused_reason is not None:
             reason = f"chain_paused: {place.paused_reason}"
         elif chain is None or chain.token(place.token) is None:
@@ -201,6 +215,9 @@ def plan(
         destination = connection.execute(_LOCK, {"id": candidate.destination_id}).one_or_none()
         if destination is None or destination.is_open or destination.status == "quarantined":
             continue
+        if (paused := pauses_of(connection, candidate.payment_ids)) != []:  # opened while the chain was asked
+            waiting.append(Waiting(*place, paused_by(paused[0].gap_id)))
+            continue
         units = _judged_units(connection, candidate)
         if units == 0:
             waiting.append(Waiting(*place, "deposit_not_deep"))
@@ -257,6 +274,7 @@ def _candidate(place: Any, units: int) -> Candidate:
         method=place.method,
         since=place.since,
         is_wanted=place.is_wanted,
+        payment_ids=tuple(place.payment_ids),
     )
 
 

@@ -47,8 +47,13 @@ BEGIN
             USING ERRCODE = 'FL006';
     END IF;
     v_signed := fleet.persons_who_signed(p_action_id, v_action.parameter_hash);
-    -- Where no money is real two labels are enough, so that people can practise.
-    IF cardinality(v_signed) < 2 AND v_action.chain_id NOT IN (1337, 31337) THEN
+    -- Where no money is real two labels are enough, so that people can practise. Of no chain (0): where no other is known.
+    IF cardinality(v_signed) < 2 AND (
+        v_action.chain_id NOT IN (0, 1337, 31337)
+        OR v_action.chain_id = 0 AND (NOT EXISTS (SELECT FROM fleet.chain_cursors) OR EXISTS (
+            SELECT FROM (SELECT c.chain_id FROM fleet.chain_cursors c UNION ALL SELECT t.chain_id FROM fleet.tokens t
+                         UNION ALL SELECT h.chain_id FROM fleet.house_accounts h) known
+            WHERE known.chain_id NOT IN (1337, 31337)))) THEN
         RAISE EXCEPTION 'action % needs the signatures of two persons, % signed: each runs fleet signer approve (R10)',
             p_action_id, CASE WHEN v_signed = '{}' THEN 'nobody' ELSE array_to_string(v_signed, ', ') END
             USING ERRCODE = 'FL006';

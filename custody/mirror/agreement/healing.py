@@ -24,6 +24,20 @@ CREATED_BY_FLEET: Final = frozenset(SUBJECTS) - {"purchaserequests"}
 """Collections whose missing documents the mirror makes."""
 
 
+_IS_CUT_OVER: Final = text("SELECT fleet.is_cut_over(:collection)")
+# A gap that was to be written again is not accepted: it is asked anew while the values differ. Nor is a difference whose
+# values did not fit into the gap.
+_ACCEPTED: Final = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM public.pg_dualwrite_gaps g
+        JOIN fleet.mirror_differences d ON d.collection = g.collection AND d.object_id = g.legacy_object_id
+        WHERE g.collection = :collection AND g.op = :op AND g.legacy_object_id = :object_id AND g.severity = 'security'
+          AND g.reason = :reason AND g.payload = CAST(:payload AS jsonb) AND NOT g.payload ? 'too_long'
+          AND starts_with(g.resolved_by, 'action:') AND d.resolved_at IS NULL AND d.first_seen_at <= g.resolved_at
+          AND NOT EXISTS (SELECT FROM fleet.mirror_restorations r WHERE 'action:' || r.action_id = g.resolved_by))
+    """
+)
 _MAY_UPDATE: Final = text("SELECT has_column_privilege(:table, :column, 'UPDATE')")
 _MAY_REPLACE: Final = text(
     "SELECT has_table_privilege(:table, 'INSERT') AND has_table_privilege(:table, 'DELETE') AND :column = ''"
@@ -36,6 +50,7 @@ class Deed(Enum):
     HEALED = "healed"
     ASKED = "the mirror writes it again"
     SECURITY = "security gap"
+    ACCEPTED = "left as it is by two persons"
     LEFT = "left to a person"
 
 
@@ -63,16 +78,22 @@ def settle(engine: Engine, plan: Plan, found: Look, *, heal: bool) -> Deed:
         return Deed.ASKED
     if found.verdict is not Verdict.FIELDS or found.row_id is None or found.document is None:
         return Deed.LEFT
-    if changed := security_fields(found):
+    changed = security_fields(found)
+    if changed:
         with transaction(engine) as connection:
-            _write_gap(connection, found, changed)
-        return Deed.SECURITY
+            if not _is_accepted(connection, gap := _gap(found, changed)):
+                connection.execute(_GAP, gap)
+                return Deed.SECURITY
     if not heal:
-        return Deed.LEFT
+        return Deed.ACCEPTED if changed else Deed.LEFT
     with transaction(engine) as connection:
         if is_behind(found):
             mirror(connection, plan.collection, found.row_id)
-        healed = _heal(connection, plan, found, _ours_to_heal(found))
+        # What Postgres alone decides takes nothing from MongoDB any more (docs/mirror.md).
+        is_cut_over = connection.execute(_IS_CUT_OVER, {"collection": plan.collection}).scalar_one()
+        healed = Deed.LEFT if is_cut_over else _heal(connection, plan, found, _ours_to_heal(found))
+    if changed:
+        return Deed.ACCEPTED
     return Deed.ASKED if is_behind(found) else healed
 
 
@@ -81,22 +102,24 @@ def _ours_to_heal(found: Look) -> list[FieldDifference]:
     return [each for each in found.owned_by(Owner.MONGO) if not (is_behind(found) and each.name == "updatedAt")]
 
 
-def _write_gap(connection: Connection, found: Look, changed: list[FieldDifference]) -> None:
+def _is_accepted(connection: Connection, gap: dict[str, Any]) -> bool:
+    """Whether two persons have left this very difference as it is, and it was never gone since."""
+    return connection.execute(_ACCEPTED, gap).scalar_one()
+
+
+def _gap(found: Look, changed: list[FieldDifference]) -> dict[str, Any]:
     values = {each.name: {"mongo": each.mongo, "postgres": each.postgres} for each in changed}
     payload = json_util.dumps(values, json_options=json_util.RELAXED_JSON_OPTIONS)
     if len(payload) > PAYLOAD_LENGTH_MAXIMUM:
         payload = json.dumps({"too_long": len(payload)})
-    connection.execute(
-        _GAP,
-        {
-            "collection": found.collection,
-            "op": OP,
-            "object_id": found.object_id,
-            "payload": payload,
-            "severity": "security",
-            "reason": f"{', '.join(each.name for each in changed)}: MongoDB holds another value than the fleet wrote",
-        },
-    )
+    return {
+        "collection": found.collection,
+        "op": OP,
+        "object_id": found.object_id,
+        "payload": payload,
+        "severity": "security",
+        "reason": f"{', '.join(each.name for each in changed)}: MongoDB holds another value than the fleet wrote",
+    }
 
 
 def _heal(connection: Connection, plan: Plan, found: Look, fields: list[FieldDifference]) -> Deed:

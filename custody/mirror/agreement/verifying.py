@@ -40,7 +40,13 @@ A million that are missing would take longer to name than to bring over."""
 Progress = Callable[[str, int, int], None]
 """Collection, documents done, rows expected."""
 
-_STATES: Final = {Deed.HEALED: "healed", Deed.ASKED: "asked", Deed.SECURITY: "security", Deed.LEFT: "open"}
+_STATES: Final = {
+    Deed.HEALED: "healed",
+    Deed.ASKED: "asked",
+    Deed.SECURITY: "security",
+    Deed.ACCEPTED: "accepted",
+    Deed.LEFT: "open",
+}
 _COLUMNS: Final = text(
     """
     SELECT r.relname, a.attname FROM pg_class r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped

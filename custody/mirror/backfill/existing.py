@@ -12,6 +12,7 @@ from custody.mirror.backfill.inserting import Made, copy, insert_children, quote
 from custody.mirror.backfill.targets import ChildOf, Target
 from custody.mirror.collections.marks import Owner
 
+_IS_CUT_OVER: Final = text("SELECT fleet.is_cut_over(:collection)")
 VALUE_LENGTH_MAXIMUM: Final = 100  # of what a gap repeats of a field that only the fleet changes: an amount, an id
 
 
@@ -26,7 +27,7 @@ class Changes:
 def update(connection: Connection, target: Target, made: Made, read_at: datetime) -> Changes:
     """Bring these rows' MongoDB-owned columns and children up to date, where they differ.
 
-    Left as they are: rows that Postgres changed after ``read_at``, and those that the mirror has still to write, because
+    Left as they are: all rows of a domain that Postgres alone decides (docs/mirror.md), rows that Postgres changed after ``read_at``, and those that the mirror has still to write, because
     what MongoDB says of them is older.
     """
     changes = Changes()
@@ -46,6 +47,8 @@ def update(connection: Connection, target: Target, made: Made, read_at: datetime
                 f"{target.field_of(row.changed[0])}: expected {_short(row.kept)}, which nobody changes (R7), "
                 f"got {_short(row.found)}{also}"
             )
+    if connection.execute(_IS_CUT_OVER, {"collection": target.collection}).scalar_one():
+        return changes
     if target.updatable:
         changes.updated |= set(connection.execute(_update(target), {"left": sorted(left)}).scalars())
     free = [(row_id, rows) for row_id, rows in made if row_id not in left]

@@ -80,7 +80,7 @@ def _set(connection: Connection, target: Target, reference: Deferred, pairs: lis
         f"""
         UPDATE {target.table} t SET {reference.column} = n.referred
         FROM unnest(CAST(:ids AS uuid[]), CAST(:referred AS uuid[])) AS n(id, referred)
-        WHERE t.id = n.id AND t.{reference.column} IS DISTINCT FROM n.referred
+        WHERE t.id = n.id AND t.{reference.column} IS DISTINCT FROM n.referred AND NOT fleet.is_cut_over('{target.collection}')
         """  # noqa: S608 - the names are the mapping's
     )
     ids, referred = zip(*pairs, strict=True)

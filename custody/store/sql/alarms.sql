@@ -63,8 +63,8 @@ BEGIN
         PERFORM fleet.raise_alarm('security_gap', NEW.collection, coalesce(NEW.legacy_object_id, NEW.id::text),
             NEW.collection || ' ' || coalesce(NEW.legacy_object_id, NEW.id::text) || ' was not applied (' || NEW.op || '): '
                 || NEW.reason,
-            (SELECT p.id FROM public.payments p
-             WHERE NEW.collection = 'payments' AND p.legacy_object_id = NEW.legacy_object_id));
+            -- Of several payments the first one: fleet gaps show names all.
+            (SELECT s.payment_id FROM fleet.security_pauses s WHERE s.gap_id = NEW.id ORDER BY s.payment_id LIMIT 1));
     END IF;
     RETURN NULL;
 END $$;

@@ -81,7 +81,8 @@ GRANT INSERT ON fleet.outbox TO fleet_sweeps;
 -- Releases promise, hand out, broadcast and book.
 GRANT SELECT ON fleet.treasury_drains TO fleet_releases;
 GRANT SELECT (chain_id, treasury, state) ON fleet.sweep_jobs TO fleet_releases;
-GRANT SELECT, INSERT, UPDATE ON fleet.shadow_reads TO fleet_releases;
+GRANT SELECT, INSERT, UPDATE ON fleet.shadow_reads, fleet.domain_beginnings TO fleet_releases;
+GRANT SELECT (number, domain, to_store) ON fleet.cutovers TO fleet_releases;
 GRANT SELECT ON fleet.chain_cursors, fleet.tokens, fleet.house_accounts, fleet.payment_routes, fleet.address_book,
     fleet.ledger_balances, public.funds_ledger_entries, public.seller_offers, public.disputes,
     public.derived_destinations, public.config_settings, public.config_setting_history, public.payments,
@@ -185,6 +186,8 @@ GRANT UPDATE (created_at, updated_at, seller_id, name, description, avatar, cove
 GRANT UPDATE (created_at, updated_at, author_id, title, slug, content, media, seo, status, views, likes, published_at) ON
     public.blog_posts TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON fleet.mirror_agreements, fleet.mirror_differences TO fleet_mirror;
+GRANT SELECT, UPDATE (written_at) ON fleet.mirror_restorations TO fleet_mirror;
+GRANT EXECUTE ON FUNCTION fleet.is_cut_over TO fleet_mirror;
 GRANT INSERT ON fleet.outbox TO fleet_mirror;
 GRANT SELECT ON fleet.mirror_cursor TO fleet_mirror;
 
@@ -283,6 +286,11 @@ GRANT EXECUTE ON FUNCTION fleet.propose_adjustment, fleet.execute_adjustment, fl
 GRANT EXECUTE ON FUNCTION fleet.quarantine_destination, fleet.propose_readmission, fleet.execute_readmission,
     fleet.load_sanctions, fleet.sanctioned_among, fleet.sanctioned_of, fleet.propose_delisting, fleet.execute_delisting
     TO fleet_operator;
+GRANT EXECUTE ON FUNCTION fleet.security_pauses_of TO fleet_releases, fleet_sweeps, fleet_operator;
+-- Which store is believed, and that a document which somebody changed in MongoDB stops nothing any more, are two persons' (R7).
+GRANT EXECUTE ON FUNCTION fleet.domain_collections, fleet.cutover_limits, fleet.store_of, fleet.cutover_evidence,
+    fleet.why_not_cut_over, fleet.propose_cutover, fleet.execute_cutover, fleet.propose_gap_resolution,
+    fleet.execute_gap_resolution TO fleet_operator;
 GRANT EXECUTE ON FUNCTION fleet.acknowledge_alarm, fleet.propose_break_glass, fleet.veto_break_glass TO fleet_operator;
 -- Whoever meets what it must not judge alone pauses a chain, and so does any one guard.
 GRANT EXECUTE ON FUNCTION fleet.pause_chain TO fleet_watcher, fleet_releases, fleet_operator;
