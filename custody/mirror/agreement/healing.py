@@ -2,6 +2,7 @@
 fleet owns, and a value of the fleet's that somebody changed in MongoDB is a security gap that nothing heals."""
 
 import json
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final, cast
 
@@ -81,11 +82,18 @@ def _ours_to_heal(found: Look) -> list[FieldDifference]:
     return [each for each in found.owned_by(Owner.MONGO) if not (is_behind(found) and each.name == "updatedAt")]
 
 
-def _write_gap(connection: Connection, found: Look, changed: list[FieldDifference]) -> None:
+def said_of(changed: Sequence[FieldDifference]) -> tuple[str, str]:
+    """The reason and the payload of a security gap: the fields, and both values of each."""
     values = {each.name: {"mongo": each.mongo, "postgres": each.postgres} for each in changed}
     payload = json_util.dumps(values, json_options=json_util.RELAXED_JSON_OPTIONS)
     if len(payload) > PAYLOAD_LENGTH_MAXIMUM:
         payload = json.dumps({"too_long": len(payload)})
+    names = ", ".join(each.name for each in changed)
+    return f"{names}: MongoDB holds another value than the fleet wrote", payload.replace("\\u0000", "\\ufffd")
+
+
+def _write_gap(connection: Connection, found: Look, changed: list[FieldDifference]) -> None:
+    reason, payload = said_of(changed)
     connection.execute(
         _GAP,
         {
@@ -94,7 +102,7 @@ def _write_gap(connection: Connection, found: Look, changed: list[FieldDifferenc
             "object_id": found.object_id,
             "payload": payload,
             "severity": "security",
-            "reason": f"{', '.join(each.name for each in changed)}: MongoDB holds another value than the fleet wrote",
+            "reason": reason,
         },
     )
 

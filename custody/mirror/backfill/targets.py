@@ -37,6 +37,8 @@ class ChildOf:
     parent: str
     columns: tuple[ColumnOf, ...]
     owner: Owner
+    is_unread: bool = False
+    """The session may not read these rows: they are replaced without being compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,10 @@ class Target:
     columns: tuple[ColumnOf, ...]
     children: tuple[ChildOf, ...]
     deferred: tuple[Deferred, ...]
+    unread: frozenset[str] = frozenset()
+    """Columns that the session may not read: rows of a table that has any are written without being compared."""
+    yields: bool = True
+    """Rows that Postgres changed meanwhile, or that the mirror has still to write, are left as they are."""
 
     @property
     def updatable(self) -> tuple[str, ...]:
