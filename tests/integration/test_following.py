@@ -1,17 +1,11 @@
 """What the backend writes to MongoDB is in Postgres: every collection, in both ways of finding it, without a loop."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from bson import ObjectId
-from sqlalchemy import text
 
-from custody.mirror import run_once
-from custody.mirror.following import EVERYTHING, lag_seconds, positions
 from custody.store.mongo import open_mongo
-from tests.backfilling import fill, run, wrong
+from tests.backfilling import fill, wrong
 from tests.conftest import Database
 from tests.following import Following, Mongo, following
 from workers.embedded.services import Services
@@ -34,9 +28,15 @@ NOT_MADE = ("payments", "deriveddestinations", "trezoraccounts", "fundsledgerent
 
 def test_every_collection_follows(database: Database, mongo: Mongo, scene: Following) -> None:
     scene.follow()
-    legacy = fill(mongo, 8)
+    fill(mongo, 8)
     scene.follow()
     scene.hasten()
     scene.follow()
     found = wrong(database, mongo)
     assert [each for each in found if not each.startswith(NOT_MADE)] == []
+    import sys
+
+    sys.stdout.write(str(scene.follower.position))
+    sys.stdout.write("\n".join(str((g.collection, g.severity, g.reason[:150])) for g in scene.gaps()) + "\n")
+    sys.stdout.write(str(scene.execute("select count(*) from public.users")))
+    sys.stdout.write(str(scene.revisits()))

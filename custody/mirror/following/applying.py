@@ -12,6 +12,7 @@ from custody.mirror import gaps
 from custody.mirror.agreement.plan import Plan
 from custody.mirror.backfill.applying import apply
 from custody.mirror.backfill.later_references import apply_references
+from custody.mirror.backfill.reading import Item
 from custody.mirror.backfill.references import Resolver, existing_rows
 from custody.mirror.collections.document import references_of
 from custody.mirror.collections.marks import Owner
@@ -117,6 +118,7 @@ def _chosen(
     work.tampered += judged.tampered
     work.again += judged.again
     work.refused += judged.broken
+    work.again += [Again(each.object_id, "refused") for each in judged.broken]
     stopped = {each.object_id for each in (*judged.tampered, *judged.broken)}
     stopped |= {each.object_id for each in judged.again if each.reason == "suspected"}
     new = [each for each in there if each.key not in rows and each.document is not None]
@@ -127,6 +129,7 @@ def _chosen(
         if not is_whole and change.object_id.generation_time < began:
             stopped.add(change.key)
             work.refused.append(_of_before(change, found))
+            work.again.append(Again(change.key, "refused", change.written_at))
         else:
             work.tampered.append(found)
             if is_made_by_fleet(collection):
@@ -165,6 +168,8 @@ def _bring(
         return 0
     target = followed(collection)
     items = {each.key: each.item for each in chosen if each.item is not None}
+    if not target.updatable and is_made_by_fleet(collection):
+        return _leave(connection, collection, list(items.values()), work)
     done = apply(connection, target, list(items.values()), resolver, read_at, op=OP)
     written = {each.key: each.written_at for each in chosen}
     if done.waiting:
@@ -177,3 +182,15 @@ def _bring(
     refused = {each.object_id for each in done.refused}
     work.again += [Again(key, "refused", written[key]) for key in sorted(refused) if items[key].refusal is None]
     return len({*done.done, *done.waiting} - refused)
+
+
+def _leave(connection: Connection, collection: str, items: Sequence[Item], work: _Work) -> int:
+    """Of documents that are the fleet's whole there is nothing to bring over: they are as they should be, or unreadable."""
+    work.refused += [
+        gaps.Report(each.key, "error", each.refusal, gaps.payload_of(each.decoded(), len(each.raw)))
+        for each in items
+        if each.refusal is not None
+    ]
+    well = [each.key for each in items if each.refusal is None]
+    gaps.close(connection, OP, collection, well)
+    return len(well)
