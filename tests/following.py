@@ -7,6 +7,7 @@ from typing import Any
 from pymongo.database import Database as MongoDatabase
 from sqlalchemy import Engine, text
 
+from custody.mirror.agreement import verify
 from custody.mirror.following import Follower, Position
 from custody.mirror.gaps import Gap, listed
 from custody.store.engine import transaction
@@ -64,6 +65,18 @@ class Following:
         with self.database.engine().begin() as connection:
             result = connection.execute(text(statement), values)
             return list(result.all()) if result.returns_rows else []
+
+    def differing(self) -> dict[str, list[str]]:
+        """What the comparison of both stores finds, by collection."""
+        outcomes = verify(self.database.engine(), self.mongo)
+        return {
+            each.collection: [
+                f"{look.object_id} {look.verdict.value} {look.reason} {[f.name for f in look.fields]}"
+                for look, _ in each.looks
+            ]
+            for each in outcomes
+            if not each.is_equal or each.counted.waiting
+        }
 
     def gaps(self, **chosen: Any) -> list[Gap]:
         with transaction(self.database.engine()) as connection:

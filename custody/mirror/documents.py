@@ -315,7 +315,7 @@ SUBJECTS: Final[Mapping[str, Subject]] = {
                 derivation_path, derivation_index, status::text, balance::text, sweep_count, total_swept::text,
                 created_at, updated_at,
                 ARRAY(SELECT jsonb_build_object(
-                        'transactionHash', s.transaction_hash, 'logIndex', s.log_index, 'blockNumber', s.block_number,
+                        'chainId', s.chain_id, 'transactionHash', s.transaction_hash, 'logIndex', s.log_index, 'blockNumber', s.block_number,
                         'tokenAddress', s.token_address, 'from', s.from_address, 'to', s.to_address,
                         'amount', s.amount::text, 'createdAt', s.created_at)
                       FROM public.derived_destination_sweeps s

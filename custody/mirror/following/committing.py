@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 from bson import ObjectId
@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from custody.mirror import gaps
 from custody.mirror.agreement.plan import Plan
 from custody.mirror.agreement.verifying import readable_plans
-from custody.mirror.backfill.reading import key_of
 from custody.mirror.backfill.references import Resolver
 from custody.mirror.collections import COLLECTIONS
 from custody.mirror.following.applying import Outcome, apply_changes
@@ -90,13 +89,17 @@ class Writer:
         raise AssertionError("attempts() yields at least one")
 
 
-def report_odd(connection: Connection, collection: str, ids: Sequence[Any]) -> None:
-    """Documents whose _id is no ObjectId have no name in Postgres. ``ids``: as MongoDB has them, or as text."""
-    if collection not in COLLECTIONS or not ids:
+def report_odd(connection: Connection, collection: str, keys: Sequence[str]) -> None:
+    """Documents whose _id is no ObjectId have no name in Postgres. ``keys``: their _ids as text."""
+    if collection not in COLLECTIONS or not keys:
         return
-    keys = dict.fromkeys(each if isinstance(each, str) else key_of(each) for each in ids)
-    reports = [gaps.Report(key, "error", "_id: expected an ObjectId", "{}") for key in keys]
+    reports = [gaps.Report(key, "error", "_id: expected an ObjectId", "{}") for key in dict.fromkeys(keys)]
     gaps.report(connection, OP, collection, reports)
+
+
+def close_odd(connection: Connection, collection: str, keys: Sequence[str]) -> None:
+    """Such documents, once they are gone."""
+    gaps.close(connection, OP, collection, keys, resolution="the document is gone")
 
 
 def odd_keys(keys: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ nothing that stands already. Nothing here writes to the outbox, so what comes fr
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from bson import ObjectId
@@ -15,11 +15,11 @@ from bson.timestamp import Timestamp
 from pymongo.database import Database
 from sqlalchemy import Connection, Engine, text
 
-from custody.mirror.backfill.reading import read_batch
+from custody.mirror.backfill.reading import key_of, read_batch
 from custody.mirror.collections import COLLECTIONS
 from custody.mirror.following import positions
 from custody.mirror.following.changes import of_items, read_parts
-from custody.mirror.following.committing import Part, Settle, Writer, odd_keys, report_odd
+from custody.mirror.following.committing import Part, Settle, Writer, close_odd, odd_keys, report_odd
 from custody.mirror.following.positions import EVERYTHING, Counted, Overtaken, Position
 from custody.mirror.following.removing import report_dropped
 from custody.mirror.following.rounds import Rounds
@@ -210,12 +210,14 @@ class Follower:
 
     def _take(self, position: Position, batch: Batch) -> None:
         wanted: dict[str, dict[ObjectId, datetime | None]] = {}
-        odd: dict[str, list[Any]] = {}
+        odd: dict[str, list[str]] = {}
+        odd_gone: dict[str, list[str]] = {}
         for event in batch.events:
             if isinstance(event.object_id, ObjectId) and event.collection in COLLECTIONS:
                 wanted.setdefault(event.collection, {})[event.object_id] = event.at
-            elif event.object_id is not None and event.operation != "delete":
-                odd.setdefault(event.collection, []).append(event.object_id)
+            elif event.object_id is not None:
+                ids = odd if event.operation != "delete" else odd_gone
+                ids.setdefault(event.collection, []).append(key_of(event.object_id))
         read_at = self._writer.now()
         counted = Counted(by_fleet=sum(each.is_fleets for each in batch.events))
         counted.by_backend = len(batch.events) - counted.by_fleet
@@ -228,6 +230,8 @@ class Follower:
         def settle(connection: Connection, made: Counted) -> Position:
             for collection, ids in odd.items():
                 report_odd(connection, collection, ids)
+            for collection, ids in odd_gone.items():
+                close_odd(connection, collection, ids)
             whole = self._whole_collections(connection, batch.events)
             is_invalid = batch.events[-1].operation == "invalidate"
             token = {"startAfter" if is_invalid else "resumeAfter": batch.token}

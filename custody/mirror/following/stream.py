@@ -32,7 +32,7 @@ AWAIT_MS: Final = (
 UNAVAILABLE_CODES: Final = frozenset({40573, 40324, 13, 20, 8000})
 """No replica set, no such stage, no right to it."""
 
-LOST_CODES: Final = frozenset({286, 280, 260, 136, 40615, 40576, 40585, 10334})
+LOST_CODES: Final = frozenset({286, 280, 260, 136, 40615, 40576, 40585, 50811, 2, 9, 10334})
 """The place to go on from is gone from the log, or is none, or what follows it is larger than an answer may be."""
 
 _CODEC: Final[CodecOptions[Document]] = CodecOptions(
