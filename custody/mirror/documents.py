@@ -20,6 +20,8 @@ from custody.mirror.identities import Identities
 VERSION_FIELD: Final = "fleetVersion"
 """In every document that the fleet writes more than once: the mirror's fencing number (L17)."""
 
+TIME_FIELD: Final = "updatedAt"
+
 Row = Any
 
 
@@ -33,12 +35,15 @@ class Write:
     creates: bool = True
 
     def update(self, version: int) -> dict[str, dict[str, Any]]:
-        """The MongoDB update of this write at that version."""
+        """The MongoDB update of this write at that version. Its time goes forward: the backend may have written since."""
         if not self.fleet:
             return {"$setOnInsert": _present(self.create_only)}
         present = _present(self.fleet)
+        changed_at = present.pop(TIME_FIELD, None)
         absent = {name: "" for name, value in self.fleet.items() if value is None}
         update: dict[str, dict[str, Any]] = {"$set": {**present, VERSION_FIELD: version}}
+        if changed_at is not None:
+            update["$max"] = {TIME_FIELD: changed_at}
         if absent:
             update["$unset"] = absent
         if self.creates and self.create_only:
