@@ -1,6 +1,6 @@
 """A follower in a test: real servers, steps until it has caught up, and what both stores have then."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,13 +28,13 @@ class Following:
         self.engine: Engine = database.engine("fleet_follower")
         self.follower = self.new()
 
-    def new(self, **chosen: Any) -> Follower:
-        return Follower(self.engine, self.mongo, **{"await_ms": AWAIT_MS, **chosen})
+    def new(self) -> Follower:
+        return Follower(self.engine, self.mongo, await_ms=AWAIT_MS)
 
-    def restart(self, **chosen: Any) -> None:
+    def restart(self) -> None:
         """A new follower, as a process that died and was started again."""
         self.follower.reset()
-        self.follower = self.new(**chosen)
+        self.follower = self.new()
 
     def follow(self) -> Position:
         for _ in range(STEPS_MAXIMUM):
@@ -84,7 +84,7 @@ class Following:
 
 
 @contextmanager
-def following(database: Database, mongo: Mongo) -> Iterator[Following]:
+def following(database: Database, mongo: Mongo) -> Generator[Following]:
     made = Following(database, mongo)
     try:
         yield made

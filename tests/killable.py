@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class Killable:
 
 
 @contextmanager
-def killable(server: EmbeddedServer, folder: Path, *, without: tuple[str, ...] = ()) -> Iterator[Killable]:
+def killable(server: EmbeddedServer, folder: Path, *, without: tuple[str, ...] = ()) -> Generator[Killable]:
     made = Killable(server, folder, without=without)
     try:
         yield made

@@ -56,7 +56,7 @@ def test_what_changes_is_found_by_its_time(scene: Following, legacy: Legacy, mon
     assert position.reason.startswith("no change stream")
     for number in range(3):
         for collection in ("users", "chats", "purchaserequests", "reviews"):
-            touch(mongo, legacy.documents[collection][number], collection, **{"touched": number})
+            touch(mongo, legacy.documents[collection][number], collection, touched=number)
         touch(mongo, legacy.documents["chats"][number], "chats", name=f"n{number}")
         new = {
             **legacy.documents["addresses"][0],

@@ -69,8 +69,9 @@ def apply(
     read_at: datetime,
     *,
     op: str = OP,
+    closes: bool = True,
 ) -> Outcome:
-    """Bring documents over in the caller's transaction, and report or close their gaps of ``op``.
+    """Bring documents over in the caller's transaction, and report or close their gaps of ``op`` (``closes``: there are some).
 
     ``read_at``: Postgres' time before MongoDB was read; rows changed since then are left as they are.
     """
@@ -87,8 +88,9 @@ def apply(
     done = [key for key in outcome.done if key not in refused]
     waiting = [key for key in outcome.waiting if key not in refused]
     gaps.report(connection, op, target.collection, outcome.refused, but=later)
-    gaps.close(connection, op, target.collection, done)
-    gaps.close(connection, op, target.collection, waiting, but=later)
+    if closes:
+        gaps.close(connection, op, target.collection, done)
+        gaps.close(connection, op, target.collection, waiting, but=later)
     return outcome
 
 

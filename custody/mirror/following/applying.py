@@ -1,6 +1,6 @@
 """Documents that may have changed, into Postgres, in the caller's transaction: judged first (R7), then brought over."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -18,8 +18,9 @@ from custody.mirror.collections.document import references_of
 from custody.mirror.collections.marks import Owner
 from custody.mirror.following import securing
 from custody.mirror.following.changes import Change
+from custody.mirror.following.comparing import compare
 from custody.mirror.following.judging import beyond_defaults, judge
-from custody.mirror.following.positions import Again, forget, known, schedule
+from custody.mirror.following.positions import Again, Known, forget, known, schedule
 from custody.mirror.following.removing import remove
 from custody.mirror.following.rights import OP, followed, is_guarded, is_made_by_fleet, owners_of
 from custody.mirror.following.securing import Tampered
@@ -49,11 +50,15 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Work:
-    """One collection's documents on their way."""
+    """One collection's documents on their way. ``reported``: those with gaps that close by themselves; ``before``: what was
+    kept of a look before."""
 
+    reported: set[str]
+    before: Mapping[str, Known]
     again: list[Again] = field(default_factory=list[Again])
     tampered: list[Tampered] = field(default_factory=list[Tampered])
     refused: list[gaps.Report] = field(default_factory=list[gaps.Report])
+    equal: int = 0
 
 
 def apply_changes(
@@ -71,9 +76,15 @@ def apply_changes(
     """
     collection = plan.collection
     keys = [each.key for each in changes]
-    frozen = securing.frozen(connection, collection, keys)
+    reported = securing.open_gaps(connection, collection, keys)
+    before = known(connection, collection, keys)
+    frozen = reported.frozen
     outcome = Outcome()
-    work = _Work([Again(each.key, "frozen", each.written_at) for each in changes if each.key in frozen])
+    work = _Work(
+        reported.followed - frozen,
+        before,
+        [Again(each.key, "frozen", each.written_at) for each in changes if each.key in frozen],
+    )
     changes = [each for each in changes if each.key not in frozen]
     outcome.removed = remove(connection, collection, [each for each in changes if each.item is None])
     there = [each for each in changes if each.item is not None]
@@ -88,8 +99,8 @@ def apply_changes(
     for each in work.again:
         waits.setdefault(each.object_id, each)
     schedule(connection, collection, list(waits.values()))
-    forget(connection, collection, [key for key in keys if key not in waits])
-    outcome.applied = brought
+    forget(connection, collection, [key for key in before if key not in waits])
+    outcome.applied = brought + work.equal
     outcome.tampered = len(work.tampered)
     outcome.refused = len(work.refused) + len(work.tampered)
     outcome.waits = len(waits)
@@ -112,14 +123,15 @@ def _chosen(
         connection,
         (each for change in there if change.document is not None for each in references_of(change.document)),
     )
-    judged = judge(
-        connection, plan, [each for each in there if each.key in rows], resolver, known(connection, collection, keys)
-    )
+    compared = compare(connection, collection, [each for each in there if each.key in rows], rows, resolver)
+    judged = judge(connection, plan, compared.odd, resolver, work.before)
+    gaps.close(connection, OP, collection, sorted(compared.equal & work.reported))
+    work.equal = len(compared.equal)
     work.tampered += judged.tampered
     work.again += judged.again
     work.refused += judged.broken
     work.again += [Again(each.object_id, "refused") for each in judged.broken]
-    stopped = {each.object_id for each in (*judged.tampered, *judged.broken)}
+    stopped = compared.equal | {each.object_id for each in (*judged.tampered, *judged.broken)}
     stopped |= {each.object_id for each in judged.again if each.reason == "suspected"}
     new = [each for each in there if each.key not in rows and each.document is not None]
     is_whole = bool(new) and connection.execute(_BROUGHT_OVER, {"collection": collection}).scalar_one()
@@ -170,7 +182,8 @@ def _bring(
     items = {each.key: each.item for each in chosen if each.item is not None}
     if not target.updatable and is_made_by_fleet(collection):
         return _leave(connection, collection, list(items.values()), work)
-    done = apply(connection, target, list(items.values()), resolver, read_at, op=OP)
+    is_reported = not work.reported.isdisjoint(items)
+    done = apply(connection, target, list(items.values()), resolver, read_at, op=OP, closes=is_reported)
     written = {each.key: each.written_at for each in chosen}
     if done.waiting:
         waiting = [items[key] for key in done.waiting]
@@ -192,5 +205,5 @@ def _leave(connection: Connection, collection: str, items: Sequence[Item], work:
         if each.refusal is not None
     ]
     well = [each.key for each in items if each.refusal is None]
-    gaps.close(connection, OP, collection, well)
+    gaps.close(connection, OP, collection, sorted(work.reported.intersection(well)))
     return len(well)

@@ -22,6 +22,7 @@ from custody.mirror.following.rights import OP
 from custody.store.engine import BATCH_ATTEMPTS, attempts, is_retryable, transaction
 
 _NOW: Final = text("SELECT clock_timestamp()")
+_PLANNED: Final = text("SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)")
 
 Part = Sequence[tuple[str, list[Change]]]
 """Documents by collection, those that are referred to first."""
@@ -65,8 +66,7 @@ class Writer:
             try:
                 with transaction(self.engine) as connection:
                     # A table that was empty a minute ago has no statistics: a whole scan may look cheaper than it is.
-                    connection.execute(text("SET LOCAL enable_seqscan = off"))
-                    connection.execute(text("SET LOCAL jit = off"))
+                    connection.execute(_PLANNED)
                     for collection, changes in part:
                         plan = self._plans[collection]
                         outcome.add(

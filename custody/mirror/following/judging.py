@@ -30,7 +30,7 @@ from custody.mirror.collections.document import (
 from custody.mirror.collections.marks import Owner
 from custody.mirror.following.changes import Change
 from custody.mirror.following.positions import Again, Known
-from custody.mirror.following.securing import Tampered, given_up
+from custody.mirror.following.securing import Tampered, open_gaps
 from custody.mirror.gaps import Report
 
 BEHIND_PATIENCE: Final = timedelta(seconds=60)
@@ -64,12 +64,14 @@ def judge(
 ) -> Judged:
     """Judge those of these documents that have a row. ``before``: what a look before this one kept of them."""
     judged = Judged()
+    if not changes:
+        return judged
     keys = [each.key for each in changes]
     named = row_ids(connection, plan.collection, keys)
     references = _references(connection, changes, resolver)
     rows = load(connection, plan, [found[0] for found in named.values()])
     asked = asked_for(connection, plan, list(rows))
-    refused = given_up(connection, plan.collection, keys)
+    refused = open_gaps(connection, plan.collection, keys).given_up
     guarded = [leaf for leaf in plan.leaves if leaf.owner is not Owner.MONGO]
     for change in changes:
         if change.key not in named:

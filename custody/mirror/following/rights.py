@@ -43,6 +43,7 @@ def followed(collection: str) -> Target:
             if each.owner is not Owner.FLEET
         ),
         unread=UNREAD.get(collection, frozenset()),
+        judged=True,
         yields=collection in _WRITTEN_BY_BOTH,
     )
 

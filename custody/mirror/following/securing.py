@@ -1,7 +1,7 @@
 """Security gaps of following (R7): written once, closed by persons alone, and while one is open its document stays as it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -13,16 +13,10 @@ from custody.mirror.gaps import REASON_LENGTH_MAXIMUM
 OPEN_MAXIMUM: Final = 20
 """Security gaps of one document that are open at once: who changes it in ever new ways fills no table."""
 
-_FROZEN: Final = text(
+_OPEN: Final = text(
     """
-    SELECT DISTINCT legacy_object_id FROM public.pg_dualwrite_gaps
-    WHERE resolved_at IS NULL AND severity = 'security' AND collection = :collection AND legacy_object_id = ANY(:object_ids)
-    """
-)
-_GIVEN_UP: Final = text(
-    """
-    SELECT DISTINCT legacy_object_id FROM public.pg_dualwrite_gaps
-    WHERE resolved_at IS NULL AND op = 'mirror' AND collection = :collection AND legacy_object_id = ANY(:object_ids)
+    SELECT legacy_object_id, op, severity FROM public.pg_dualwrite_gaps
+    WHERE resolved_at IS NULL AND collection = :collection AND legacy_object_id = ANY(:object_ids)
     """
 )
 # What persons have closed stands for the document as they saw it: written again, it is reported again.
@@ -59,14 +53,27 @@ class Tampered:
     written_at: datetime | None = None
 
 
-def frozen(connection: Connection, collection: str, object_ids: Sequence[str]) -> set[str]:
-    """Those of these documents that have an open security gap, whoever found it."""
-    return set(connection.execute(_FROZEN, {"collection": collection, "object_ids": list(object_ids)}).scalars())
+@dataclass(slots=True)
+class Open:
+    """Documents with open gaps. ``frozen``: a security gap, whoever found it; ``followed``: one of following; ``given_up``:
+    MongoDB refused them from the mirror, so that what it has is older, and nobody's doing."""
+
+    frozen: set[str] = field(default_factory=set[str])
+    followed: set[str] = field(default_factory=set[str])
+    given_up: set[str] = field(default_factory=set[str])
 
 
-def given_up(connection: Connection, collection: str, object_ids: Sequence[str]) -> set[str]:
-    """Those that MongoDB refused from the mirror: what they have is older, and nobody's doing."""
-    return set(connection.execute(_GIVEN_UP, {"collection": collection, "object_ids": list(object_ids)}).scalars())
+def open_gaps(connection: Connection, collection: str, object_ids: Sequence[str]) -> Open:
+    """Those of these documents that have any."""
+    found = Open()
+    for row in connection.execute(_OPEN, {"collection": collection, "object_ids": list(object_ids)}):
+        if row.severity == "security":
+            found.frozen.add(row.legacy_object_id)
+        if row.op == OP:
+            found.followed.add(row.legacy_object_id)
+        if row.op == "mirror":
+            found.given_up.add(row.legacy_object_id)
+    return found
 
 
 def report(connection: Connection, collection: str, found: Sequence[Tampered]) -> list[str]:
