@@ -346,10 +346,30 @@ def test_who_sets_the_document_s_time_back_hides_nothing_for_long(
     scene.follow()
     assert security(scene) == []
     assert [row.reason for row in scene.revisits()] == ["behind"]
-    scene.execute("UPDATE fleet.mirror_revisits SET since = since - interval '61 seconds'")
+    scene.execute("UPDATE fleet.mirror_revisits SET since = since - interval '11 minutes'")
     scene.hasten()
     scene.follow()
     assert [gap.reason.partition(":")[0] for gap in security(scene)] == ["status"]
+
+
+def test_a_setting_that_the_fleet_has_changed_since_is_no_tampering(
+    scene: Following, legacy: Legacy, mongo: Mongo
+) -> None:
+    """Nobody writes settings to MongoDB: there they stay as they were."""
+    document = legacy.documents["configsettings"][0]
+    scene.execute(
+        "UPDATE public.config_settings SET value = '7', updated_at = clock_timestamp() WHERE legacy_object_id = :id",
+        id=str(document["_id"]),
+    )
+    mongo["configsettings"].update_one({"_id": document["_id"]}, {"$set": {"description": "as before"}})
+    scene.follow()
+    scene.hasten()
+    scene.follow()
+    assert scene.gaps() == []
+    (row,) = scene.execute(
+        "SELECT value, description FROM public.config_settings WHERE legacy_object_id = :id", id=str(document["_id"])
+    )
+    assert (row.value, row.description) == (7, "as before")
 
 
 # What persons decide -----------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def _chosen(
     gaps.close(connection, OP, collection, sorted(compared.equal & work.reported))
     work.equal = len(compared.equal)
     work.tampered += judged.tampered
-    work.again += judged.again
+    work.again += (*judged.again, *compared.older)
     work.refused += judged.broken
     work.again += [Again(each.object_id, "refused") for each in judged.broken]
     stopped = compared.equal | {each.object_id for each in (*judged.tampered, *judged.broken)}

@@ -28,14 +28,15 @@ from custody.mirror.collections.document import (
     references_of,
 )
 from custody.mirror.collections.marks import Owner
+from custody.mirror.documents import SUBJECTS
 from custody.mirror.following.changes import Change
 from custody.mirror.following.positions import Again, Known
 from custody.mirror.following.securing import Tampered, open_gaps
 from custody.mirror.gaps import Report
 
-BEHIND_PATIENCE: Final = timedelta(seconds=60)
-"""How long a document may say that it is older than its row while nobody is asked to write it: the mirror takes a fraction of a
-second. Who sets ``updatedAt`` back hides nothing for longer."""
+BEHIND_PATIENCE: Final = timedelta(minutes=10)
+"""How long a document may say that it is older than its row while nobody is asked to write it: by then the verification has
+asked the mirror to (docs/mirror-agreement.md). Who sets ``updatedAt`` back hides nothing for longer."""
 
 _FIELDS_MAXIMUM: Final = 50  # of a document that cannot be read, each looked at by itself; no mapping has more
 
@@ -115,6 +116,9 @@ def _decide(
         plan.collection, key, Verdict.FIELDS, "", tuple(found), case.row_id, document, theirs_at, row_changed_at
     )
     is_asked, is_older = case.row_id in asked, is_behind(look)
+    if plan.collection not in SUBJECTS and theirs_at is not None and row_changed_at is not None:
+        # Nobody writes the fleet's changes of it to MongoDB: an older document is as it was.
+        is_asked = theirs_at < row_changed_at.replace(microsecond=row_changed_at.microsecond // 1000 * 1000)
     if never and not (is_asked and row_changed_at is None):
         _tamper(judged, case, never if is_asked or is_older else found)
         return

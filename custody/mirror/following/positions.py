@@ -19,12 +19,13 @@ FRESH: Final = timedelta(seconds=15)
 
 _SECONDS: Final[Mapping[Reason, tuple[float, float]]] = {
     "suspected": (0.01, 1.0),
-    "behind": (1.0, 10.0),
+    "behind": (20.0, 60.0),
     "left": (0.5, 10.0),
     "refused": (1.0, 300.0),
     "frozen": (60.0, 60.0),
 }
-"""When a document is looked at again: after the first, doubled each time up to the second. ``frozen``: until persons decide."""
+"""When a document is looked at again: after the first, doubled each time up to the second. ``behind``: the mirror's write of it is
+a change by itself, and looked at as one; this is for one that it gave up. ``frozen``: until persons decide."""
 
 _OPTIONS: Final = json_util.CANONICAL_JSON_OPTIONS.with_options(tz_aware=True, tzinfo=UTC)
 
