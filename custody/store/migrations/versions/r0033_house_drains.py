@@ -5,7 +5,7 @@ from alembic import op
 from custody.store.sql_files import run_sql
 
 revision = "0033"
-down_revision = "0029"
+down_revision = "0030"
 
 
 def upgrade() -> None:
