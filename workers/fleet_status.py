@@ -39,7 +39,7 @@ def _ask(process: Process, row: ServiceStatus, port: int | None, state_dir: Path
         return replace(row, url=url, health="ok" if health.answers(door) else f"{door} does not answer 200")
     age = health.seconds_since(row.name, state_dir)
     if age is not None and age <= min(row.uptime_seconds + 1, health.SILENT_SECONDS):
-        return row
+        return replace(row, url=health.said_by(row.name, state_dir) or row.url)
     if row.uptime_seconds <= health.SILENT_SECONDS and (age is None or age > row.uptime_seconds):
         return replace(row, health="starting: it has done nothing yet")
     return replace(

@@ -16,6 +16,7 @@ SILENT_SECONDS: Final = 120
 """Longer silence is no life: the slowest process that is checked, housekeeping, is rung every 60 s."""
 
 HTTP_SECONDS: Final = 3.0
+SAID_LENGTH_MAXIMUM: Final = 200  # a line of a table
 
 _name: list[str] = []
 
@@ -35,12 +36,21 @@ def sign(name: str, state_dir: Path | None = None) -> Path:
     return (state_dir or settings().fleet_state_dir) / "health" / name
 
 
-def alive() -> None:
-    """Touch this process's file. Does nothing in a process without a name."""
+def alive(said: str = "") -> None:
+    """Touch this process's file, with a few words for `fleet status` in it. Does nothing in a process without a name."""
     if _name:
         path = sign(_name[0])
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch()
+        if said:
+            path.write_text(said, encoding="utf-8")
+        else:
+            path.touch()
+
+
+def said_by(name: str, state_dir: Path | None = None) -> str:
+    """What the process last said of itself; an empty text where it says nothing."""
+    path = sign(name, state_dir)
+    return path.read_text(encoding="utf-8", errors="replace")[:SAID_LENGTH_MAXIMUM] if path.exists() else ""
 
 
 def seconds_since(name: str, state_dir: Path | None = None) -> float | None:

@@ -109,6 +109,13 @@ PROCESSES: Final = (
         "Rings the queues for what was committed.",
     ),
     Process(
+        "follower",
+        ("-m", "workers.follower"),
+        "fleet_follower",
+        ("mongo_url",),
+        "Brings what the backend writes to MongoDB to Postgres; money it only compares.",
+    ),
+    Process(
         "watcher",
         ("-m", "workers.watcher"),
         "fleet_watcher",

@@ -24,6 +24,8 @@ VERSIONS_AHEAD_MAXIMUM: Final = 1_000_000
 """How far other mirrors may be ahead, in a lease of 10 s. A document with a higher version got it from somebody else, and no
 usual write would reach it any more."""
 
+TIME_FIELD: Final = "updatedAt"
+
 Row = Any
 
 
@@ -40,13 +42,16 @@ class Write:
     """Two persons want the fleet's values there, whatever stands there (custody/mirror/restoring.py)."""
 
     def update(self, version: int) -> dict[str, dict[str, Any]]:
-        """The MongoDB update of this write at that version."""
+        """The MongoDB update of this write at that version. Its time goes forward: the backend may have written since."""
         if not self.fleet:
             return {"$setOnInsert": _present(self.create_only)}
         present = _present(self.fleet)
+        changed_at = present.pop(TIME_FIELD, None)
         absent = {name: "" for name, value in self.fleet.items() if value is None}
         versioned = {VERSION_FIELD: version} if self.is_versioned else {}
         update: dict[str, dict[str, Any]] = {"$set": {**present, **versioned}}
+        if changed_at is not None:
+            update["$max"] = {TIME_FIELD: changed_at}
         if absent:
             update["$unset"] = absent
         if self.creates and self.create_only:
@@ -326,7 +331,7 @@ SUBJECTS: Final[Mapping[str, Subject]] = {
                 derivation_path, derivation_index, status::text, balance::text, sweep_count, total_swept::text,
                 created_at, updated_at,
                 ARRAY(SELECT jsonb_build_object(
-                        'transactionHash', s.transaction_hash, 'logIndex', s.log_index, 'blockNumber', s.block_number,
+                        'chainId', s.chain_id, 'transactionHash', s.transaction_hash, 'logIndex', s.log_index, 'blockNumber', s.block_number,
                         'tokenAddress', s.token_address, 'from', s.from_address, 'to', s.to_address,
                         'amount', s.amount::text, 'createdAt', s.created_at)
                       FROM public.derived_destination_sweeps s

@@ -98,7 +98,7 @@ _REPORT: Final = text(
 _CLOSE: Final = text(
     """
     UPDATE public.pg_dualwrite_gaps
-    SET resolved_at = clock_timestamp(), resolved_by = :op, resolution = 'a later write of it succeeded'
+    SET resolved_at = clock_timestamp(), resolved_by = :op, resolution = :resolution
     WHERE resolved_at IS NULL AND op = :op AND collection = :collection AND legacy_object_id = ANY(:object_ids)
       AND severity <> 'security'
       AND (CAST(:only AS text) IS NULL OR starts_with(reason, :only))
@@ -175,12 +175,13 @@ def close(
     *,
     only: str | None = None,
     but: Sequence[str] = (),
+    resolution: str = "a later write of it succeeded",
 ) -> int:
     """Close these documents' open gaps: ``only`` those whose reason begins so, and not those that begin as one of ``but``."""
     if not object_ids:
         return 0
     values = {"op": op, "collection": collection, "object_ids": list(object_ids), "only": only, "but": list(but)}
-    return connection.execute(_CLOSE, values).rowcount
+    return connection.execute(_CLOSE, {**values, "resolution": resolution}).rowcount
 
 
 def listed(

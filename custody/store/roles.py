@@ -18,6 +18,7 @@ PROCESS_ROLES: Final = (
     "fleet_releases",
     "fleet_signer_api",
     "fleet_mirror",
+    "fleet_follower",
     "fleet_housekeeping",
     "fleet_relay",
     "fleet_sealer",

@@ -164,7 +164,9 @@ def test_the_keys_agent_flushes_a_former_treasurys_forwarders_and_sweeps_nothing
         if data == "deploy"
         else sweep_many_call(TOKEN, [Account.create().address], 100_000)
     )
-    transaction_ = UnsignedTransaction(CHAIN_ID, 0, 1, 10, 500_000, sweep_contracts({"old": OLD, "new": NEW}[to]).batcher, 0, call)
+    transaction_ = UnsignedTransaction(
+        CHAIN_ID, 0, 1, 10, 500_000, sweep_contracts({"old": OLD, "new": NEW}[to]).batcher, 0, call
+    )
     chain = KnownChain(CHAIN_ID, NEW, {TOKEN}, {} if state is None else {OLD: state})
     if words is None:
         require_batch_call(transaction_, chain=chain, treasury=OLD)

@@ -107,7 +107,8 @@ def show(gap_id: GapId) -> None:
 @gaps.command()
 def replay(
     gap_ids: Annotated[
-        list[UUID] | None, typer.Argument(metavar="[ID]...", help="these gaps; none: all open ones of a backfill")
+        list[UUID] | None,
+        typer.Argument(metavar="[ID]...", help="these gaps; none: all open ones of a backfill and of following"),
     ] = None,
     collection: Annotated[str | None, typer.Option(help="only of this collection")] = None,
 ) -> None:
@@ -116,6 +117,7 @@ def replay(
     Needs DATABASE_ADMIN_URL on a host of BACKFILL_DATABASE_HOSTS, MONGO_URL and MONGO_DATABASE. Exit code 1 if one stays open.
     """
     from custody.mirror.backfill import replay as bring_over
+    from custody.mirror.following import replay as follow_again
     from custody.mirror.gaps import GapRefused, listed, one
 
     console = Console()
@@ -128,16 +130,21 @@ def replay(
                     found = [one(connection, gap_id) for gap_id in gap_ids]
                 else:
                     # The oldest first: others may wait for it.
-                    found = listed(connection, collection=collection, op="backfill", limit=10_000)[::-1]
+                    found = [
+                        gap
+                        for op in ("backfill", "follow")
+                        for gap in listed(connection, collection=collection, op=op, limit=10_000)[::-1]
+                        if gap.severity != "security" or op == "backfill"
+                    ]
             for gap in found:
-                left = bring_over(engine, database, gap)
+                left = (follow_again if gap.op == "follow" else bring_over)(engine, database, gap)
                 stay += left is not None
                 console.print(shown(f"{gap.collection} {gap.object_id}: {'brought over' if left is None else left}"))
         except GapRefused as error:
             typer.secho(str(error), fg="red", err=True)
             raise typer.Exit(2) from None
     if not found:
-        console.print("no gap of a backfill is open", style="green")
+        console.print("no gap of a backfill or of following is open", style="green")
     if stay:
         raise typer.Exit(1)
 

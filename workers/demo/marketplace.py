@@ -5,8 +5,9 @@ The real backend is another program; here its part is played with an administrat
 
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from bson import ObjectId
@@ -18,6 +19,8 @@ from custody.chain.logs import payment_reference
 from custody.destinations.issuing import OfferRef, issue_destination, issue_route
 from custody.policy.signed_entries import propose_entry
 from custody.store.engine import transaction
+
+NETWORK: Final = "private"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ def open_payments(
 def confirm_delivery(engine: Engine, mongo: Database[dict[str, Any]], payments: list[DemoPayment]) -> None:
     """The buyers confirm: each purchase request becomes ``completed`` in both stores."""
     ids = [ObjectId(payment.request_object_id) for payment in payments]
-    mongo["purchaserequests"].update_many({"_id": {"$in": ids}}, {"$set": {"status": "completed"}})
+    confirmed = {"status": "completed", "updatedAt": datetime.now(UTC)}
+    mongo["purchaserequests"].update_many({"_id": {"$in": ids}}, {"$set": confirmed})
     with transaction(engine) as connection:
         connection.execute(
             text(
@@ -123,7 +127,7 @@ def _open_payment(
         "INSERT INTO public.payments (legacy_object_id, purchase_request_ref_kind, purchase_request_id, "
         "seller_offer_ref_kind, seller_offer_id, buyer_id, seller_ref_kind, seller_id, amount, currency, network, "
         "chain_id, token_address, provider_payment_id) VALUES (:legacy, 'entity', :request, 'entity', :offer, :buyer, "
-        "'entity', :seller, :amount, :symbol, 'private', :chain, :token, :request_id)",
+        "'entity', :seller, :amount, :symbol, :network, :chain, :token, :request_id)",
         legacy=legacy["payment"],
         request=request,
         offer=offer,
@@ -131,6 +135,7 @@ def _open_payment(
         seller=users["seller"],
         amount=amount,
         symbol=symbol,
+        network=NETWORK,
         chain=chain_id,
         token=token,
         request_id=request_id,
@@ -179,20 +184,26 @@ def _documents(legacy: dict[str, str], payment: DemoPayment) -> dict[str, dict[s
     """The same rows as the backend's Mongo documents (field names: the backend's)."""
     ids = {name: ObjectId(value) for name, value in legacy.items()}
     amount = Decimal128(payment.amount)
+    now = datetime.now(UTC)
+    stamps = {"createdAt": now, "updatedAt": now}
     return {
         "purchaserequests": {
             "_id": ids["request"],
             "buyerId": ids["buyer"],
             "title": "A reading lamp",
+            "budget": {"currency": payment.symbol},
             "status": "payment_pending",
             "selectedOfferId": ids["offer"],
+            **stamps,
         },
         "selleroffers": {
             "_id": ids["offer"],
             "sellerId": ids["seller"],
             "purchaseRequestId": ids["request"],
+            "title": "A reading lamp",
             "price": {"amount": amount, "currency": payment.symbol},
             "status": "accepted",
+            **stamps,
         },
         "payments": {
             "_id": ids["payment"],
@@ -204,6 +215,8 @@ def _documents(legacy: dict[str, str], payment: DemoPayment) -> dict[str, dict[s
             "provider": "request.network",
             "direction": "in",
             "status": "pending",
+            "blockchain": {"network": NETWORK, "chainId": payment.chain_id, "tokenAddress": payment.token},
             "providerPaymentId": payment.request_id,
+            **stamps,
         },
     }

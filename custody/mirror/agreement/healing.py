@@ -2,6 +2,7 @@
 fleet owns, and a value of the fleet's that somebody changed in MongoDB is a security gap that nothing heals."""
 
 import json
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final, cast
 
@@ -32,10 +33,19 @@ _ACCEPTED: Final = text(
     SELECT EXISTS (
         SELECT FROM public.pg_dualwrite_gaps g
         JOIN fleet.mirror_differences d ON d.collection = g.collection AND d.object_id = g.legacy_object_id
-        WHERE g.collection = :collection AND g.op = :op AND g.legacy_object_id = :object_id AND g.severity = 'security'
-          AND g.reason = :reason AND g.payload = CAST(:payload AS jsonb) AND NOT g.payload ? 'too_long'
+        WHERE g.collection = :collection AND g.op IN (:op, 'follow') AND g.legacy_object_id = :object_id
+          AND g.severity = 'security' AND g.reason = :reason AND g.payload = CAST(:payload AS jsonb) AND NOT g.payload ? 'too_long'
           AND starts_with(g.resolved_by, 'action:') AND d.resolved_at IS NULL AND d.first_seen_at <= g.resolved_at
           AND NOT EXISTS (SELECT FROM fleet.mirror_restorations r WHERE 'action:' || r.action_id = g.resolved_by))
+    """
+)
+# Following looks at each change at once, and says the same of it.
+_IS_FOLLOWED: Final = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM public.pg_dualwrite_gaps g
+        WHERE g.collection = :collection AND g.op = 'follow' AND g.legacy_object_id = :object_id
+          AND g.severity = 'security' AND g.reason = :reason AND g.resolved_at IS NULL)
     """
 )
 _MAY_UPDATE: Final = text("SELECT has_column_privilege(:table, :column, 'UPDATE')")
@@ -82,7 +92,8 @@ def settle(engine: Engine, plan: Plan, found: Look, *, heal: bool) -> Deed:
     if changed:
         with transaction(engine) as connection:
             if not _is_accepted(connection, gap := _gap(found, changed)):
-                connection.execute(_GAP, gap)
+                if not connection.execute(_IS_FOLLOWED, gap).scalar_one():
+                    connection.execute(_GAP, gap)
                 return Deed.SECURITY
     if not heal:
         return Deed.ACCEPTED if changed else Deed.LEFT
@@ -107,18 +118,25 @@ def _is_accepted(connection: Connection, gap: dict[str, Any]) -> bool:
     return connection.execute(_ACCEPTED, gap).scalar_one()
 
 
-def _gap(found: Look, changed: list[FieldDifference]) -> dict[str, Any]:
+def said_of(changed: Sequence[FieldDifference]) -> tuple[str, str]:
+    """The reason and the payload of a security gap: the fields, and both values of each."""
     values = {each.name: {"mongo": each.mongo, "postgres": each.postgres} for each in changed}
     payload = json_util.dumps(values, json_options=json_util.RELAXED_JSON_OPTIONS)
     if len(payload) > PAYLOAD_LENGTH_MAXIMUM:
         payload = json.dumps({"too_long": len(payload)})
+    names = ", ".join(each.name for each in changed)
+    return f"{names}: MongoDB holds another value than the fleet wrote", payload.replace("\\u0000", "\\ufffd")
+
+
+def _gap(found: Look, changed: list[FieldDifference]) -> dict[str, Any]:
+    reason, payload = said_of(changed)
     return {
         "collection": found.collection,
         "op": OP,
         "object_id": found.object_id,
         "payload": payload,
         "severity": "security",
-        "reason": f"{', '.join(each.name for each in changed)}: MongoDB holds another value than the fleet wrote",
+        "reason": reason,
     }
 
 

@@ -105,14 +105,14 @@ def _chunk(
         named = row_ids(connection, plan.collection, keys)
         references = IdMapReferences(connection)
         rows = load(connection, plan, [each for found in named.values() for each in found])
-        behind = _behind(connection, plan, list(rows))
+        behind = asked_for(connection, plan, list(rows))
         for key in keys:
             of_document = named.get(key, [])
             found = _compare(plan, key, documents.get(key), of_document, rows, references)
             yield _excused(found, began, is_behind=any(each in behind for each in of_document))
 
 
-def _behind(connection: Connection, plan: Plan, ids: list[UUID]) -> set[UUID]:
+def asked_for(connection: Connection, plan: Plan, ids: list[UUID]) -> set[UUID]:
     """Rows that the mirror is still asked to write, or will be."""
     found = set(connection.execute(_ASKED_FOR, {"collection": plan.collection, "ids": ids}).scalars())
     if plan.collection == "fundsledgerentries":

@@ -46,6 +46,11 @@ class IdMapReferences:
     def object_id(self, collection: str, row_id: UUID) -> ObjectId | None:
         return self._ask(collection, row_id, self._find_document)
 
+    def remember(self, collection: str, object_id: ObjectId, row_id: UUID) -> None:
+        """What is known already, both ways."""
+        self._known[(collection, object_id)] = row_id
+        self._known[(collection, row_id)] = object_id
+
     def _ask(self, collection: str, wanted: Any, find: Any) -> Any:
         key = (collection, wanted)
         if key not in self._known:

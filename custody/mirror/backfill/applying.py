@@ -27,12 +27,15 @@ _TRIES: Final = 2  # the second finds the row that another writer made meanwhile
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch's documents. ``waiting``: brought over but for a reference to a row that is not there yet."""
+    """What became of a batch's documents. ``waiting``: brought over but for a reference to a row that is not there yet.
+    ``left``: those of ``done`` and ``waiting`` whose row was changed meanwhile, so that it stays as it is.
+    """
 
     inserted: int = 0
     updated: int = 0
     done: list[str] = field(default_factory=list[str])
     waiting: list[str] = field(default_factory=list[str])
+    left: list[str] = field(default_factory=list[str])
     refused: list[gaps.Report] = field(default_factory=list[gaps.Report])
 
     def add(self, other: "Outcome") -> None:
@@ -40,6 +43,7 @@ class Outcome:
         self.updated += other.updated
         self.done += other.done
         self.waiting += other.waiting
+        self.left += other.left
         self.refused += other.refused
 
     def refuse(self, item: Item, severity: gaps.Severity, reason: str) -> None:
@@ -58,9 +62,16 @@ class _Made:
 
 
 def apply(
-    connection: Connection, target: Target, items: Sequence[Item], resolver: Resolver, read_at: datetime
+    connection: Connection,
+    target: Target,
+    items: Sequence[Item],
+    resolver: Resolver,
+    read_at: datetime,
+    *,
+    op: str = OP,
+    closes: bool = True,
 ) -> Outcome:
-    """Bring documents over in the caller's transaction, and report or close their gaps.
+    """Bring documents over in the caller's transaction, and report or close their gaps of ``op`` (``closes``: there are some).
 
     ``read_at``: Postgres' time before MongoDB was read; rows changed since then are left as they are.
     """
@@ -76,9 +87,10 @@ def apply(
     refused = {each.object_id for each in outcome.refused}
     done = [key for key in outcome.done if key not in refused]
     waiting = [key for key in outcome.waiting if key not in refused]
-    gaps.report(connection, OP, target.collection, outcome.refused, but=later)
-    gaps.close(connection, OP, target.collection, done)
-    gaps.close(connection, OP, target.collection, waiting, but=later)
+    gaps.report(connection, op, target.collection, outcome.refused, but=later)
+    if closes:
+        gaps.close(connection, op, target.collection, done)
+        gaps.close(connection, op, target.collection, waiting, but=later)
     return outcome
 
 
@@ -140,6 +152,8 @@ def _together(
     )
     for each in made:
         (outcome.waiting if each.waits else outcome.done).append(each.item.key)
+        if each.row_id in changes.left:
+            outcome.left.append(each.item.key)
         if each.row_id in changes.money:
             outcome.refuse(each.item, "security", changes.money[each.row_id])
     return outcome

@@ -18,9 +18,10 @@ VALUE_LENGTH_MAXIMUM: Final = 100  # of what a gap repeats of a field that only 
 
 @dataclass(slots=True)
 class Changes:
-    """The rows that were changed, and those whose document differs in what nobody changes: row to reason."""
+    """The rows that were changed, those that were left, and those whose document differs in what nobody changes: row to reason."""
 
     updated: set[UUID] = field(default_factory=set[UUID])
+    left: set[UUID] = field(default_factory=set[UUID])
     money: dict[UUID, str] = field(default_factory=dict[UUID, str])
 
 
@@ -39,7 +40,9 @@ def update(connection: Connection, target: Target, made: Made, read_at: datetime
     is_json = {column.name: column.is_json for column in target.columns}
     jsons = tuple(is_json[name] for name in names)
     copy(connection, stage, ("id", *names), ((row_id, *values(rows.columns, names, jsons)) for row_id, rows in made))
-    left = set(connection.execute(_left(target), {"read_at": read_at}).scalars())
+    if target.yields:
+        changes.left = set(connection.execute(_left(target), {"read_at": read_at}).scalars())
+    left = changes.left
     if target.create_only:
         for row in connection.execute(_differing(target)):
             also = "" if len(row.changed) == 1 else f" (and {', '.join(row.changed[1:])})"
@@ -115,6 +118,8 @@ def _update(target: Target) -> TextClause:
     facts = tuple(name for name in target.updatable if name != "updated_at")
     changes = [f"{quoted(name)} = s.{quoted(name)}" for name in facts]
     differs = f"{_tuple('t', facts)} IS DISTINCT FROM {_tuple('s', facts)}"
+    if target.unread:
+        differs = "true"
     if "updated_at" in target.updatable:
         # The fleet's own changes of a row are as much a change of it: time goes forward.
         changes.append("updated_at = greatest(t.updated_at, s.updated_at)")
@@ -129,10 +134,13 @@ def _update(target: Target) -> TextClause:
 
 def _replace_children(connection: Connection, child: ChildOf, made: Made) -> set[UUID]:
     """Replace the children of those rows whose children differ. Returns these rows."""
+    ids = [row_id for row_id, _ in made]
+    if child.is_unread:
+        _put_children(connection, child, made, ids)
+        return set()
     columns = (child.parent, *(column.name for column in child.columns))
     stage = _stage(connection, child.table, columns)
     insert_children(connection, child, stage, made)
-    ids = [row_id for row_id, _ in made]
     listed = ", ".join(map(quoted, columns))
     theirs = f"SELECT {listed} FROM {child.table} WHERE {quoted(child.parent)} = ANY(CAST(:ids AS uuid[]))"  # noqa: S608
     mine = f"SELECT {listed} FROM {stage}"  # noqa: S608
@@ -146,10 +154,13 @@ def _replace_children(connection: Connection, child: ChildOf, made: Made) -> set
         ).scalars()
     )
     if differing:
-        again = [(row_id, rows) for row_id, rows in made if row_id in differing]
-        connection.execute(
-            text(f"DELETE FROM {child.table} WHERE {quoted(child.parent)} = ANY(CAST(:ids AS uuid[]))"),  # noqa: S608
-            {"ids": sorted(differing)},
-        )
-        insert_children(connection, child, child.table, again)
+        _put_children(connection, child, [each for each in made if each[0] in differing], sorted(differing))
     return differing
+
+
+def _put_children(connection: Connection, child: ChildOf, made: Made, ids: list[UUID]) -> None:
+    connection.execute(
+        text(f"DELETE FROM {child.table} WHERE {quoted(child.parent)} = ANY(CAST(:ids AS uuid[]))"),  # noqa: S608
+        {"ids": ids},
+    )
+    insert_children(connection, child, child.table, made)

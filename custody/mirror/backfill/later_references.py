@@ -1,7 +1,7 @@
 """The second pass: references to the same or a later collection, set once every row is there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bson import ObjectId
@@ -19,10 +19,11 @@ OP = "backfill"
 
 @dataclass(slots=True)
 class Referred:
-    """How many references were set, and how many have no row to refer to."""
+    """How many references were set, how many have no row to refer to, and the documents of those."""
 
     updated: int = 0
     refused: int = 0
+    waiting: set[str] = field(default_factory=set[str])
 
 
 def read_referring(
@@ -36,7 +37,9 @@ def read_referring(
     )
 
 
-def apply_references(connection: Connection, target: Target, items: Sequence[Item], resolver: Resolver) -> Referred:
+def apply_references(
+    connection: Connection, target: Target, items: Sequence[Item], resolver: Resolver, *, op: str = OP
+) -> Referred:
     """Set these documents' references where they differ; report those whose row is not there. A document without a row is
     passed over: what it lacks is reported already.
     """
@@ -60,9 +63,10 @@ def apply_references(connection: Connection, target: Target, items: Sequence[Ite
                 set_now[item.key] = row_id
         referred.updated += _set(connection, target, reference, [(rows[key], each) for key, each in set_now.items()])
         referred.refused += len(missing)
+        referred.waiting |= {each.object_id for each in missing}
         place = f"{reference.field}: "
-        gaps.report(connection, OP, target.collection, missing, only=place)
-        gaps.close(connection, OP, target.collection, list(set_now), only=place)
+        gaps.report(connection, op, target.collection, missing, only=place)
+        gaps.close(connection, op, target.collection, list(set_now), only=place)
     return referred
 
 

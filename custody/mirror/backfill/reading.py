@@ -10,6 +10,7 @@ from bson import ObjectId, json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
 from custody.mirror.collections.document import Document, Unmappable, read, unknown_fields
@@ -129,6 +130,22 @@ def _documents(
             object_id = ObjectId(bytes(raw[9:21])) if raw[4:9] == _STARTS_WITH_OBJECT_ID else document["_id"]
             if object_id != after or type(object_id) is not type(after):
                 yield document, object_id
+
+
+def read_chosen(
+    database: Database[RawDocument],
+    kind: type[Document],
+    object_ids: Sequence[ObjectId],
+    session: ClientSession | None = None,
+) -> Iterator[tuple[ObjectId, Item]]:
+    """Those of these documents that are there, as they are now, or as ``session`` has to see them."""
+    forbid_inside_transaction("MongoDB")
+    collection = database.with_options(codec_options=_RAW)[kind.collection]
+    with collection.find({"_id": {"$in": list(object_ids)}}, session=session) as cursor:
+        for document in cursor:
+            raw = bytes(document.raw)
+            object_id = ObjectId(raw[9:21]) if raw[4:9] == _STARTS_WITH_OBJECT_ID else document["_id"]
+            yield object_id, item_of(kind, raw, object_id)
 
 
 def read_one(database: Database[RawDocument], kind: type[Document], object_id: Any) -> Item | None:

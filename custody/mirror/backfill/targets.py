@@ -37,6 +37,8 @@ class ChildOf:
     parent: str
     columns: tuple[ColumnOf, ...]
     owner: Owner
+    is_unread: bool = False
+    """The session may not read these rows: they are replaced without being compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,12 @@ class Target:
     columns: tuple[ColumnOf, ...]
     children: tuple[ChildOf, ...]
     deferred: tuple[Deferred, ...]
+    unread: frozenset[str] = frozenset()
+    """Columns that the session may not read: rows of a table that has any are written without being compared."""
+    judged: bool = False
+    """What nobody changes was compared before: rows that exist are not compared in it once more."""
+    yields: bool = True
+    """Rows that Postgres changed meanwhile, or that the mirror has still to write, are left as they are."""
 
     @property
     def updatable(self) -> tuple[str, ...]:
@@ -69,6 +77,8 @@ class Target:
     @property
     def create_only(self) -> tuple[str, ...]:
         """Columns that nothing changes once the row is made; a document that differs in one is reported."""
+        if self.judged:
+            return ()
         return tuple(column.name for column in self.columns if column.owner is Owner.CREATE_ONLY)
 
     def field_of(self, column: str) -> str | None:

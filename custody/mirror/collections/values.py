@@ -199,9 +199,11 @@ def _json_column(value: Any) -> Any:
     return json.loads(json_util.dumps(value, json_options=json_util.RELAXED_JSON_OPTIONS))
 
 
+_JSON_OPTIONS: Final = json_util.RELAXED_JSON_OPTIONS.with_options(tz_aware=True, tzinfo=UTC)
+
+
 def _json_field(value: Any) -> Any:
-    options = json_util.RELAXED_JSON_OPTIONS.with_options(tz_aware=True, tzinfo=UTC)
-    return json_util.loads(json.dumps(value), json_options=options)
+    return json_util.loads(json.dumps(value), json_options=_JSON_OPTIONS)
 
 
 def _json(value: Any) -> Any:

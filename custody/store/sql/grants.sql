@@ -5,7 +5,7 @@ DO $$
 DECLARE r text;
 BEGIN
     FOREACH r IN ARRAY ARRAY['fleet_ingress', 'fleet_webhooks', 'fleet_watcher', 'fleet_confirmations', 'fleet_sweeps',
-                             'fleet_releases', 'fleet_signer_api', 'fleet_mirror', 'fleet_housekeeping', 'fleet_relay',
+                             'fleet_releases', 'fleet_signer_api', 'fleet_mirror', 'fleet_follower', 'fleet_housekeeping', 'fleet_relay',
                              'fleet_sealer', 'fleet_operator'] LOOP
         EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA fleet FROM %I', r);
         EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA public FROM %I', r);
@@ -187,9 +187,52 @@ GRANT UPDATE (created_at, updated_at, author_id, title, slug, content, media, se
     public.blog_posts TO fleet_mirror;
 GRANT SELECT, INSERT, UPDATE ON fleet.mirror_agreements, fleet.mirror_differences TO fleet_mirror;
 GRANT SELECT, UPDATE (written_at) ON fleet.mirror_restorations TO fleet_mirror;
-GRANT EXECUTE ON FUNCTION fleet.is_cut_over TO fleet_mirror;
+GRANT EXECUTE ON FUNCTION fleet.is_cut_over TO fleet_mirror, fleet_follower;
 GRANT INSERT ON fleet.outbox TO fleet_mirror;
 GRANT SELECT ON fleet.mirror_cursor TO fleet_mirror;
+
+-- The follower brings over what the backend writes to MongoDB (custody/mirror/following), and compares what it may not take (R7).
+-- Of payments it inserts what is set once and what MongoDB owns, so that everything else is a new row's default. Credentials
+-- it writes and cannot read. It has no way into the outbox: what came from MongoDB is never written back.
+GRANT SELECT ON public.payments, public.funds_ledger_entries, public.derived_destinations, public.derived_destination_sweeps,
+    public.purchase_requests, public.purchase_request_delivery_info, public.purchase_request_delivery_address,
+    public.purchase_request_seller_delivery_info, public.purchase_request_service_info, public.delivery_attempts,
+    public.purchase_request_specifications, public.purchase_request_preferred_sellers, public.seller_offers,
+    public.trezor_accounts, public.trezor_derived_addresses, public.config_settings, public.disputes, public.categories,
+    public.request_templates, public.chats, public.notifications, public.addresses, public.point_transactions,
+    public.reviews, public.shop_settings, public.blog_posts, public.telegram_links TO fleet_follower;
+GRANT SELECT (id, created_at, updated_at, first_name, last_name, role, status, is_email_verified, auth_provider,
+    telegram_verified, profile, preferences, referral_code, referred_by_id, points_total, points_available, points_level,
+    legacy_object_id) ON public.users TO fleet_follower;
+GRANT SELECT (user_id) ON public.user_passkeys TO fleet_follower;
+GRANT SELECT (id, user_id, telegram_user_id, expires_at, created_at, legacy_object_id) ON public.telegram_sessions TO
+    fleet_follower;
+GRANT INSERT, UPDATE ON public.users, public.categories, public.request_templates, public.chats, public.notifications,
+    public.addresses, public.point_transactions, public.reviews, public.shop_settings, public.blog_posts,
+    public.telegram_links, public.telegram_sessions TO fleet_follower;
+GRANT INSERT, DELETE ON public.user_passkeys, public.purchase_request_delivery_info, public.purchase_request_delivery_address,
+    public.purchase_request_seller_delivery_info, public.purchase_request_service_info, public.delivery_attempts,
+    public.purchase_request_specifications, public.purchase_request_preferred_sellers TO fleet_follower;
+GRANT DELETE ON public.chats, public.notifications, public.addresses, public.point_transactions, public.reviews,
+    public.shop_settings, public.blog_posts, public.telegram_links, public.telegram_sessions TO fleet_follower;
+GRANT INSERT, UPDATE (created_at, updated_at, title, description, product_type, category_id, product_link, size, color, brand,
+    urgency, budget_amount, budget_currency, status, selected_offer_id, delivery_code, delivered_at) ON
+    public.purchase_requests TO fleet_follower;
+GRANT INSERT, UPDATE (created_at, updated_at, title, description, status, delivery_days, attachments, require_aml_check,
+    aml_block_on_failure) ON public.seller_offers TO fleet_follower;
+GRANT INSERT, UPDATE (created_at, updated_at, admin_id, reason, description, status, priority, category, evidence, timeline,
+    resolution) ON public.disputes TO fleet_follower;
+GRANT INSERT (id, legacy_object_id, purchase_request_ref_kind, purchase_request_id, purchase_request_external_ref,
+    seller_offer_ref_kind, seller_offer_id, seller_offer_external_ref, buyer_id, seller_ref_kind, seller_id,
+    seller_external_ref, amount, currency, provider, direction, network, chain_id, token_address, provider_payment_id,
+    payment_reference, disputed, metadata, created_at, updated_at),
+    UPDATE (created_at, updated_at, disputed, metadata) ON public.payments TO fleet_follower;
+GRANT UPDATE (created_at, updated_at, description) ON public.config_settings TO fleet_follower;
+GRANT SELECT, INSERT ON public.id_map TO fleet_follower;
+GRANT SELECT, INSERT, UPDATE (resolved_at, resolved_by, resolution) ON public.pg_dualwrite_gaps TO fleet_follower;
+GRANT SELECT, INSERT, UPDATE ON fleet.mirror_following TO fleet_follower;
+GRANT SELECT, INSERT, UPDATE, DELETE ON fleet.mirror_revisits TO fleet_follower;
+GRANT SELECT ON fleet.outbox, fleet.mirror_cursor, fleet.backfill_progress TO fleet_follower;
 
 -- The relay rings.
 GRANT SELECT, UPDATE, DELETE ON fleet.outbox TO fleet_relay;
@@ -296,6 +339,6 @@ GRANT EXECUTE ON FUNCTION fleet.acknowledge_alarm, fleet.propose_break_glass, fl
 GRANT EXECUTE ON FUNCTION fleet.pause_chain TO fleet_watcher, fleet_releases, fleet_operator;
 -- Every worker looks first whether the database is the one of before (R22).
 GRANT EXECUTE ON FUNCTION fleet.pause_after_restore TO fleet_webhooks, fleet_watcher, fleet_confirmations, fleet_sweeps,
-    fleet_releases, fleet_mirror, fleet_housekeeping;
+    fleet_releases, fleet_mirror, fleet_follower, fleet_housekeeping;
 -- A CHECK runs as whoever inserts, which before adoption is the marketplace's backend (L20). It reads its row alone.
 GRANT EXECUTE ON FUNCTION fleet.entry_is_sound TO PUBLIC;

@@ -107,6 +107,11 @@ def test_the_command_says_what_it_did(running_fleet: DevelopmentFleet, tmp_path:
 def test_after_every_server_and_worker_died_once_the_books_are_whole(survived: tuple[DemoResult, Killer]) -> None:
     assert (survived[0].released, survived[0].books_equal_chain) == (PAYMENTS, True)
     assert fleet_command("books").returncode == 0
+    # What the fleet wrote came back to the follower, and nobody else's hand was suspected in it.
+    gaps = fleet_command("gaps", "list")
+    assert gaps.returncode == 0, gaps.stdout
+    following = fleet_command("mirror", "following")
+    assert following.returncode == 0, following.stdout
 
 
 def test_explain_tells_a_released_payment_from_its_webhook_to_its_signed_transaction(
