@@ -167,7 +167,7 @@ def _require_quiet_book(connection: Connection, instruction: Instruction, book_i
         ),
         {"book": book_id, "chain": instruction.chain_id, "token": instruction.token},
     ).one()
-    if not instruction.is_drain and (paused := why_paused(connection, payment_id)) is not None:
+    if not instruction.is_drain and (paused := why_paused(connection, book_id)) is not None:
         raise _Waits(f"{paused} It is signed but not sent: waits_for_cancel (R1).")
     if (row.dispute_open or row.disputed) and not instruction.is_drain:
         raise _Waits("dispute_open: waits_for_cancel, or for the dispute's end; it is signed but not sent (R1).")

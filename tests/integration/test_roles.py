@@ -207,7 +207,7 @@ PAUSING = {
     "fleet.total_sweeps()": set[str](),
     "fleet.propose_cutover(text, text, text, text)": {"fleet_operator"},
     "fleet.execute_cutover(uuid, bytea, text)": {"fleet_operator"},
-    "fleet.is_cut_over(text)": {"fleet_mirror"},
+    "fleet.is_cut_over(text)": {"fleet_mirror", "fleet_follower"},
     "fleet.require_clean_cutover(text, text)": set[str](),
     "fleet.propose_gap_resolution(uuid, boolean, text, text)": {"fleet_operator"},
     "fleet.execute_gap_resolution(uuid, bytea, text)": {"fleet_operator"},
