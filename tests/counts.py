@@ -15,8 +15,8 @@ import pytest
 FULL: Final = os.environ.get("FLEET_TEST_COUNTS") == "full"
 FILE: Final = Path(__file__).parents[1] / "benchmarks" / "counts.json"
 
-ONLY_LONG: Final = pytest.mark.skipif(not FULL, reason="one more run of the whole fleet: make test-long")
-"""For tests that take another minute of every process; in ``make test`` the fleet runs through its kills and its views."""
+ONLY_LONG: Final = pytest.mark.skipif(not FULL, reason="takes long, and quicker tests tell most of it: make test-long")
+"""For tests of a running fleet's many processes, and of what quicker tests show in part; ``make test`` has its 15 minutes."""
 
 ROUNDS_A_PART: Final = 100
 """Of a long race: each part has a chain and a database of its own, so that parts may run side by side, and the last rounds

@@ -26,7 +26,7 @@ from custody.store.engine import open_engine, transaction
 from custody.store.mongo import open_mongo
 from custody.store.outbox import mirror
 from custody.store.upgrade import upgrade_database
-from tests.counts import Counts, declared
+from tests.counts import ONLY_LONG, Counts, declared
 from tests.fleet_process import FleetProcess
 from tests.following import Mongo
 from tests.killable import Killable, killable
@@ -184,6 +184,7 @@ def differing(stores: Stores) -> list[str]:
     ]
 
 
+@ONLY_LONG
 def test_a_store_that_dies_under_load_agrees_again_with_no_hand(stores: Stores, counts: Counts) -> None:
     drawn = random.Random(SEED)
     threads = [

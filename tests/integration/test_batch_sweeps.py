@@ -15,7 +15,7 @@ from custody.settings.chains import NATIVE
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.conftest import Database
-from tests.counts import Counts, declared
+from tests.counts import Counts, declared, sampled
 from tests.sweeping import Crash, Fuse, SweepingFleet, World, call, manual_mining, sweeping_world
 from workers.demo.contracts import mint
 from workers.demo.development_chain import ETHER
@@ -50,7 +50,7 @@ def until_sent(fleet: SweepingFleet) -> None:
         assert fleet.round() > 0, fleet.jobs()
 
 
-@pytest.mark.parametrize("way", WAYS, ids="-".join)
+@pytest.mark.parametrize("way", sampled(WAYS), ids="-".join)
 def test_many_destinations_go_with_one_transaction(world: World, database: Database, way: tuple[str, str]):
     fleet = fleet_of(world, database, way)
     payments = paid(fleet, 5)
@@ -146,7 +146,7 @@ def test_a_delegated_address_needs_no_tuple_and_signs_for_no_token(world: World,
     fleet.assert_books_equal_chain()
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[3]], ids="-".join)
+@pytest.mark.parametrize("way", sampled([WAYS[0], WAYS[3]]), ids="-".join)
 def test_one_bad_of_twenty_leaves_nineteen_swept_in_the_same_transaction(
     world: World, database: Database, way: tuple[str, str]
 ):
@@ -248,7 +248,7 @@ def test_more_than_was_judged_goes_along_and_is_booked_to_its_payment(world: Wor
     fleet.assert_books_equal_chain()
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[2], WAYS[3]], ids="-".join)
+@pytest.mark.parametrize("way", sampled([WAYS[0], WAYS[2], WAYS[3]]), ids="-".join)
 def test_a_crash_anywhere_in_a_batch_loses_nothing_and_sweeps_nothing_twice(
     world: World, database: Database, way: tuple[str, str], monkeypatch: pytest.MonkeyPatch, counts: Counts
 ):

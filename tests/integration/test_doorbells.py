@@ -13,6 +13,7 @@ from bson import ObjectId
 from custody.store.engine import transaction
 from custody.store.outbox import mirror, ring
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.fleet_process import FleetProcess, wait_for
 from tests.marketplace import Marketplace
 from tests.valkey_server import ValkeyServer
@@ -125,6 +126,7 @@ def test_the_relay_outlives_its_broker_and_loses_no_row(fleet: Fleet) -> None:
     assert relay.terminate() == 0
 
 
+@ONLY_LONG
 def test_two_beats_ring_twice_and_each_slot_is_answered_once(fleet: Fleet) -> None:
     beats = [fleet.beat(), fleet.beat()]
     client = fleet.valkey.client()
@@ -162,6 +164,7 @@ def test_a_worker_killed_in_the_middle_of_its_task_leaves_nothing_undone(fleet: 
     wait_for(lambda: fleet.count("fleet.outbox") == 0)
 
 
+@ONLY_LONG
 def test_a_worker_without_settings_or_with_another_role_refuses_and_says_what_is_missing(fleet: Fleet) -> None:
     stranger = fleet.worker("mirror", role="fleet_sweeps")
     assert stranger.process.wait(timeout=60) != 0

@@ -25,7 +25,7 @@ import redis
 from pymongo import MongoClient
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from tests.counts import declared
+from tests.counts import ONLY_LONG, declared
 from tests.state_folders import share_packages
 from workers.embedded import (
     anvil,
@@ -258,6 +258,7 @@ def test_anvil_killed_under_its_keeper_comes_back(running: Services) -> None:
     assert read_anvil(running)
 
 
+@ONLY_LONG
 def test_the_chain_keeps_its_genesis_through_many_starts(running: Services) -> None:
     def genesis() -> str:
         return rpc(running.chain_rpc_url, "eth_getBlockByNumber", "0x0", False)["hash"]
@@ -309,6 +310,7 @@ def test_a_killed_supervisor_is_recovered_without_touching_strangers(
         stranger.wait()
 
 
+@ONLY_LONG
 def test_down_leaves_no_process_and_other_ports_are_found(own: tuple[Path, dict[str, str]]) -> None:
     state_dir, environment = own
     first = services.up(state_dir, environment)
@@ -504,6 +506,7 @@ UNNAMED = 54_321
 """A bare uid, as containers are given one: no line of /etc/passwd has it."""
 
 
+@ONLY_LONG
 @needs_root
 @pytest.mark.parametrize("uid", [UNNAMED, unprivileged.NOBODY][: declared(2, 1)])
 def test_everything_runs_as_an_ordinary_user(running: Services, open_folder: Path, uid: int) -> None:

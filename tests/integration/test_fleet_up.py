@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 
 from tests.conftest import Database
-from tests.counts import sampled
+from tests.counts import ONLY_LONG, sampled
 from tests.state_folders import share_packages
 from workers.embedded import services as embedded
 from workers.embedded.postgres import maintenance_url
@@ -46,6 +46,7 @@ def fleet(folder: Path, *arguments: str, **environment: str) -> "subprocess.Comp
     )
 
 
+@ONLY_LONG
 def test_servers_named_in_a_settings_file_are_used_and_none_is_started(
     services: Services, database: Database, folder: Path, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_servers_named_in_a_settings_file_are_used_and_none_is_started(
     assert shown.returncode == 0, shown.stderr
 
 
+@ONLY_LONG
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     sampled(
@@ -97,6 +99,7 @@ def test_a_fleet_that_was_never_started_says_how_to_start_it(tmp_path: Path) -> 
     assert {row["health"] for row in json.loads(status.stdout)["services"]} == {"not started; run `fleet up`"}
 
 
+@ONLY_LONG
 def test_db_upgrade_makes_an_empty_database_ready_and_may_be_repeated(
     services: Services, role_passwords: Path, folder: Path
 ) -> None:

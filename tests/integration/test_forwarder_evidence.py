@@ -22,6 +22,7 @@ from custody.destinations.rotation import rotate_to_forwarders
 from custody.settings.chains import NATIVE
 from custody.store.engine import transaction
 from tests.conftest import Database
+from tests.counts import sampled
 from tests.native_scene import NativeScene
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene
@@ -75,7 +76,7 @@ class NativeForwarderScene(NativeScene, ForwarderScene):
     """The same where buyers pay the chain's own coin."""
 
 
-@pytest.fixture(name="scene", params=[ForwarderScene, NativeForwarderScene], ids=["token", "native"])
+@pytest.fixture(name="scene", params=sampled([ForwarderScene, NativeForwarderScene]), ids=sampled(["token", "native"]))
 def _scene(
     request: pytest.FixtureRequest,
     token_chain: TokenChain,

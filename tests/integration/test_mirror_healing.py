@@ -20,6 +20,7 @@ from custody.mirror.collections import COLLECTIONS
 from custody.mirror.collections.marks import Owner
 from custody.store.mongo import open_mongo
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.two_stores import ANOTHER, LONG_AGO, USER, Mongo, TwoStores, in_mongo, one, payment, request, told
 from workers.cli.mirror import register
 from workers.embedded.services import Services
@@ -166,6 +167,7 @@ def test_no_role_of_the_fleet_compares_credentials(database: Database, stores: T
 # Rounds of the schedule -------------------------------------------------------------------------------------------
 
 
+@ONLY_LONG
 def test_rounds_of_the_schedule_come_past_every_document(database: Database, stores: TwoStores, mongo: Mongo) -> None:
     made = [payment(number) for number in range(1, 8)]
     stores.put("payments", made)
@@ -190,6 +192,7 @@ def test_rounds_of_the_schedule_come_past_every_document(database: Database, sto
     assert (payments.equal, payments.different, payments.open) == (7, 0, 0)
 
 
+@ONLY_LONG
 def test_a_range_of_a_snapshot_is_read_by_another_process(
     database: Database, stores: TwoStores, mongo: Mongo, services: Services
 ) -> None:

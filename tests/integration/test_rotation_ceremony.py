@@ -16,6 +16,7 @@ from custody.settings.environment import settings
 from custody.trezor import TREASURY_PATH, UnsignedTransaction, open_device
 from custody.trezor.derivation import parse_derivation_path
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.integration.test_treasury_rotation import in_every_state
 from tests.release_scene import AMOUNT, UNITS, TokenChain, new_seed
 from tests.rotation_scene import RULES, RotationScene
@@ -184,6 +185,7 @@ def test_a_treasury_is_rotated_in_peace(scene: RotationScene, fleet: typer.Typer
     assert "former" in refused(fleet, "treasury", "rotate", "31337", "--to", old, "--device-fingerprint", "0b1c2d3e")
 
 
+@ONLY_LONG
 def test_late_coins_at_a_retired_treasury_are_moved_all_the_same(scene: RotationScene, fleet: typer.Typer) -> None:
     """The chain knows more than the books; and a retired one whose coins come late is emptied like a compromised one."""
     late = scene.payment(swept=False)
@@ -205,6 +207,7 @@ def test_late_coins_at_a_retired_treasury_are_moved_all_the_same(scene: Rotation
     scene.require_books_equal_chain()
 
 
+@ONLY_LONG
 def test_somebody_else_may_sign_for_it(scene: RotationScene, fleet: typer.Typer) -> None:
     flying = in_every_state(scene)
     old, new = scene.treasury, scene.make_next()

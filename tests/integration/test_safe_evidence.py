@@ -11,7 +11,7 @@ from eth_account import Account
 from custody.destinations.derivation import address_at
 from custody.safe.contract import FALLBACK_HANDLER_SLOT, GUARD_SLOT, SENTINEL
 from tests.conftest import Database
-from tests.counts import Counts
+from tests.counts import Counts, sampled
 from tests.policy_files import key
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
@@ -28,7 +28,7 @@ Desk = Callable[[int], AbstractContextManager[Cli]]
 """``desk(place)``: the machine of one of the Safe's owners, with a journal of its own."""
 
 
-@pytest.fixture(name="scene", params=[False, True], ids=["token", "native"])
+@pytest.fixture(name="scene", params=sampled([False, True]), ids=sampled(["token", "native"]))
 def _scene(
     request: pytest.FixtureRequest,
     token_chain: TokenChain,

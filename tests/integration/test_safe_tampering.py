@@ -15,7 +15,7 @@ from custody.safe import OwnerSignature, SafeTransaction
 from custody.trezor import Signature, encode_erc20_transfer
 from custody.trezor.transaction import SignatureError
 from tests.conftest import Database
-from tests.counts import Counts, declared
+from tests.counts import Counts, declared, sampled
 from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
 from tests.safe_world import OTHER, sign_hash
@@ -64,7 +64,7 @@ class Desk:
         return ""
 
 
-@pytest.fixture(name="desk", params=[False, True], ids=["token", "native"])
+@pytest.fixture(name="desk", params=sampled([False, True]), ids=sampled(["token", "native"]))
 def _desk(
     request: pytest.FixtureRequest,
     token_chain: TokenChain,

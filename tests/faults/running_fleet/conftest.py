@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.counts import declared
 from tests.state_folders import forget, state_folder
 from workers.demo.fleet import DevelopmentFleet, start
 from workers.demo.run import Demo, DemoResult
@@ -28,7 +27,7 @@ def running_fleet() -> Iterator[DevelopmentFleet]:
     forget(STATE_DIR)
 
 
-PAYMENTS = declared(50, 4)
+PAYMENTS = 50
 
 # Each is killed at the moment when it has something to lose: (stage, how many payments reached it) -> who dies.
 MOMENTS: dict[tuple[str, int], tuple[str, ...]] = {

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,27 @@ def test_flower_shows_all_queues(running_fleet: DevelopmentFleet) -> None:
         assert all(queue.name in page for queue in QUEUES)
 
 
-def test_the_command_says_what_it_did(running_fleet: DevelopmentFleet, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class DemoRun:
+    """`fleet demo --keep` with two payments on the running fleet."""
+
+    ran: "subprocess.CompletedProcess[str]"
+    said: dict[str, Any]
+    pids: tuple[dict[str, Any], dict[str, Any]]
+    """Of every server and process, before and after."""
+
+
+@pytest.fixture(scope="module")
+def demo(running_fleet: DevelopmentFleet, tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    made = tmp_path_factory.mktemp("demo") / "demo.json"
     before = {name: row["pid"] for name, row in status().items()}
-    made = tmp_path / "demo.json"
     ran = fleet_command("demo", "--keep", "--payments", "2", "--json", str(made))
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    said = json.loads(made.read_text())
+    return DemoRun(ran, json.loads(made.read_text()), (before, {name: row["pid"] for name, row in status().items()}))
+
+
+def test_the_command_says_what_it_did(running_fleet: DevelopmentFleet, demo: DemoRun) -> None:
+    said, ran = demo.said, demo.ran
     assert (said["payments"], said["released"], said["books_equal_chain"]) == (2, 2, True)
     assert said["seconds"] > 0
     assert said["entries"] == {"payment_detected": 2, "hold": 2, "adjustment": 2, "release": 4}
@@ -101,23 +117,31 @@ def test_the_command_says_what_it_did(running_fleet: DevelopmentFleet, tmp_path:
     assert running_fleet.flower_url in ran.stdout
     assert ran.stdout.count("2 of 2") >= len(STAGES)
     # What runs is used, and --keep leaves it running.
-    assert {name: row["pid"] for name, row in status().items()} == before
+    assert demo.pids[0] == demo.pids[1]
 
 
+def require_whole() -> None:
+    """Books equal chain, and nobody's hand is suspected in what the fleet wrote and the follower read back."""
+    for command in (("books",), ("gaps", "list"), ("mirror", "following")):
+        told = fleet_command(*command)
+        assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_the_books_are_whole(demo: DemoRun) -> None:
+    assert demo.said["books_equal_chain"]
+    require_whole()
+
+
+@ONLY_LONG
 def test_after_every_server_and_worker_died_once_the_books_are_whole(survived: tuple[DemoResult, Killer]) -> None:
     assert (survived[0].released, survived[0].books_equal_chain) == (PAYMENTS, True)
-    assert fleet_command("books").returncode == 0
-    # What the fleet wrote came back to the follower, and nobody else's hand was suspected in it.
-    gaps = fleet_command("gaps", "list")
-    assert gaps.returncode == 0, gaps.stdout
-    following = fleet_command("mirror", "following")
-    assert following.returncode == 0, following.stdout
+    require_whole()
 
 
 def test_explain_tells_a_released_payment_from_its_webhook_to_its_signed_transaction(
-    survived: tuple[DemoResult, Killer],
+    demo: DemoRun,
 ) -> None:
-    payment = survived[0].payment_ids[0]
+    payment = demo.said["payment_ids"][0]
     told = fleet_command("explain", payment, "--json")
     assert told.returncode == 0, told.stderr
     story = json.loads(told.stdout)
@@ -178,14 +202,14 @@ def test_a_threshold_set_by_command_binds_in_the_running_worker(running_fleet: D
 
 
 def test_each_line_of_a_process_s_log_is_an_event_and_names_its_payment_and_task(
-    survived: tuple[DemoResult, Killer],
+    demo: DemoRun,
 ) -> None:
     logs = STATE_DIR / "logs"
     for process in PROCESSES:
         for line in (logs / f"{process.name}.log").read_text().splitlines():
             event = json.loads(line)
             assert {"event", "level", "at"} <= set(event), line
-    payment = survived[0].payment_ids[0]
+    payment = demo.said["payment_ids"][0]
     for process in ("worker-webhooks", "worker-confirmations", "worker-releases"):
         events = _events(logs / f"{process}.log")
         assert any(event.get("payment_id") == payment and event.get("task_id") for event in events), process

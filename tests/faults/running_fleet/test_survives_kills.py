@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from custody.store.engine import open_engine
-from tests.counts import ONLY_LONG, Counts, declared
+from tests.counts import ONLY_LONG, Counts
 from tests.faults.running_fleet.conftest import MOMENTS, PAYMENTS, Killer, pid_of
 from workers.demo.fleet import DevelopmentFleet
 from workers.demo.run import Demo, DemoResult
@@ -16,7 +16,8 @@ from workers.queues import QUEUES
 TEN = (*(f"worker-{queue.name}" for queue in QUEUES), "relay", "beat", "valkey", "mongo")
 
 
-@pytest.mark.timeout(declared(1_200, 420))
+@ONLY_LONG
+@pytest.mark.timeout(1_200)
 def test_ten_kills_change_nothing(
     running_fleet: DevelopmentFleet, survived: tuple[DemoResult, Killer], counts: Counts
 ) -> None:
