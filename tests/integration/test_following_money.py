@@ -21,6 +21,7 @@ from tests.conftest import Database
 from tests.counts import Counts
 from tests.following import Following, Mongo, following
 from tests.legacy_documents import Legacy
+from tests.security_gaps import close_gap
 from workers.embedded.services import Services
 
 OTHER: dict[str, Any] = {
@@ -376,10 +377,12 @@ def test_a_setting_that_the_fleet_has_changed_since_is_no_tampering(
 
 
 def close(scene: Following) -> None:
+    # A development chain: two labels are two persons there.
     scene.execute(
-        "UPDATE public.pg_dualwrite_gaps SET resolved_at = clock_timestamp(), resolved_by = 'two persons', resolution = 'seen' "
-        "WHERE resolved_at IS NULL"
+        "INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp) VALUES (31337, 1, '0x', now())"
     )
+    for row in scene.execute("SELECT id FROM public.pg_dualwrite_gaps WHERE resolved_at IS NULL"):
+        close_gap(scene.database, row.id)
 
 
 def test_a_document_follows_again_once_persons_have_closed_its_gap(

@@ -39,6 +39,7 @@ from custody.store.mongo import Document
 
 log = structlog.get_logger(__name__)
 
+AT_ONCE_SECONDS: Final = 0.0
 IDLE_SAVE_SECONDS: Final = 5.0  # without events the place is kept this often: an idle night loses no history
 REVISIT_SECONDS: Final = 1.0  # how soon a document is looked at again when its time has come
 REVISIT_SOON_SECONDS: Final = 0.02  # when one was just put off
@@ -46,6 +47,8 @@ REVISIT_MAXIMUM: Final = 100  # documents a look: the stream waits for them
 SCAN_SECONDS: Final = 2.0  # between two rounds without a stream
 STREAM_AGAIN_SECONDS: Final = 60.0  # a server without streams may become one with them
 OVERTAKEN_SECONDS: Final = 5.0  # two followers take turns no faster than this
+
+Seconds = float  # monotonic time, and how long to wait
 
 _SINCE: Final = text(
     "SELECT collection, started_at FROM fleet.backfill_progress "
@@ -77,9 +80,9 @@ class Follower:
         self._rounds = Rounds(database, self._writer)
         self._position: Position | None = None
         self._stream: Stream | None = None
-        self._revisit_at = 0.0
-        self._saved_at = 0.0
-        self._stream_again_at = 0.0
+        self._revisit_at = AT_ONCE_SECONDS
+        self._saved_at = AT_ONCE_SECONDS
+        self._stream_again_at = AT_ONCE_SECONDS
 
     @property
     def position(self) -> Position | None:
@@ -95,7 +98,7 @@ class Follower:
         if stream is not None:
             stream.close()
 
-    def step(self) -> float:
+    def step(self) -> Seconds:
         """Bring over what there is now, at most a batch of it. Returns the seconds that the caller may wait.
 
         Raises PyMongoError when MongoDB does not answer, DBAPIError or psycopg.Error when Postgres does not.
@@ -176,7 +179,7 @@ class Follower:
 
     # By the stream ---------------------------------------------------------------------------------------------------
 
-    def _follow(self, position: Position) -> float:
+    def _follow(self, position: Position) -> Seconds:
         try:
             if self._stream is None:
                 self._stream = Stream(self._database, position.token)
@@ -188,14 +191,14 @@ class Follower:
                       "found by fleet mirror verify; a larger oplog keeps longer breaks")  # fmt: skip
             self._close_stream()
             self._begin_anew(self._everything_since(position.followed_to), f"history lost: {error}")
-            return 0.0
+            return AT_ONCE_SECONDS
         except StreamUnavailable as error:
             self._close_stream()
             with transaction(self._writer.engine) as connection:
                 since = self._everything_since(position.followed_to)
                 self._put_scans(connection, since, position.followed_to, f"no change stream: {error}")
             self._position = None
-            return 0.0
+            return AT_ONCE_SECONDS
         if batch.events:
             self._take(position, batch)
         elif not position.caught_up or monotonic() - self._saved_at >= IDLE_SAVE_SECONDS:
@@ -206,7 +209,7 @@ class Follower:
                 )
             self._saved_at = monotonic()
         self._writer.alive()
-        return 0.0
+        return AT_ONCE_SECONDS
 
     def _take(self, position: Position, batch: Batch) -> None:
         wanted: dict[str, dict[ObjectId, datetime | None]] = {}
@@ -271,7 +274,7 @@ class Follower:
 
     # By the time of documents ------------------------------------------------------------------------------------------
 
-    def _catch_up(self, position: Position) -> float:
+    def _catch_up(self, position: Position) -> Seconds:
         """The next documents of the first collection that has some left; the stream, when none has."""
         with transaction(self._writer.engine) as connection:
             rows = {each.name: each for each in positions.everywhere(connection)}
@@ -286,7 +289,7 @@ class Follower:
                     counted=Counted(), mode="stream",
                 )  # fmt: skip
                 log.info("mirror_caught_up")
-                return 0.0
+                return AT_ONCE_SECONDS
         row = left[0]
         kind = COLLECTIONS[row.name]
         read_at = self._writer.now()
@@ -305,13 +308,13 @@ class Follower:
             )
 
         self._commit(part, read_at, counted, settle)
-        return 0.0
+        return AT_ONCE_SECONDS
 
-    def _scan(self, position: Position) -> float:
+    def _scan(self, position: Position) -> Seconds:
         """One round over all collections; a stream, once the server has one."""
         if monotonic() >= self._stream_again_at and self._has_stream():
             self._begin_anew(self._everything_since(position.followed_to), None)
-            return 0.0
+            return AT_ONCE_SECONDS
         self._position = self._rounds.run(position)
         return SCAN_SECONDS
 
@@ -339,7 +342,7 @@ class Follower:
         for part in read_parts(self._database, wanted, not_before):
             self._commit(part, read_at, Counted(), None)
         if len(due) == REVISIT_MAXIMUM:
-            self._revisit_at = 0.0
+            self._revisit_at = AT_ONCE_SECONDS
 
     def _commit(self, part: Part, read_at: datetime, counted: Counted, settle: Settle | None) -> Position | None:
         moved, outcome = self._writer.commit(part, read_at, counted, settle)

@@ -89,9 +89,8 @@ class Counted:
 
 def lag_seconds(position: Position, now: datetime) -> float:
     """How far Postgres is behind MongoDB: 0 where it has caught up and said so lately."""
-    if position.caught_up and now - position.updated_at < FRESH:
-        return 0.0
-    return max(0.0, (now - position.followed_to).total_seconds())
+    is_fresh = position.caught_up and now - position.updated_at < FRESH
+    return timedelta(0).total_seconds() if is_fresh else max(timedelta(0), now - position.followed_to).total_seconds()
 
 
 def read(connection: Connection, name: str) -> Position | None:
