@@ -1,4 +1,5 @@
-"""How long a write of one store takes to be in the other, at 200 writes a second, one direction after the other.
+"""How long a write of one store takes to be in the other, at 200 writes a second: each direction alone, then both at once,
+which is twice as many.
 
 Follower, relay and mirror run as processes, as `fleet up` starts them. A write is timed from before it is sent until another
 connection sees it in the other store; a later write of the same document that is seen counts for the earlier one as well.
@@ -6,11 +7,10 @@ BENCH_MIRROR_LAG_SECONDS and BENCH_MIRROR_LAG_RATE change how long and how fast 
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,20 +24,19 @@ from sqlalchemy import Engine, text
 
 from benchmarks.holding_latency import percentile
 from benchmarks.measure import Row, exact
-from benchmarks.servers import STATE_DIR, BenchmarkDatabase, benchmark_database
+from benchmarks.servers import READY_SECONDS, STATE_DIR, BenchmarkDatabase, benchmark_database, started_processes
 from custody.mirror.backfill import backfill
 from custody.store.engine import open_engine, ring_relay, transaction
 from custody.store.mongo import Document, open_mongo
 from custody.store.outbox import mirror
 from workers.embedded import services
-from workers.processes import ProcessContext, process, process_environment
+from workers.processes import ProcessContext
 
 SECONDS: Final = float(os.environ.get("BENCH_MIRROR_LAG_SECONDS", "30"))
 RATE: Final = int(os.environ.get("BENCH_MIRROR_LAG_RATE", "200"))
 PAYMENTS: Final = 2_000
 WRITERS: Final = 4  # each direction: a majority's journal takes some milliseconds a write
 LOOK_SECONDS: Final = 0.05  # how exact the figures are; looking costs both stores a scan
-READY_SECONDS: Final = 60.0
 LATE_SECONDS: Final = 60.0  # what is not there by then is no figure but a failure
 GOAL_SECONDS: Final = 2.0
 PROCESSES: Final = ("follower", "relay", "worker-mirror")
@@ -60,23 +59,23 @@ def rows(progress: Progress) -> Iterable[Row]:
             with _processes(database, mongo.name, Path(folder)):
                 _wait_until_followed(admin)
                 there, back = _ToPostgres(admin, mongo), _ToMongo(admin, mongo)
-                _run(there, progress)
-                _run(back, progress)
+                runs = [([there], "alone"), ([back], "alone"), ([there, back], "with the other way at once")]
+                found = [(how, *each) for ways, how in runs for each in _run(ways, progress)]
         finally:
             admin.dispose()
-    for found in (there, back):
-        name = f"{found.name}, {RATE} writes/s for {SECONDS:g} s, {len(found.lags):,} writes"
+    for how, way, lags in found:
+        name = f"{way} {how}, {RATE} writes/s for {SECONDS:g} s, {len(lags):,} writes"
         yield exact(
-            area="mirror lag", name=f"{name}: p50", ours=percentile(found.lags, 50), peer=GOAL_SECONDS,
+            area="mirror lag", name=f"{name}: p50", ours=percentile(lags, 50), peer=GOAL_SECONDS,
             peer_name="the goal of p99", unit="s",
         )  # fmt: skip
         yield exact(
-            area="mirror lag", name=f"{name}: p99", ours=percentile(found.lags, 99), peer=GOAL_SECONDS,
+            area="mirror lag", name=f"{name}: p99", ours=percentile(lags, 99), peer=GOAL_SECONDS,
             peer_name="the goal", unit="s", at_most=1,
         )  # fmt: skip
 
 
-class _Direction:
+class _Direction(ABC):
     """Writes into one store, each with a number of its own, and what the other has of them."""
 
     name = ""
@@ -128,11 +127,18 @@ class _Direction:
         with self._lock:
             return sum(map(len, self._open.values()))
 
-    def write(self, row_id: UUID, object_id: str, number: int) -> None:
-        raise NotImplementedError
+    def take(self) -> list[float]:
+        """The seconds of each write that was seen since the last time."""
+        taken, self.lags = self.lags, []
+        return taken
 
+    @abstractmethod
+    def write(self, row_id: UUID, object_id: str, number: int) -> None:
+        """Change one document or row, so that it carries this number."""
+
+    @abstractmethod
     def seen(self) -> list[tuple[str, int]]:
-        raise NotImplementedError
+        """The other store's documents or rows of numbers above ``oldest``: (ObjectId, number) each."""
 
     @property
     def oldest(self) -> int:
@@ -171,23 +177,27 @@ class _ToMongo(_Direction):
         return [(str(each["_id"]), each["blockchain"]["confirmations"]) for each in found]
 
 
-def _run(direction: _Direction, progress: Progress) -> None:
+def _run(ways: Sequence[_Direction], progress: Progress) -> list[tuple[str, list[float]]]:
+    """Write in these directions at once; (name, seconds of each write) of each. Raises RuntimeError when one comes too late."""
     end = monotonic() + SECONDS
-    writers = [threading.Thread(target=direction.write_until, args=(end,)) for _ in range(WRITERS)]
+    writers = [threading.Thread(target=each.write_until, args=(end,)) for each in ways for _ in range(WRITERS)]
     for writer in writers:
         writer.start()
-    while any(writer.is_alive() for writer in writers) or direction.waiting:
+    while any(writer.is_alive() for writer in writers) or any(each.waiting for each in ways):
         if monotonic() > end + LATE_SECONDS:
-            raise RuntimeError(f"{direction.name}: {direction.waiting} writes are not in the other store")
-        direction.look()
-        progress(f"{direction.name}: {len(direction.lags):,} seen, {direction.waiting} on their way")
+            raise RuntimeError(f"{[each.waiting for each in ways]} writes are not in the other store")
+        for each in ways:
+            each.look()
+        progress("; ".join(f"{each.name}: {len(each.lags):,} seen, {each.waiting} on their way" for each in ways))
         sleep(LOOK_SECONDS)
     for writer in writers:
         writer.join()
-    if direction.errors:
-        raise direction.errors[0]
-    if len(direction.lags) < SECONDS * RATE * 0.95:
-        raise RuntimeError(f"{direction.name}: {len(direction.lags)} writes, expected {SECONDS * RATE:g}")
+    for each in ways:
+        if each.errors:
+            raise each.errors[0]
+        if len(each.lags) < SECONDS * RATE * 0.95:
+            raise RuntimeError(f"{each.name}: {len(each.lags)} writes, expected {SECONDS * RATE:g}")
+    return [(each.name, each.take()) for each in ways]
 
 
 def _wait_until_followed(admin: Engine) -> None:
@@ -243,22 +253,5 @@ def _processes(database: BenchmarkDatabase, mongo_name: str, folder: Path) -> Ge
         },
         database_url=database.url,
     )  # fmt: skip
-    started: list[subprocess.Popen[bytes]] = []
-    try:
-        for name in PROCESSES:
-            chosen = process(name)
-            with (folder / f"{name}.log").open("wb") as log:
-                started.append(
-                    subprocess.Popen(
-                        [sys.executable, *chosen.arguments],
-                        env={"PATH": os.defpath} | process_environment(chosen, context, {}),
-                        stdout=log,
-                        stderr=log,
-                    )
-                )
+    with started_processes(PROCESSES, context):
         yield
-    finally:
-        for each in started:
-            each.terminate()
-        for each in started:
-            each.wait(timeout=READY_SECONDS)

@@ -5,8 +5,6 @@ another connection sees the hold committed. Blocks come at a distance that is no
 meet it at every point of its wait.
 """
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -16,12 +14,12 @@ from typing import Final
 
 import psycopg
 
-from benchmarks.servers import STATE_DIR, BenchmarkDatabase, benchmark_database
+from benchmarks.servers import READY_SECONDS, STATE_DIR, BenchmarkDatabase, benchmark_database, started_processes
 from benchmarks.watched_chain import CHAIN_ID, BenchmarkChain, benchmark_chain, fill, issued_address
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import open_engine, transaction
 from workers.embedded import services
-from workers.processes import ProcessContext, process, process_environment
+from workers.processes import ProcessContext
 
 PENDING: Final = 10_000
 PAID_A_BLOCK: Final = 100
@@ -29,7 +27,6 @@ BLOCKS: Final = 30
 THRESHOLD: Final = 5
 BLOCK_SECONDS: Final = 3.37
 LOOK_SECONDS: Final = 0.01  # how exact the figures are
-READY_SECONDS: Final = 60.0
 LATE_SECONDS: Final = 120.0  # what is not held by then is no figure but a failure
 PROCESSES: Final = ("watcher", "relay", "worker-confirmations")
 
@@ -160,26 +157,8 @@ def _processes(database: BenchmarkDatabase, chains_file: Path, folder: Path) -> 
         },
         database_url=database.url,
     )
-    started: list[subprocess.Popen[bytes]] = []
-    inherited = {"PATH": "/usr/bin:/bin"}
-    try:
-        for name in PROCESSES:
-            chosen = process(name)
-            with (folder / f"{name}.log").open("wb") as log:
-                started.append(
-                    subprocess.Popen(
-                        [sys.executable, *chosen.arguments],
-                        env=inherited | process_environment(chosen, context, {}),
-                        stdout=log,
-                        stderr=log,
-                    )
-                )
+    with started_processes(PROCESSES, context):
         yield
-    finally:
-        for each in started:
-            each.terminate()
-        for each in started:
-            each.wait(timeout=READY_SECONDS)
 
 
 def _wait_until_watched(connection: psycopg.Connection) -> None:

@@ -4,7 +4,8 @@ import os
 import secrets
 import socket
 import subprocess
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,9 +21,11 @@ from workers.embedded import anvil, services
 from workers.embedded.role_passwords import ensure_role_passwords
 from workers.embedded.server import Health
 from workers.embedded.state_folder import StateFolder
+from workers.processes import ProcessContext, process, process_environment
 
 STATE_DIR = Path(".fleet/benchmarks")
 NODE_SECONDS: Final = 30
+READY_SECONDS: Final = 60.0  # for a process of the fleet to begin its work, and to end it
 
 
 class BenchmarkDatabase:
@@ -87,3 +90,27 @@ def benchmark_node() -> Generator[str]:
 
 def _is_ill(health: Health) -> bool:
     return not health.ok
+
+
+@contextmanager
+def started_processes(names: Iterable[str], context: ProcessContext) -> Generator[None]:
+    """Processes of the fleet as `fleet up` starts them, each with its log in the context's folder, ended at the end."""
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for name in names:
+            chosen = process(name)
+            with (context.state_dir / f"{name}.log").open("wb") as log:
+                started.append(
+                    subprocess.Popen(
+                        [sys.executable, *chosen.arguments],
+                        env={"PATH": os.defpath} | process_environment(chosen, context, {}),
+                        stdout=log,
+                        stderr=log,
+                    )
+                )
+        yield
+    finally:
+        for each in started:
+            each.terminate()
+        for each in started:
+            each.wait(timeout=READY_SECONDS)

@@ -2,7 +2,7 @@
 
 from custody.cutovers.proposing import KIND, execute_cutover, propose_cutover
 from custody.cutovers.standing import CollectionStanding, DomainStanding, standing_of
-from custody.cutovers.stores import DOMAINS, Domain, cut_over_to, require_beginnings, say_beginnings
+from custody.cutovers.stores import DOMAINS, Domain, cut_over_to, is_cut_over, require_beginnings, say_beginnings
 
 __all__ = [
     "DOMAINS",
@@ -12,6 +12,7 @@ __all__ = [
     "DomainStanding",
     "cut_over_to",
     "execute_cutover",
+    "is_cut_over",
     "propose_cutover",
     "require_beginnings",
     "say_beginnings",

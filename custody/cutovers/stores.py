@@ -12,6 +12,7 @@ DOMAINS: Final[tuple[Domain, ...]] = ("marketplace", "dispute")
 
 _CUT_OVER: Final = text("SELECT DISTINCT ON (domain) domain, to_store FROM fleet.cutovers ORDER BY domain, number DESC")
 _EVER_PG: Final = text("SELECT EXISTS (SELECT FROM fleet.cutovers WHERE domain = :domain AND to_store = 'pg')")
+_IS_CUT_OVER: Final = text("SELECT fleet.is_cut_over(:collection)")
 _SAY: Final = text(
     """
     INSERT INTO fleet.domain_beginnings AS b (domain, store) VALUES (:domain, :store)
@@ -23,6 +24,11 @@ _SAY: Final = text(
 def cut_over_to(connection: Connection) -> dict[Domain, Store]:
     """What each domain was cut over to last; those that nobody ever cut over are not in it."""
     return {row.domain: row.to_store for row in connection.execute(_CUT_OVER)}
+
+
+def is_cut_over(connection: Connection, collection: str) -> bool:
+    """Whether Postgres alone decides of a collection, so that nothing of MongoDB's is taken into it any more."""
+    return connection.execute(_IS_CUT_OVER, {"collection": collection}).scalar_one()
 
 
 def require_beginnings(connection: Connection, beginnings: Mapping[Domain, Store]) -> None:

@@ -19,7 +19,7 @@ from custody.releases.drain_entries import book_drain_promised
 from custody.releases.fees import NO_FEES, FeeRates
 from custody.releases.gate import ReleaseStopped, Stop
 from custody.releases.house_drains import draft_house_drain, reserve_house_drain
-from custody.releases.instructions import draft_release, next_request_key
+from custody.releases.instructions import draft_again
 from custody.releases.rows import Instruction
 from custody.releases.states import ENDED
 from custody.releases.treasuries import compromised, free_coins
@@ -216,23 +216,7 @@ def _draft_again(engine: Engine, chains: Chains, limit: int, book: AddressBook |
     """Draft what was voided with its treasury, once its coins lie where it may be paid from."""
     with transaction(engine) as connection:
         found = connection.execute(_VOIDED_RELEASES, {"reason": VOIDED, "limit": limit}).all()
-    drafted = 0
-    for row in found:
-        with transaction(engine) as connection:
-            try:
-                draft_release(
-                    connection,
-                    row.payment_id,
-                    chains,
-                    request_key=next_request_key(connection, row.payment_id),
-                    book=book,
-                    cause=row.cause,
-                    rates=rates,
-                )
-                drafted += 1
-            except ReleaseStopped as error:
-                log.info("release_stopped", payment_id=str(row.payment_id), reason=str(error.stops[0]))
-    return drafted
+    return draft_again(engine, chains, found, book=book, rates=rates)
 
 
 def _alarm(engine: Engine, chain: Chain) -> None:

@@ -4,13 +4,13 @@ An instruction is made once per (payment, purpose, request key), L19. Drafting w
 an operator's role can do it; only the releases worker's role can reserve (R9).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from custody.ledger import Entry, post
 from custody.payments import move_payment
@@ -21,6 +21,7 @@ from custody.releases.gate import Gate, ReleaseStopped, Stop, release_gate
 from custody.releases.rows import Instruction
 from custody.releases.states import ENDED
 from custody.settings.chains import Chains
+from custody.store.engine import transaction
 from custody.store.outbox import ring
 
 log = structlog.get_logger(__name__)
@@ -167,6 +168,32 @@ def next_request_key(connection: Connection, payment_id: UUID) -> str:
         return WHOLE
     last = made[-1]
     return f"{WHOLE}-{len(made) + 1}" if last.state in {"failed", "cancelled", "expired"} else last.request_key
+
+
+def draft_again(
+    engine: Engine, chains: Chains, ended: Iterable[Any], *, book: AddressBook | None = None, rates: FeeRates = NO_FEES
+) -> int:
+    """Draft these payments' releases once more, each in its own transaction; how many were.
+
+    ``ended``: ``payment_id`` and ``cause`` of what was ended for a reason that is settled. ``book``, ``rates``: see release_gate.
+    """
+    drafted = 0
+    for row in ended:
+        with transaction(engine) as connection:
+            try:
+                draft_release(
+                    connection,
+                    row.payment_id,
+                    chains,
+                    request_key=next_request_key(connection, row.payment_id),
+                    book=book,
+                    cause=row.cause,
+                    rates=rates,
+                )
+                drafted += 1
+            except ReleaseStopped as error:
+                log.info("release_stopped", payment_id=str(row.payment_id), reason=str(error.stops[0]))
+    return drafted
 
 
 def reserve(

@@ -12,8 +12,7 @@ from sqlalchemy import Engine, text
 from custody.policy import AddressBook
 from custody.releases import rows
 from custody.releases.fees import NO_FEES, FeeRates
-from custody.releases.gate import ReleaseStopped
-from custody.releases.instructions import PART, draft_release, next_request_key
+from custody.releases.instructions import PART, draft_again
 from custody.releases.requests import RequestRefused, ask
 from custody.releases.states import SIGNATURE_MAY_EXIST
 from custody.settings.chains import Chains
@@ -111,20 +110,4 @@ def draft_after_gaps(
     with transaction(engine) as connection:
         found = connection.execute(_RELEASES, {"limit": limit, "part": PART}).all()
         ordered = len(connection.execute(_REFUNDS).all())
-    drafted = 0
-    for row in found:
-        with transaction(engine) as connection:
-            try:
-                draft_release(
-                    connection,
-                    row.payment_id,
-                    chains,
-                    request_key=next_request_key(connection, row.payment_id),
-                    book=book,
-                    cause=row.cause,
-                    rates=rates,
-                )
-                drafted += 1
-            except ReleaseStopped as error:
-                log.info("release_stopped", payment_id=str(row.payment_id), reason=str(error.stops[0]))
-    return drafted + ordered
+    return ordered + draft_again(engine, chains, found, book=book, rates=rates)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from bson import ObjectId
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -338,8 +339,18 @@ def test_an_operators_way_from_mongodb_to_postgres(
         # MongoDB's word reaches Postgres no more: neither by a comparison nor by a backfill.
         mongo.disputes.update_many({}, {"$set": {"status": "closed_by_a_thief", "updatedAt": datetime.now(UTC)}})
         mongo.purchaserequests.update_many({}, {"$set": {"title": "stolen", "updatedAt": datetime.now(UTC)}})
+        one = mongo.disputes.find_one() or {}
+        planted = ObjectId()
+        mongo.disputes.insert_one({**one, "_id": planted, "status": "resolved", "resolution": {"action": "no_action"}})
         verify(database.engine("fleet_mirror"), mongo, ["disputes", "purchaserequests"], heal=True)
         run(database, mongo)
+        found = cutting.market.execute(
+            "SELECT g.reason, EXISTS (SELECT FROM public.disputes d WHERE d.legacy_object_id = g.legacy_object_id) AS taken "
+            "FROM public.pg_dualwrite_gaps g WHERE g.legacy_object_id = :id AND g.op = 'backfill'",
+            id=str(planted),
+        )
+        assert [(row.reason.partition(":")[0], row.taken) for row in found] == [("_id", False)]
+        assert "Postgres alone decides of disputes" in found[0].reason
         rows = cutting.market.execute("SELECT status FROM public.disputes")
         assert rows
         assert "closed_by_a_thief" not in {row.status for row in rows}

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 from bson import json_util
 from sqlalchemy import Connection, Engine, Table, text
 
+from custody.cutovers import is_cut_over
 from custody.mirror.agreement.looking import FieldDifference, Look, Verdict
 from custody.mirror.agreement.plan import Plan
 from custody.mirror.agreement.rows import IdMapReferences
@@ -25,7 +26,6 @@ CREATED_BY_FLEET: Final = frozenset(SUBJECTS) - {"purchaserequests"}
 """Collections whose missing documents the mirror makes."""
 
 
-_IS_CUT_OVER: Final = text("SELECT fleet.is_cut_over(:collection)")
 # A gap that was to be written again is not accepted: it is asked anew while the values differ. Nor is a difference whose
 # values did not fit into the gap.
 _ACCEPTED: Final = text(
@@ -101,8 +101,8 @@ def settle(engine: Engine, plan: Plan, found: Look, *, heal: bool) -> Deed:
         if is_behind(found):
             mirror(connection, plan.collection, found.row_id)
         # What Postgres alone decides takes nothing from MongoDB any more (docs/mirror.md).
-        is_cut_over = connection.execute(_IS_CUT_OVER, {"collection": plan.collection}).scalar_one()
-        healed = Deed.LEFT if is_cut_over else _heal(connection, plan, found, _ours_to_heal(found))
+        is_closed = is_cut_over(connection, plan.collection)
+        healed = Deed.LEFT if is_closed else _heal(connection, plan, found, _ours_to_heal(found))
     if changed:
         return Deed.ACCEPTED
     return Deed.ASKED if is_behind(found) else healed

@@ -11,6 +11,7 @@ from bson import ObjectId
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from custody.cutovers import is_cut_over
 from custody.mirror import gaps
 from custody.mirror.backfill import existing, inserting
 from custody.mirror.backfill.faults import is_documents_fault, reason_of, was_taken_meanwhile
@@ -126,10 +127,17 @@ def _together(
     documents = [(item, item.document) for item in items if item.document is not None]
     resolver.learn(connection, (each for _, document in documents for each in references_of(document)))
     is_closed = is_ledger_closed(connection, target)
+    is_postgres_alone = is_cut_over(connection, target.collection)
     made: list[_Made] = []
     ids = inserting.new_ids([document.id for _, document in documents])
     for (item, document), new_id in zip(documents, ids, strict=True):
         try:
+            if is_postgres_alone and item.key not in found.existing:
+                raise Unmappable(
+                    "_id",
+                    f"expected no new document: Postgres alone decides of {target.collection} since its cutover "
+                    "(fleet cutover status)",
+                )
             made.append(_made(target, item, document, new_id, found, resolver, is_closed))
         except Unmappable as error:
             severity: gaps.Severity = "error"
@@ -143,7 +151,7 @@ def _together(
     old = [(each.row_id, each.rows) for each in made if each.item.key in found.existing]
     inserting.insert(connection, target, new)
     outcome.inserted = len(new)
-    changes = existing.update(connection, target, old, read_at)
+    changes = existing.update(connection, target, old, read_at, is_cut_over=is_postgres_alone)
     outcome.updated = len(changes.updated)
     inserting.record_ids(
         connection,

@@ -12,7 +12,6 @@ from custody.mirror.backfill.inserting import Made, copy, insert_children, quote
 from custody.mirror.backfill.targets import ChildOf, Target
 from custody.mirror.collections.marks import Owner
 
-_IS_CUT_OVER: Final = text("SELECT fleet.is_cut_over(:collection)")
 VALUE_LENGTH_MAXIMUM: Final = 100  # of what a gap repeats of a field that only the fleet changes: an amount, an id
 
 
@@ -25,11 +24,13 @@ class Changes:
     money: dict[UUID, str] = field(default_factory=dict[UUID, str])
 
 
-def update(connection: Connection, target: Target, made: Made, read_at: datetime) -> Changes:
+def update(
+    connection: Connection, target: Target, made: Made, read_at: datetime, *, is_cut_over: bool = False
+) -> Changes:
     """Bring these rows' MongoDB-owned columns and children up to date, where they differ.
 
-    Left as they are: all rows of a domain that Postgres alone decides (docs/mirror.md), rows that Postgres changed after ``read_at``, and those that the mirror has still to write, because
-    what MongoDB says of them is older.
+    Left as they are: all rows of a domain that Postgres alone decides (``is_cut_over``, docs/mirror.md), rows that Postgres
+    changed after ``read_at``, and those that the mirror has still to write, because what MongoDB says of them is older.
     """
     changes = Changes()
     children = [child for child in target.children if child.owner is Owner.MONGO]
@@ -50,7 +51,7 @@ def update(connection: Connection, target: Target, made: Made, read_at: datetime
                 f"{target.field_of(row.changed[0])}: expected {_short(row.kept)}, which nobody changes (R7), "
                 f"got {_short(row.found)}{also}"
             )
-    if connection.execute(_IS_CUT_OVER, {"collection": target.collection}).scalar_one():
+    if is_cut_over:
         return changes
     if target.updatable:
         changes.updated |= set(connection.execute(_update(target), {"left": sorted(left)}).scalars())
