@@ -16,9 +16,12 @@ from workers.embedded.state_folder import StateFolder
 STATE_DIR = state_folder("test-fleet", "FLEET_TEST_FLEET_STATE_DIR")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running_fleet() -> Iterator[DevelopmentFleet]:
-    """Servers and every process, under supervision, on a development chain of their own."""
+    """Servers and every process, under supervision, on a development chain of their own.
+
+    They end with this package's last test: left running they take a third of a core from all others.
+    """
     try:
         yield start(STATE_DIR)
     finally:
@@ -64,7 +67,7 @@ class Killer:
         self.killed[name] = pid
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def survived(running_fleet: DevelopmentFleet) -> tuple[DemoResult, Killer]:
     """A run during which each of them died once."""
     killer = Killer()
