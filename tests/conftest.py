@@ -182,7 +182,8 @@ def fresh_database(admin_url: str, template: str, role_passwords: Path) -> Gener
     maintenance = _maintenance(admin_url)
     with maintenance.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(7201)"))
-        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+        # Copying files takes half the processor time of writing 15 MB through the log.
+        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY'))
         connection.execute(text("SELECT pg_advisory_unlock(7201)"))
     made = Database(name, admin_url, role_passwords)
     yield made

@@ -1,10 +1,14 @@
 """EVM addresses as people and files give them: parsed once, kept with their EIP-55 checksum."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from eth_typing import ChecksumAddress
 from eth_utils.address import to_checksum_address
+
+KEPT_ADDRESSES: Final = 4_096
+"""The signed files are read anew at each decision, and a checksum is a hash: those of the addresses met last are kept."""
 
 ZERO_ADDRESS: Final = to_checksum_address(bytes(20))
 _FORM = re.compile(r"0x[0-9a-fA-F]{40}")
@@ -20,6 +24,11 @@ _OTHERS: Final = (
     (re.compile(r"[EUk0]Q[\w-]{46}|-?[01]:[0-9a-fA-F]{64}"), "a TON address"),
 )
 """What people paste by mistake, and what to call it (R24)."""
+
+
+@lru_cache(KEPT_ADDRESSES)
+def _checksummed(value: str) -> ChecksumAddress:
+    return to_checksum_address(value)
 
 
 def _what_it_is(value: object) -> str:
@@ -41,7 +50,7 @@ def parse_address(
     # The declared type is not enough: values come from files and from JSON.
     if not isinstance(value, str) or not _FORM.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidAddress(f"{field}: expected 0x and 40 hex digits, got {repr(value)[:80]}{_what_it_is(value)}")
-    checksummed = to_checksum_address(value)
+    checksummed = _checksummed(value)
     digits = value[2:]
     carries_checksum = digits not in (digits.lower(), digits.upper())
     if value != checksummed and (carries_checksum or require_checksum):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -12,6 +13,8 @@ from custody.policy.refusals import PolicyRefused
 from custody.trezor.transaction import Signature, SignatureError, message_hash, recover_signer
 
 SIGNATURES_MAXIMUM: Final = 64  # a file of more is no detached signature of k persons
+SIGNATURES_KEPT: Final = 1_024
+"""Whose they are depends on nothing else, and the signed files are read anew at each decision."""
 
 
 class ApproverSignature(Document):
@@ -27,6 +30,7 @@ class SignatureFile(Document):
     signatures: Annotated[tuple[ApproverSignature, ...], Field(max_length=SIGNATURES_MAXIMUM)] = ()
 
 
+@lru_cache(SIGNATURES_KEPT)
 def signer_of(text: str, signature: str) -> str:
     """The checksum address that signed ``text`` (EIP-191).
 

@@ -66,6 +66,7 @@ def open_engine(url: str, *, application: str, pool_size: int = POOL_SIZE) -> En
         max_overflow=POOL_OVERFLOW,
         pool_pre_ping=True,
         hide_parameters=True,
+        use_native_hstore=False,  # no column is one, and each new connection would look for its type
         connect_args={
             "application_name": application,
             "options": options,
