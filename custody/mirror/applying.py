@@ -27,6 +27,10 @@ log = structlog.get_logger(__name__)
 
 DOCUMENT_BYTES_MAXIMUM: Final = 1_048_576  # ours take a few kilobytes; MongoDB's own limit is 16 MiB
 
+DUPLICATE_KEY: Final = 11000
+PATH_NOT_VIABLE: Final = 28
+"""What MongoDB answers to a field of something that is no document."""
+
 
 @dataclass(slots=True)
 class Job:
@@ -155,10 +159,18 @@ def _operation(write: Write, version: int) -> UpdateOne:
 
 
 def _after_failure(database: Database[Document], name: str, job: Job, version: int, failure: dict[str, Any]) -> None:
-    """A duplicate _id: the condition found a higher version there (done), or another upsert won (write again)."""
+    """A duplicate _id: the condition found a higher version there (done), or another upsert won (write again).
+
+    A null where a nested document is expected, as older backends left it, has no fields that could be set: it becomes one.
+    """
     assert job.write is not None
-    if failure.get("code") == 11000 and dict(failure.get("keyPattern") or {"_id": 1}) == {"_id": 1}:
+    is_repeat = failure.get("code") == DUPLICATE_KEY and dict(failure.get("keyPattern") or {"_id": 1}) == {"_id": 1}
+    if is_repeat or failure.get("code") == PATH_NOT_VIABLE:
         try:
+            if not is_repeat:
+                for parent in job.write.parents():
+                    is_null = {"_id": job.write.object_id, parent: {"$type": "null"}}
+                    database[name].update_one(is_null, {"$set": {parent: {}}})
             database[name].update_one(job.write.condition(version), job.write.update(version))
         except (WriteError, DuplicateKeyError) as error:
             job.refused = _reason(error.details or {})

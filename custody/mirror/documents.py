@@ -58,6 +58,11 @@ class Write:
             update["$setOnInsert"] = _present(self.create_only)
         return update
 
+    def parents(self) -> set[str]:
+        """Nested documents whose fields it writes: ``blockchain``."""
+        names = [*self.fleet, *self.create_only]
+        return {parent for parent, dot, _ in (name.partition(".") for name in names) if dot}
+
     def condition(self, version: int) -> dict[str, Any]:
         """The filter: this document, unless a higher version stands there already (L17)."""
         if not self.fleet or not self.is_versioned:

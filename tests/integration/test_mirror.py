@@ -99,6 +99,27 @@ def test_only_the_fleet_s_fields_of_an_existing_payment_change(
     assert "buyerId" not in document
 
 
+@pytest.mark.parametrize(("theirs", "is_written"), [(None, True), ("tron", False)])
+def test_a_null_where_a_nested_document_is_expected_becomes_one_and_nothing_else_does(
+    database: Database, market: Marketplace, mongo: Mongo, theirs: object, *, is_written: bool
+) -> None:
+    payment = market.payment()
+    object_id = legacy(market, "payments", payment)
+    mongo["payments"].insert_one({"_id": object_id, "status": "pending", "blockchain": theirs, "note": "kept"})
+    market.execute("UPDATE public.payments SET sender = '0xabc', confirmations = 3 WHERE id = :id", id=payment)
+    ask(database, "payments", payment)
+    assert apply(database, mongo) == 1
+    document = mongo["payments"].find_one({"_id": object_id})
+    assert document is not None
+    assert document["note"] == "kept"
+    gaps = market.execute("SELECT reason FROM public.pg_dualwrite_gaps")
+    if is_written:
+        assert (document["blockchain"], gaps) == ({"sender": "0xabc", "confirmations": 3}, [])
+    else:
+        assert document["blockchain"] == theirs
+        assert "28" in gaps[0].reason
+
+
 def test_templates_are_strings_and_rows_born_in_postgres_get_an_object_id_once(
     database: Database, market: Marketplace, mongo: Mongo
 ) -> None:
