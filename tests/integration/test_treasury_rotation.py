@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from custody.chain import ChainClient
+from custody.chain import erc20
 from custody.releases import booking, drains, finality, hand_out, signing, step
 from tests.conftest import Database
 from tests.integration.test_release_crashes import STRIDE, Killed, boundary_name, dies_after, dies_before
@@ -350,3 +351,27 @@ def _dies(scene: RotationScene, monkeypatch: pytest.MonkeyPatch, owner: Any, nam
     assert died, "the boundary was never reached"
     scene.restart()
     scene.sign_all()
+
+
+def test_the_houses_own_tokens_are_moved_after_its_sellers_and_before_its_coins(plain: RotationScene) -> None:
+    scene = plain
+    payment = scene.payment(completed=False)
+    wallet = scene.chain.deployer
+    wallet.wait(wallet.send(scene.chain.token, erc20.encode_transfer(scene.treasury, 7_250_001)))
+    scene.post(
+        "fleet_watcher", scene.house, "adjustment", "funding", "treasury_house", "gas_funding", Decimal("7.250001"),
+        key="token:funding", debit_address=scene.treasury, book_kind="house",
+    )  # fmt: skip
+    scene.require_books_equal_chain()
+    old = scene.rotate()
+    scene.order(old)
+    scene.run()
+    assert [each.state for each in scene.of(payment, "drain")] == ["handed_out"]
+    assert scene.house_drains(old) == []
+    signed = scene.sign_all()
+    assert [each.payment_id for each in signed] == [payment, None, None]
+    tokens, coins = scene.house_drains(old)
+    assert (tokens.token, tokens.amount_units, tokens.state) == (scene.chain.token, 7_250_001, "final")
+    assert (coins.token, coins.state) == ("native", "final")
+    assert (scene.lying_at(old), scene.lying_at(scene.treasury)) == (0, AMOUNT + Decimal("7.250001"))
+    scene.require_books_equal_chain()
