@@ -8,8 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from custody.chain import ChainClient
-from custody.chain import erc20
+from custody.chain import ChainClient, erc20
 from custody.releases import booking, drains, finality, hand_out, signing, step
 from tests.conftest import Database
 from tests.integration.test_release_crashes import STRIDE, Killed, boundary_name, dies_after, dies_before
