@@ -1,5 +1,6 @@
 """Real servers for every test that needs one: started once a run, a fresh database a test."""
 
+import gc
 import hashlib
 import os
 import secrets
@@ -25,6 +26,7 @@ from custody.store.upgrade import upgrade_database
 from tests import counts as counted
 from tests.counts import Counts
 from tests.state_folders import forget, state_folder
+from workers.embedded import mongo, postgres
 from workers.embedded import services as embedded
 from workers.embedded.role_passwords import ensure_role_passwords
 
@@ -71,6 +73,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         counted.write(counted.FILE, report.nodeid, said, report.duration)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is collected stays to the end: no use to search it for garbage, neither meanwhile nor ever after."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_ssl_context() -> Iterator[None]:
     """httpx reads the public authorities for each client: 50 ms of processor time. Who names its own gets them."""
@@ -86,8 +99,11 @@ def one_ssl_context() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def services() -> Iterator[embedded.Services]:
-    """PostgreSQL, Valkey, mongod and Anvil, running. FLEET_TEST_KEEP_SERVICES=1 leaves them for the next run."""
-    running = embedded.up(STATE_DIR)
+    """PostgreSQL and mongod, running. FLEET_TEST_KEEP_SERVICES=1 leaves them for the next run.
+
+    Most tests of a chain or a broker have one of their own; those that use these are run by ``make test-long`` alone.
+    """
+    running = embedded.up(STATE_DIR, servers=embedded.SERVERS if counted.FULL else (postgres.SERVER, mongo.SERVER))
     maintenance = _maintenance(running.database_admin_url)
     with maintenance.connect() as connection:
         # Databases come and go with each test; a killed process needs no disk to remember, only a power cut would.

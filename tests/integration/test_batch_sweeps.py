@@ -21,7 +21,7 @@ from workers.demo.contracts import mint
 from workers.demo.development_chain import ETHER
 
 UNIT = 1_000_000
-CRASH_STRIDE = declared(1, 45)  # make test-long dies at every place
+CRASH_STRIDE = declared(1, 70)  # make test-long dies at every place
 WAYS = [
     ("eip7702_batch", "usdt"), ("eip7702_batch", "usdc"), ("eip3009_batch", "usdc"), ("create2_forwarder", "usdt"),
 ]  # fmt: skip

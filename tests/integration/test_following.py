@@ -358,7 +358,7 @@ def test_a_death_before_any_statement_loses_nothing_and_doubles_nothing(
     scene.follow()
     statements = deadly.seen
     assert statements > 30
-    chosen = range(1, statements, declared(1, 6))
+    chosen = range(1, statements, declared(1, 9))
     for number in chosen:
         change(number)
         scene.restart()

@@ -39,7 +39,7 @@ from tests.marketplace import Marketplace
 from tests.nonce_chain import GAS, NonceChain
 
 CHAIN = 31337
-STEPS = declared(10_000, 100)
+STEPS = declared(10_000, 60)
 CALM_EVERY = 50
 DEPTH = 5  # deeper than any reorganisation here: what is final stays
 SEED = 20_261_127

@@ -52,7 +52,7 @@ Death = Callable[[Callable[..., Any]], Callable[..., Any]]
 Boundary = tuple[Any, str, Death]
 
 
-STRIDE: Final = declared(1, 7)
+STRIDE: Final = declared(1, 9)
 """``make test-long`` dies at every boundary, ``make test`` at each third."""
 
 

@@ -13,7 +13,7 @@ from custody.trezor import UnsignedTransaction, decode_erc20_transfer
 from tests.counts import Counts, declared
 from tests.release_scene import AMOUNT, FEE_PROXY, UNITS, Scene
 
-DUST = declared(1_000, 20)
+DUST = declared(1_000, 10)
 
 
 def test_a_completed_request_is_paid_once_and_the_books_equal_the_chain(scene: Scene) -> None:

@@ -19,7 +19,7 @@ from tests.sweeping import CHAIN_ID, Crash, Fuse, SweepingFleet, World, call, ma
 from workers.demo.development_chain import ETHER
 
 UNIT = 1_000_000
-CRASH_STRIDE = declared(1, 40)  # make test-long dies at every place
+CRASH_STRIDE = declared(1, 60)  # make test-long dies at every place
 
 
 @pytest.fixture(scope="module")

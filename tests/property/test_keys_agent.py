@@ -44,7 +44,7 @@ TREASURY = Account.from_key(b"\x08" * 32).address
 STRANGER = Account.from_key(b"\x09" * 32).address
 CHAIN = 31337
 INDEX = 5
-EXAMPLES = declared(2_000, 25)
+EXAMPLES = declared(2_000, 15)
 CHAINS = Chains.model_validate(
     {
         "chains": [

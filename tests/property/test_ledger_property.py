@@ -29,7 +29,7 @@ from tests.counts import FULL, Counts, declared
 from tests.ledger_book import DESTINATION, MOVEMENTS, TREASURY, Book, book_of, check_book, move
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
 
-EXAMPLES: Final = declared(5_000, 30)
+EXAMPLES: Final = declared(5_000, 15)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from tests.policy_files import (
 )
 
 UNTIMED = settings(
-    deadline=None, max_examples=declared(400, 30)
+    deadline=None, max_examples=declared(400, 15)
 )  # how long a judgement takes on a shared core says nothing
 FLEET = Fleet()
 ROOT = FLEET.genesis().root

@@ -192,7 +192,7 @@ def test_the_honest_window_is_read(told: tuple[Told, Callable[[], NodeReading]])
     assert reading.blocks[0].transactions[0].data == bytes.fromhex("1234")
 
 
-@settings(max_examples=declared(3_000, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=declared(3_000, 30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_json_in_place_of_any_field(told: tuple[Told, Callable[[], NodeReading]], data: st.DataObject) -> None:
     """Ends in a reading or in a refusal: never in another exception, which would stop a chain's watch."""
@@ -256,7 +256,7 @@ def reading_of(kinds: list[int], first: int = 10) -> NodeReading:
     return NodeReading(head, None, blocks, {block.header.number: ZEROES for block in blocks})
 
 
-@settings(max_examples=declared(3_000, 60), deadline=None)
+@settings(max_examples=declared(3_000, 30), deadline=None)
 @given(
     answers=st.lists(st.none() | st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=5),
     aside=st.sets(st.integers(0, 4)),

@@ -80,8 +80,11 @@ def up(
     state_dir: Path | str,
     environment: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    servers: Sequence[EmbeddedServer] = SERVERS,
 ) -> Services:
     """Start what is not running yet, wait until all four servers are healthy, and return their addresses.
+
+    `servers`: those that are wanted, where not all four are; another's address is empty.
 
     `environment` (default: this process's) is where DATABASE_ADMIN_URL, BROKER_URL, MONGO_URL,
     CHAIN_RPC_URL and ANVIL_BINARY are looked up. Raises EmbeddedServiceError, with what to do, when one
@@ -90,8 +93,8 @@ def up(
     variables = os.environ if environment is None else environment
     folder = StateFolder.open(state_dir)
     with folder.lock("up"):
-        given = {server.name: variables[server.setting] for server in SERVERS if variables.get(server.setting)}
-        own = [server for server in SERVERS if server.name not in given]
+        given = {server.name: variables[server.setting] for server in servers if variables.get(server.setting)}
+        own = [server for server in servers if server.name not in given]
         # So that `status` asks the right servers when it is called without these variables.
         write_private(_given_path(folder), json.dumps(given) + "\n")
         supervision.start(folder, [])  # ends what a killed supervisor left, before ports are judged
@@ -106,13 +109,13 @@ def up(
                 port = chosen[server.name]
                 addresses[server.name] = server.url(folder, port)
                 waiting[server.name] = pool.submit(_start, server, folder, port, variables, progress)
-            for server in SERVERS:
+            for server in servers:
                 if server.name in given:
                     waiting[server.name] = pool.submit(_check_given, server, given[server.name], progress)
         _raise_first(waiting)
     return Services(
         folder.root,
-        *(addresses[server.name] for server in (postgres.SERVER, valkey.SERVER, mongo.SERVER, anvil.SERVER)),
+        *(addresses.get(server.name, "") for server in (postgres.SERVER, valkey.SERVER, mongo.SERVER, anvil.SERVER)),
     )
 
 
