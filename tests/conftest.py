@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import pytest
 from httpx import create_ssl_context
-from sqlalchemy import Engine, create_engine, text
+from pymongo import MongoClient
+from sqlalchemy import Connection, Engine, create_engine, text
 from xdist.scheduler import LoadScopeScheduling
 
-from custody.store.engine import open_engine, sqlalchemy_url
+from custody.store.engine import open_engine, sqlalchemy_url, transaction
 from custody.store.roles import read_role_password
 from custody.store.upgrade import upgrade_database
 from tests import counts as counted
@@ -104,14 +106,13 @@ def services() -> Iterator[embedded.Services]:
     Most tests of a chain or a broker have one of their own; those that use these are run by ``make test-long`` alone.
     """
     running = embedded.up(STATE_DIR, servers=embedded.SERVERS if counted.FULL else (postgres.SERVER, mongo.SERVER))
-    maintenance = _maintenance(running.database_admin_url)
-    with maintenance.connect() as connection:
+    with _maintenance(running.database_admin_url).connect() as connection:
         # Databases come and go with each test; a killed process needs no disk to remember, only a power cut would.
         for setting in ("fsync", "full_page_writes"):
             connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
         connection.execute(text("SELECT pg_reload_conf()"))
-    maintenance.dispose()
     yield running
+    _maintenance(running.database_admin_url).dispose()
     if not KEEP_SERVICES:
         embedded.down(STATE_DIR)
         forget(STATE_DIR)
@@ -142,6 +143,16 @@ class Database:
                 self._engines[key] = open_engine(self.url(role), application=f"test-{key}")
             return self._engines[key]
 
+    @contextmanager
+    def acting(self, role: str) -> Generator[Connection]:
+        """A transaction of the admin's session that is the role's (R9): what a role may do it may do here, and no more.
+
+        Each login costs a server process that has compiled nothing yet, which is most of what a short test takes.
+        """
+        with transaction(self.engine()) as connection:
+            connection.execute(text(f'SET LOCAL SESSION AUTHORIZATION "{role}"'))
+            yield connection
+
     def dispose(self) -> None:
         for engine in self._engines.values():
             engine.dispose()
@@ -153,7 +164,9 @@ def role_passwords(services: embedded.Services) -> Path:
     return ensure_role_passwords(services.state_dir)
 
 
+@cache
 def _maintenance(admin_url: str) -> Engine:
+    """One for all tests, which make and drop their databases by it."""
     parts = urlsplit(admin_url)
     return create_engine(sqlalchemy_url(urlunsplit(parts._replace(path="/postgres"))), isolation_level="AUTOCOMMIT")
 
@@ -170,7 +183,7 @@ def _schema_fingerprint() -> str:
 
 
 @pytest.fixture(scope="session")
-def template_database(services: embedded.Services, role_passwords: Path) -> Iterator[str]:
+def template_database(services: embedded.Services, role_passwords: Path) -> str:
     """A migrated database that tests clone; remade when any SQL changes."""
     name = f"template_{_schema_fingerprint()}"
     maintenance = _maintenance(services.database_admin_url)
@@ -187,8 +200,7 @@ def template_database(services: embedded.Services, role_passwords: Path) -> Iter
             engine.dispose()
             connection.execute(text(f'ALTER DATABASE "{making}" RENAME TO "{name}"'))
         connection.execute(text("SELECT pg_advisory_unlock(7201)"))
-    yield name
-    maintenance.dispose()
+    return name
 
 
 @contextmanager
@@ -206,7 +218,6 @@ def fresh_database(admin_url: str, template: str, role_passwords: Path) -> Gener
     made.dispose()
     with maintenance.connect() as connection:
         connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
-    maintenance.dispose()
 
 
 @pytest.fixture
@@ -223,12 +234,15 @@ def module_database(services: embedded.Services, template_database: str, role_pa
         yield made
 
 
-@pytest.fixture
-def mongo_database(services: embedded.Services) -> Iterator[str]:
-    """The name of a fresh MongoDB database of this test's own."""
-    import pymongo
+@pytest.fixture(scope="session")
+def mongo_client(services: embedded.Services) -> Iterator[MongoClient[dict[str, Any]]]:
+    with MongoClient[dict[str, Any]](services.mongo_url) as client:
+        yield client
 
+
+@pytest.fixture
+def mongo_database(mongo_client: MongoClient[dict[str, Any]]) -> Iterator[str]:
+    """The name of a fresh MongoDB database of this test's own."""
     name = f"test_{secrets.token_hex(6)}"
     yield name
-    with pymongo.MongoClient[dict[str, object]](services.mongo_url) as client:
-        client.drop_database(name)
+    mongo_client.drop_database(name)

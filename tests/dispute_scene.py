@@ -11,7 +11,6 @@ from sqlalchemy import text
 
 from custody.releases.refund_proof import refund_text
 from custody.releases.refunds import record_proof
-from custody.store.engine import transaction
 from custody.trezor import Signature, UnsignedTransaction
 from tests.release_scene import Scene
 
@@ -66,7 +65,7 @@ def sign_waiting(scene: Scene) -> bool:
     for row in found:
         digest = UnsignedTransaction.from_signing_bytes(bytes(row.unsigned_bytes)).signing_hash()
         signature = scene.sign_hash(digest)
-        with scene.database.engine("fleet_signer_api").begin() as connection:
+        with scene.database.acting("fleet_signer_api") as connection:
             connection.execute(
                 text(
                     "INSERT INTO fleet.signature_submissions (instruction_id, kind, y_parity, r, s) "
@@ -91,7 +90,7 @@ def work_on(scene: Scene, rounds: int = 12) -> None:
 def prove_address(scene: Scene, payment: UUID, buyer: LocalAccount, *, named: str | None = None) -> None:
     [now] = scene.market.execute("SELECT date_trunc('second', now()) AS at")
     signed = buyer.sign_message(encode_defunct(text=refund_text(payment, 31337, named or buyer.address, now.at)))
-    with transaction(scene.database.engine("fleet_operator")) as connection:
+    with scene.database.acting("fleet_operator") as connection:
         record_proof(
             connection,
             payment,

@@ -14,7 +14,6 @@ from custody.ledger import Entry, post
 from custody.ledger.house import ensure_house_account
 from custody.ledger.reports.escrow import Proof, prove_escrow
 from custody.settings.chains import Chain, Chains
-from custody.store.engine import transaction
 from tests.fleet_process import wait_for
 from tests.integration.chain_fixtures import Expected, WatchingFleet, units
 from tests.marketplace import CHAIN_ID
@@ -36,7 +35,7 @@ class LosingFleet:
         self.treasury = self._wallet(account)
         chain = self.fleet.chain.model_copy(update={"treasury": account.address})
         self.fleet.chains = Chains(chains=(chain,))
-        with transaction(self.fleet.database.engine("fleet_operator")) as connection:
+        with self.fleet.database.acting("fleet_operator") as connection:
             self.house = ensure_house_account(connection, CHAIN_ID, account.address, "treasury")
 
     @property
@@ -92,7 +91,7 @@ class LosingFleet:
     def post(
         self, role: str, expected: Expected, entry_type: str, reason: str, debit: str, credit: str, **more: Any
     ) -> None:
-        with transaction(self.fleet.database.engine(role)) as connection:
+        with self.fleet.database.acting(role) as connection:
             post(
                 connection,
                 Entry(

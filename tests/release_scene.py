@@ -93,6 +93,7 @@ class Scene:
     settings: FleetSettings = field(init=False)
     step: Step = field(init=False)
     payments: list[UUID] = field(default_factory=list[UUID])
+    _client: "pymongo.MongoClient[dict[str, Any]] | None" = None
 
     def __post_init__(self) -> None:
         self.seed = new_seed()
@@ -143,8 +144,12 @@ class Scene:
         key = SeedWallet(self.seed).private_key(parse_derivation_path(TREASURY_PATH))
         return Account.from_key(key.to_bytes())
 
-    def mongo(self) -> "pymongo.MongoClient[dict[str, Any]]":
-        return pymongo.MongoClient(self.mongo_url)
+    @contextmanager
+    def mongo(self) -> "Generator[pymongo.MongoClient[dict[str, Any]]]":
+        """The scene's own client: each new one asks the server three times who it is."""
+        if self._client is None:
+            self._client = pymongo.MongoClient(self.mongo_url)
+        yield self._client
 
     def payment(
         self, *, swept: bool = True, completed: bool = True, recipient: str | None = "new", units: int = UNITS,
@@ -220,7 +225,7 @@ class Scene:
 
     def text_shown(self, instruction: Any) -> str:
         """The text that approvers of an instruction see now."""
-        with transaction(self.database.engine("fleet_releases")) as connection:
+        with self.database.acting("fleet_releases") as connection:
             in_force = read_in_force(connection, self.signed, datetime.now(UTC))
             return signed_text(rows.select(connection, "i.id = :id", {"id": instruction.id})[0], in_force)
 
@@ -235,7 +240,7 @@ class Scene:
 
     def propose(self, seller: UUID, address: str) -> AddressBookEntry:
         """The seller's wallet as an operator proposes it, without anybody's signature."""
-        with transaction(self.database.engine("fleet_operator")) as connection:
+        with self.database.acting("fleet_operator") as connection:
             return propose_entry(
                 connection,
                 environment="amn1",
@@ -299,7 +304,7 @@ class Scene:
         self, role: str, book: UUID, entry_type: str, reason: str, debit: str, credit: str, amount: Decimal,
         *, key: str, token: str | None = None, book_kind: Any = "payment", **more: Any,
     ) -> None:  # fmt: skip
-        with transaction(self.database.engine(role)) as connection:
+        with self.database.acting(role) as connection:
             post(
                 connection,
                 Entry(
@@ -399,7 +404,7 @@ class Scene:
         y_parity, r, s = (
             (signature.y_parity, signature.r, signature.s) if isinstance(signature, Signature) else signature
         )
-        with self.database.engine("fleet_signer_api").begin() as connection:
+        with self.database.acting("fleet_signer_api") as connection:
             connection.execute(
                 text(
                     "INSERT INTO fleet.signature_submissions (instruction_id, kind, y_parity, r, s) "
@@ -450,6 +455,8 @@ class Scene:
 
     def close(self) -> None:
         self.step.close()
+        if self._client is not None:
+            self._client.close()
 
     def _destination(self, payment: UUID) -> str:
         return self.market.execute(
@@ -476,9 +483,9 @@ class Scene:
             "fleet_confirmations", payment, "hold", "deep", "detected", "held", amount,
             key=f"fact:{fact}:hold", fact_id=fact,
         )  # fmt: skip
-        with transaction(self.database.engine("fleet_watcher")) as connection:
+        with self.database.acting("fleet_watcher") as connection:
             move_payment(connection, payment, "detected")
-        with transaction(self.database.engine("fleet_confirmations")) as connection:
+        with self.database.acting("fleet_confirmations") as connection:
             move_payment(connection, payment, "held")
 
     def _chains_file(self) -> str:

@@ -114,7 +114,7 @@ class RotationScene(Scene):
 
     def order(self, treasury: str) -> None:
         """An operator orders that what lies there is moved."""
-        with transaction(self.database.engine("fleet_operator")) as connection:
+        with self.database.acting("fleet_operator") as connection:
             order_drain(connection, self.pinned, treasury, by="mina")
 
     # Signing

@@ -28,7 +28,6 @@ from custody.ledger.seal_keys import SealKey, public_pem
 from custody.payments import move_payment
 from custody.policy.documents import NO_HASH
 from custody.policy.toml_text import toml_text
-from custody.store.engine import transaction
 from custody.trezor import UnsignedTransaction, encode_erc20_transfer
 from tests import policy_files
 from tests.conftest import Database
@@ -54,7 +53,7 @@ class SignerScene(Scene):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.deposit_seed = seed_from_phrase(new_seed())
-        with transaction(self.database.engine("fleet_operator")) as connection:
+        with self.database.acting("fleet_operator") as connection:
             self.account_id = register_deposit_account(connection, self.xpub)
 
     @property
@@ -125,9 +124,9 @@ class SignerScene(Scene):
             key=f"fact:{fact}:hold", fact_id=fact,
         )  # fmt: skip
         self.market.execute("UPDATE fleet.chain_facts SET judged_at = now() WHERE id = :id", id=fact)
-        with transaction(self.database.engine("fleet_watcher")) as connection:
+        with self.database.acting("fleet_watcher") as connection:
             move_payment(connection, payment, "detected")
-        with transaction(self.database.engine("fleet_confirmations")) as connection:
+        with self.database.acting("fleet_confirmations") as connection:
             move_payment(connection, payment, "held")
 
     def sweep_really(self, payment: UUID, index: int, units: int, *, to: str | None = None) -> None:

@@ -23,7 +23,6 @@ from custody.destinations.sweeps.signing import SweepSigner
 from custody.ledger import Entry, post
 from custody.ledger.house import ensure_house_account
 from custody.settings.chains import NATIVE, Chains
-from custody.store.engine import transaction
 from tests.anvil_node import running_anvil
 from tests.conftest import STATE_DIR, Database
 from tests.fleet_process import wait_for
@@ -169,7 +168,7 @@ class SweepingFleet:
             vault = vault_of(self.phrase, self.payer_key, self.chains, journal, more_payers=self.payer_keys[1:])
             world.agents.enter_context(serving(vault, self.socket))
         self.signer = SweepSigner(KeysAgent(self.socket))
-        with transaction(database.engine("fleet_operator")) as connection:
+        with database.acting("fleet_operator") as connection:
             self.account = (
                 register_forwarder_account(connection, self.chains)
                 if self.has_forwarders
@@ -188,7 +187,7 @@ class SweepingFleet:
         """Give a gas payer coins, or the treasury's own book, and book them as the watcher does."""
         at: str = self.payer if payer is None else payer
         self.world.chain.set_balance(at, self.world.client.balance(at) + wei)
-        with transaction(self.database.engine("fleet_watcher")) as connection:
+        with self.database.acting("fleet_watcher") as connection:
             post(
                 connection,
                 Entry(
@@ -306,7 +305,7 @@ class SweepingFleet:
         self, payment: UUID, fact: UUID, units: int, entry_type: str, reason: str, debit: str, credit: str
     ) -> None:
         role = "fleet_watcher" if reason == "seen" else "fleet_confirmations"
-        with transaction(self.database.engine(role)) as connection:
+        with self.database.acting(role) as connection:
             post(
                 connection,
                 Entry(
