@@ -40,7 +40,6 @@ def scene(database: Database, mongo: Mongo) -> Iterator[Following]:
 def legacy(database: Database, mongo: Mongo, scene: Following) -> Legacy:
     """Both stores hold the same, and the follower has caught up."""
     made = fill(mongo, 6)
-    mongo["payments"].update_many({"blockchain": None}, {"$unset": {"blockchain": ""}})
     run(database, mongo, batch=500)
     scene.follow()
     return made
