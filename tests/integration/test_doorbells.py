@@ -143,6 +143,7 @@ def test_two_beats_ring_twice_and_each_slot_is_answered_once(fleet: Fleet) -> No
     assert "step_failed" not in said
 
 
+@ONLY_LONG
 def test_a_worker_killed_in_the_middle_of_its_task_leaves_nothing_undone(fleet: Fleet, payments: Any) -> None:
     fleet.relay()
     worker = fleet.worker()

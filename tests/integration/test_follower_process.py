@@ -14,6 +14,7 @@ from custody.settings.environment import settings
 from custody.store.mongo import open_mongo
 from tests.backfilling import fill, run
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.fleet_process import FleetProcess, wait_for
 from tests.following import Mongo
 from tests.mongo_proxy import MongoProxy
@@ -71,6 +72,7 @@ class Process:
         wait_for(lambda: self.has_followed(name))
 
 
+@ONLY_LONG
 def test_a_follower_goes_on_after_every_break(
     database: Database, mongo: Mongo, door: MongoProxy, tmp_path: Path
 ) -> None:

@@ -133,15 +133,17 @@ def _other_log(scene: ForwarderScene) -> None:
 
 @pytest.mark.parametrize(
     ("scene", "rewrite", "words"),
-    [
-        (ForwarderScene, _foreign_address, "is not the pinned treasury's forwarder at create2/"),
-        (ForwarderScene, _another_treasurys, "is not the pinned treasury's forwarder at create2/"),
-        (ForwarderScene, _other_index, "is not the pinned treasury's forwarder at create2/"),
-        (ForwarderScene, _no_path, "expected create2/ACCOUNT/INDEX of a forwarder"),
-        (ForwarderScene, _more, "the API says amount"),
-        (NativeForwarderScene, _more, "the API says amount"),
-        (NativeForwarderScene, _other_log, "is no NativeSwept"),
-    ],
+    sampled(
+        [
+            (ForwarderScene, _foreign_address, "is not the pinned treasury's forwarder at create2/"),
+            (ForwarderScene, _another_treasurys, "is not the pinned treasury's forwarder at create2/"),
+            (ForwarderScene, _other_index, "is not the pinned treasury's forwarder at create2/"),
+            (ForwarderScene, _no_path, "expected create2/ACCOUNT/INDEX of a forwarder"),
+            (ForwarderScene, _more, "the API says amount"),
+            (NativeForwarderScene, _more, "the API says amount"),
+            (NativeForwarderScene, _other_log, "is no NativeSwept"),
+        ]
+    ),
     indirect=["scene"],
 )
 def test_a_superuser_rewrites_where_they_came_from_and_the_signer_refuses(

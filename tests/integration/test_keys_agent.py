@@ -26,7 +26,7 @@ from custody.policy.toml_text import toml_text
 from custody.settings.chains import Chains
 from custody.settings.environment import SettingsError
 from tests.conftest import Database
-from tests.counts import Counts, declared
+from tests.counts import Counts, declared, sampled
 from tests.fleet_process import FleetProcess
 from tests.keys_agent import AgentProcess, new_phrase, serving, socket_folder, vault_of
 from tests.sweeping import SweepingFleet, World, sweeping_world
@@ -165,13 +165,15 @@ def test_it_starts_with_no_server_s_url_and_says_what_lacks(alone: AgentProcess,
 
 @pytest.mark.parametrize(
     ("name", "content", "mode", "expected"),
-    [
-        ("deposit_seed", "zebra " * 12, 0o600, "BIP-39"),
-        ("deposit_seed", "all " * 12, 0o644, "chmod 600"),
-        ("gas_payer_key", "not-a-key", 0o600, "GAS_PAYER_KEY_FILE: expected a private key a line"),
-        ("gas_payer_key", "ff" * 32, 0o600, "GAS_PAYER_KEY_FILE: not a private key of secp256k1"),
-    ],
-    ids=["no-phrase", "readable-by-others", "no-key", "no-key-of-the-curve"],
+    sampled(
+        [
+            ("deposit_seed", "zebra " * 12, 0o600, "BIP-39"),
+            ("deposit_seed", "all " * 12, 0o644, "chmod 600"),
+            ("gas_payer_key", "not-a-key", 0o600, "GAS_PAYER_KEY_FILE: expected a private key a line"),
+            ("gas_payer_key", "ff" * 32, 0o600, "GAS_PAYER_KEY_FILE: not a private key of secp256k1"),
+        ]
+    ),
+    ids=sampled(["no-phrase", "readable-by-others", "no-key", "no-key-of-the-curve"]),
 )
 def test_a_wrong_key_file_is_refused_without_its_content(
     alone: AgentProcess, tmp_path: Path, name: str, content: str, mode: int, expected: str

@@ -25,6 +25,7 @@ from custody.destinations.contracts.deployment import (
     is_create2_deployer,
 )
 from tests.conftest import STATE_DIR
+from tests.counts import ONLY_LONG
 from workers.demo.wallet import created_address
 from workers.embedded import solidity
 
@@ -32,6 +33,7 @@ TREASURY = "0x" + "11" * 20
 ADDRESSES = [f"0x{number:040x}" for number in (3, 1, 2)]
 
 
+@ONLY_LONG  # and in make contracts-check
 def test_the_committed_build_is_what_the_sources_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = solidity.build(STATE_DIR.resolve())
     solidity.check(files)

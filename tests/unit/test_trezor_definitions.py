@@ -29,6 +29,7 @@ from custody.trezor.readability import (
     why_amount_not_readable,
     why_firmware_refused,
 )
+from tests.counts import declared
 from tests.policy_files import TREASURY_BSC, USDT_BSC
 from workers.cli.signer import EXIT_REFUSED, signer
 
@@ -126,7 +127,7 @@ def test_anything_else_is_refused(tmp_path: Path, token: bytes | None, words: st
 
 def test_every_changed_byte_is_refused(tmp_path: Path) -> None:
     taken = 0
-    for at in range(len(TOKEN)):
+    for at in range(0, len(TOKEN), declared(1, 3)):
         write(tmp_path, token=TOKEN[:at] + bytes([TOKEN[at] ^ 1]) + TOKEN[at + 1 :])
         try:
             read_definitions(tmp_path, CHAIN, USDT_BSC, symbol="USDT", decimals=18, keys=KEYS)

@@ -148,7 +148,8 @@ def test_explain_tells_a_released_payment_from_its_webhook_to_its_signed_transac
     assert (story["status"], story["escrow_state"], story["waits"]) == ("completed", "released", [])
     steps = [happening["step"] for happening in story["happenings"]]
     first = {step: steps.index(step) for step in reversed(steps)}
-    assert first["webhook"] < first["ledger"] < first["release"], steps
+    # The watcher may see the coins before their webhook comes.
+    assert max(first["webhook"], first["ledger"]) < first["release"], steps
     everything = "\n".join(happening["what"] for happening in story["happenings"])
     for words in (
         "payment.confirmed",
