@@ -17,7 +17,7 @@ LICENCES_READ := -e '/^| pytoniq-core-fork /s/UNKNOWN      /MIT (LICENSE)/'
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check contracts contracts-check third-party format bench up down fleet lock clean
+.PHONY: help install demo test test-long check check-types check-rules contracts contracts-check third-party format bench up down fleet lock clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -47,7 +47,13 @@ test-long: install ## Fuzz, races and kills at their declared counts; writes ben
 check: install ## Lint, format, strict types, import directions, exact money, licences
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
+	@$(MAKE) --no-print-directory --jobs=2 check-types check-rules
+
+# Types take longer than all the rest, on one core.
+check-types: install
 	@$(BIN)/basedpyright --warnings
+
+check-rules: install
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest tests/unit/test_exact_money.py
 	@$(BIN)/pip-licenses $(LICENCE_RULES) >/dev/null

@@ -16,12 +16,11 @@ from tests.release_scene import Scene
 
 
 def resolve(scene: Scene, payment: UUID, **resolution: Any) -> None:
-    with scene.mongo() as client:
-        client[scene.mongo_database].disputes.update_one(
-            {"purchaseRequestId": ObjectId(scene.request_id(payment))},
-            {"$set": {"status": "resolved", "resolution": resolution}},
-            upsert=True,
-        )
+    scene.documents.disputes.update_one(
+        {"purchaseRequestId": ObjectId(scene.request_id(payment))},
+        {"$set": {"status": "resolved", "resolution": resolution}},
+        upsert=True,
+    )
 
 
 def entries(scene: Scene, payment: UUID) -> list[tuple[str, str, str, str, Decimal]]:

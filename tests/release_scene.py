@@ -16,6 +16,7 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_typing import Hash32
 from eth_utils.address import to_checksum_address
+from pymongo.database import Database as MongoDatabase
 from sqlalchemy import text
 
 from custody.chain import Receipt, erc20
@@ -91,12 +92,13 @@ class Scene:
     treasury: str = field(init=False)
     market: Marketplace = field(init=False)
     settings: FleetSettings = field(init=False)
+    mongo: "pymongo.MongoClient[dict[str, Any]]" = field(init=False)
     step: Step = field(init=False)
     payments: list[UUID] = field(default_factory=list[UUID])
-    _client: "pymongo.MongoClient[dict[str, Any]] | None" = None
 
     def __post_init__(self) -> None:
         self.seed = new_seed()
+        self.mongo = pymongo.MongoClient(self.mongo_url)
         self.treasury = self.make_treasury()
         self.market = self.make_market()
         self.chain.development.set_balance(self.treasury, 10 * ETHER)
@@ -136,6 +138,11 @@ class Scene:
         return ""
 
     @property
+    def documents(self) -> "MongoDatabase[dict[str, Any]]":
+        """The marketplace's own, as the backend writes them."""
+        return self.mongo[self.mongo_database]
+
+    @property
     def pinned(self) -> Chain:
         return self.step.chains.chain(31337)
 
@@ -143,13 +150,6 @@ class Scene:
         """The treasury's key outside the device: for the transactions that only an attacker would send."""
         key = SeedWallet(self.seed).private_key(parse_derivation_path(TREASURY_PATH))
         return Account.from_key(key.to_bytes())
-
-    @contextmanager
-    def mongo(self) -> "Generator[pymongo.MongoClient[dict[str, Any]]]":
-        """The scene's own client: each new one asks the server three times who it is."""
-        if self._client is None:
-            self._client = pymongo.MongoClient(self.mongo_url)
-        yield self._client
 
     def payment(
         self, *, swept: bool = True, completed: bool = True, recipient: str | None = "new", units: int = UNITS,
@@ -265,21 +265,19 @@ class Scene:
 
     def set_request(self, payment: UUID, status: str) -> None:
         """The marketplace's own word on the purchase request, in MongoDB as the backend writes it."""
-        with self.mongo() as client:
-            client[self.mongo_database].purchaserequests.update_one(
-                {"_id": ObjectId(self.request_id(payment))}, {"$set": {"status": status}}, upsert=True
-            )
+        self.documents.purchaserequests.update_one(
+            {"_id": ObjectId(self.request_id(payment))}, {"$set": {"status": status}}, upsert=True
+        )
 
     def open_dispute(self, payment: UUID) -> None:
         self.set_dispute(payment, "open", None)
 
     def set_dispute(self, payment: UUID, status: str, action: str | None) -> None:
-        with self.mongo() as client:
-            client[self.mongo_database].disputes.update_one(
-                {"purchaseRequestId": ObjectId(self.request_id(payment))},
-                {"$set": {"status": status, "resolution": None if action is None else {"action": action}}},
-                upsert=True,
-            )
+        self.documents.disputes.update_one(
+            {"purchaseRequestId": ObjectId(self.request_id(payment))},
+            {"$set": {"status": status, "resolution": None if action is None else {"action": action}}},
+            upsert=True,
+        )
 
     def request_id(self, payment: UUID) -> str:
         return self.market.execute(
@@ -455,8 +453,7 @@ class Scene:
 
     def close(self) -> None:
         self.step.close()
-        if self._client is not None:
-            self._client.close()
+        self.mongo.close()
 
     def _destination(self, payment: UUID) -> str:
         return self.market.execute(

@@ -10,6 +10,7 @@ import bson
 import structlog
 from bson.errors import BSONError
 from pymongo import UpdateOne
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteError
 from sqlalchemy import Connection, Engine
@@ -159,18 +160,16 @@ def _operation(write: Write, version: int) -> UpdateOne:
 
 
 def _after_failure(database: Database[Document], name: str, job: Job, version: int, failure: dict[str, Any]) -> None:
-    """A duplicate _id: the condition found a higher version there (done), or another upsert won (write again).
-
-    A null where a nested document is expected, as older backends left it, has no fields that could be set: it becomes one.
+    """What is written again: after a duplicate _id, where the condition found a higher version (done) or another upsert won,
+    and after a null where a nested document is expected, which older backends left and which has no fields to set.
     """
     assert job.write is not None
     is_repeat = failure.get("code") == DUPLICATE_KEY and dict(failure.get("keyPattern") or {"_id": 1}) == {"_id": 1}
-    if is_repeat or failure.get("code") == PATH_NOT_VIABLE:
+    is_of_null = failure.get("code") == PATH_NOT_VIABLE
+    if is_repeat or is_of_null:
         try:
-            if not is_repeat:
-                for parent in job.write.parents():
-                    is_null = {"_id": job.write.object_id, parent: {"$type": "null"}}
-                    database[name].update_one(is_null, {"$set": {parent: {}}})
+            if is_of_null:
+                _nulls_to_documents(database[name], job.write)
             database[name].update_one(job.write.condition(version), job.write.update(version))
         except (WriteError, DuplicateKeyError) as error:
             job.refused = _reason(error.details or {})
@@ -178,6 +177,11 @@ def _after_failure(database: Database[Document], name: str, job: Job, version: i
         job.written = True
         return
     job.refused = _reason(failure)
+
+
+def _nulls_to_documents(collection: Collection[Document], write: Write) -> None:
+    for parent in write.parents():
+        collection.update_one({"_id": write.object_id, parent: {"$type": "null"}}, {"$set": {parent: {}}})
 
 
 def _reason(failure: Any) -> str:

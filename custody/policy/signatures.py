@@ -14,7 +14,7 @@ from custody.trezor.transaction import Signature, SignatureError, message_hash, 
 
 SIGNATURES_MAXIMUM: Final = 64  # a file of more is no detached signature of k persons
 SIGNATURES_KEPT: Final = 1_024
-"""Whose they are depends on nothing else, and the signed files are read anew at each decision."""
+"""The signed files are read anew at each decision, and who made a signature follows from it and its text alone."""
 
 
 class ApproverSignature(Document):

@@ -119,21 +119,19 @@ def test_two_disputes_each_take_their_part_and_nothing_is_paid_until_both_end(sc
     payment = scene.payment()
     prove_address(scene, payment, Account.create())
     scene.open_dispute(payment)
-    with scene.mongo() as client:
-        client[scene.mongo_database].disputes.insert_one(
-            {"_id": ObjectId(), "purchaseRequestId": scene.request_id(payment), "status": "open"}
-        )
+    scene.documents.disputes.insert_one(
+        {"_id": ObjectId(), "purchaseRequestId": scene.request_id(payment), "status": "open"}
+    )
     scene.run()
     assert scene.market.balance(payment)["dispute_open"] == 2
     resolve(scene, payment, action="split", refundAmount="25")
     work_on(scene)
     assert scene.instruction(payment).held_reason.startswith("dispute_open")
     assert scene.market.balance(payment)["disputed"] == AMOUNT
-    with scene.mongo() as client:
-        client[scene.mongo_database].disputes.update_one(
-            {"purchaseRequestId": scene.request_id(payment)},
-            {"$set": {"status": "closed", "resolution": {"action": "split", "refundPercent": "50"}}},
-        )
+    scene.documents.disputes.update_one(
+        {"purchaseRequestId": scene.request_id(payment)},
+        {"$set": {"status": "closed", "resolution": {"action": "split", "refundPercent": "50"}}},
+    )
     work_on(scene)
     paid = scene.market.execute(
         "SELECT purpose, amount FROM fleet.release_instructions WHERE state = 'final' ORDER BY amount, purpose"
@@ -238,10 +236,9 @@ def test_the_timer_pays_a_delivery_that_nobody_disputed(scene: Scene) -> None:
     now = datetime.now(UTC)
     for payment, at in ((late, now - timedelta(hours=25)), (fresh, now), (disputed, now - timedelta(hours=25))):
         scene.set_request(payment, "delivered")
-        with scene.mongo() as client:
-            client[scene.mongo_database].purchaserequests.update_one(
-                {"_id": ObjectId(scene.request_id(payment))}, {"$set": {"deliveredAt": at}}
-            )
+        scene.documents.purchaserequests.update_one(
+            {"_id": ObjectId(scene.request_id(payment))}, {"$set": {"deliveredAt": at}}
+        )
     scene.set_request(silent, "delivered")
     scene.open_dispute(disputed)
     work_on(scene)

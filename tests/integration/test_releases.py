@@ -223,8 +223,7 @@ def test_only_a_dispute_settled_for_the_seller_lets_a_release_go(scene: Scene) -
 
 def test_a_dispute_in_postgres_counts_where_the_domain_was_cut_over(scene: Scene) -> None:
     payment = scene.payment()
-    with scene.mongo() as client:
-        client[scene.mongo_database].drop_collection("purchaserequests")
+    scene.documents.drop_collection("purchaserequests")
     scene.step.sources.repo_dispute = scene.step.sources.repo_marketplace = "pg"
     scene.run()
     assert scene.instruction(payment) is None
@@ -302,10 +301,9 @@ def test_dust_does_not_move_the_epoch_and_a_second_promise_is_judged_again(scene
 
 def test_the_marketplaces_ids_may_be_texts_or_object_ids(scene: Scene) -> None:
     payment = scene.payment()
-    with scene.mongo() as client:
-        client[scene.mongo_database].disputes.insert_one(
-            {"_id": ObjectId(), "purchaseRequestId": scene.request_id(payment), "status": "open"}
-        )
+    scene.documents.disputes.insert_one(
+        {"_id": ObjectId(), "purchaseRequestId": scene.request_id(payment), "status": "open"}
+    )
     scene.run()
     assert scene.instruction(payment) is None
 

@@ -24,9 +24,7 @@ class Changes:
     money: dict[UUID, str] = field(default_factory=dict[UUID, str])
 
 
-def update(
-    connection: Connection, target: Target, made: Made, read_at: datetime, *, is_cut_over: bool = False
-) -> Changes:
+def update(connection: Connection, target: Target, made: Made, read_at: datetime, *, is_cut_over: bool) -> Changes:
     """Bring these rows' MongoDB-owned columns and children up to date, where they differ.
 
     Left as they are: all rows of a domain that Postgres alone decides (``is_cut_over``, docs/mirror.md), rows that Postgres
