@@ -33,46 +33,18 @@ from custody.store.engine import transaction
 from custody.store.mongo import open_mongo
 from custody.trezor import TREASURY_PATH, Signature, UnsignedTransaction
 from custody.trezor.derivation import parse_derivation_path
-from tests.anvil_node import running_anvil
 from tests.approvals import hand_in_approval, sign_entry
-from tests.conftest import STATE_DIR, Database
+from tests.conftest import Database
 from tests.marketplace import Marketplace
 from tests.policy_files import PEOPLE, Fleet, approver, genesis_said, signed, token
-from workers.demo.contract_packages import REQUEST_NETWORK_PACKAGE
-from workers.demo.contracts import SUPPLY, tether_token
-from workers.demo.development_chain import ETHER, DevelopmentChain
-from workers.demo.wallet import Wallet
-from workers.embedded import npm_packages
+from tests.token_chain import TokenChain
+from workers.demo.development_chain import ETHER
 from workers.embedded.trezor_device.wallet import Wallet as SeedWallet
 
 UNITS = 100_000_000
 AMOUNT = Decimal(100)
 FEE_PROXY = to_checksum_address("0x" + "f0" * 20)
 HOUSE_COINS = Decimal(10)
-
-
-@dataclass
-class TokenChain:
-    """An Anvil that mines each transaction at once, and a Tether-like token on it."""
-
-    rpc_url: str
-    development: DevelopmentChain
-    deployer: Wallet
-    token: str
-
-
-@contextmanager
-def running_token_chain() -> Generator[TokenChain]:
-    """A chain of the caller's own."""
-    package = npm_packages.fetch(REQUEST_NETWORK_PACKAGE, STATE_DIR.resolve())
-    with running_anvil() as rpc_url:
-        development = DevelopmentChain(rpc_url)
-        deployer = Wallet.open(rpc_url, development.new_account(1_000 * ETHER))
-        token, sent = deployer.deploy(tether_token(package).initcode(SUPPLY, "Tether USD", "USDT", 6))
-        deployer.wait(sent)
-        yield TokenChain(rpc_url, development, deployer, token)
-        deployer.client.close()
-        development.close()
 
 
 @dataclass

@@ -24,7 +24,8 @@ from custody.trezor import TREASURY_PATH, Signature, UnsignedTransaction
 from custody.trezor.derivation import parse_derivation_path
 from tests.conftest import Database
 from tests.policy_files import genesis_file, write_signed
-from tests.release_scene import AMOUNT, HOUSE_COINS, UNITS, Scene, TokenChain, new_seed
+from tests.release_scene import AMOUNT, HOUSE_COINS, UNITS, Scene, new_seed
+from tests.token_chain import TokenChain
 from workers.demo.development_chain import ETHER
 from workers.embedded.services import Services
 from workers.embedded.trezor_device.wallet import Wallet as SeedWallet

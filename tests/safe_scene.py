@@ -18,8 +18,9 @@ from custody.settings.chains import Chain
 from custody.trezor import Signature
 from custody.trezor.derivation import SAFE_OWNER_PATH, parse_derivation_path
 from tests.conftest import Database
-from tests.release_scene import Scene, TokenChain, new_seed
+from tests.release_scene import Scene, new_seed
 from tests.safe_world import OwnedSafe, sign_hash, state_of
+from tests.token_chain import TokenChain
 from workers.demo.development_chain import ETHER
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.trezor_device.wallet import Wallet as SeedWallet

@@ -8,10 +8,10 @@ from typing import Any
 from custody.safe import SafeTransaction, pins_of
 from tests.conftest import Database
 from tests.native_scene import NativeScene
-from tests.release_scene import TokenChain
 from tests.safe_scene import SafeScene
 from tests.safe_world import state_of
 from tests.signer_scene import SignerScene
+from tests.token_chain import TokenChain
 from workers.demo.safe_contracts import SafeContracts
 
 Rules = Sequence[Mapping[str, Any]] | None

@@ -31,8 +31,9 @@ from custody.policy.toml_text import toml_text
 from custody.trezor import UnsignedTransaction, encode_erc20_transfer
 from tests import policy_files
 from tests.conftest import Database
-from tests.release_scene import AMOUNT, UNITS, Scene, TokenChain, new_seed
+from tests.release_scene import AMOUNT, UNITS, Scene, new_seed
 from tests.sealed_ledger import new_key, seal_all
+from tests.token_chain import TokenChain
 from workers.demo.development_chain import ETHER
 from workers.demo.wallet import Wallet
 

@@ -8,12 +8,13 @@ import pytest
 
 from tests.conftest import Database
 from tests.integration.chain_fixtures import ChainWorld, WatchingFleet, chain_world
-from tests.release_scene import Scene, TokenChain, approval_scenes, running_token_chain, scenes
+from tests.release_scene import Scene, approval_scenes, scenes
 from tests.safe_scene import SafeScene
 from tests.safe_world import deploy
 from tests.signer_api_server import serving
 from tests.signer_desk import Cli, at_desk
 from tests.signer_scene import SignerScene
+from tests.token_chain import TokenChain, running_token_chain
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Model, SoftwareDevice

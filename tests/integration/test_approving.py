@@ -22,8 +22,9 @@ from custody.trezor.derivation import parse_derivation_path
 from tests.conftest import Database
 from tests.integration.conftest import APPROVED_RULES
 from tests.policy_files import key
-from tests.release_scene import UNITS, Scene, TokenChain, approval_scenes, new_seed
+from tests.release_scene import UNITS, Scene, approval_scenes, new_seed
 from tests.signer_api_server import client_at, client_with_devices, post, serving
+from tests.token_chain import TokenChain
 from workers.cli.approve import approve_command
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Press, SoftwareDevice

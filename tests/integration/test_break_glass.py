@@ -25,8 +25,9 @@ from tests.alarm_receiver import SECRET, AlarmReceiver, running_receiver
 from tests.approvals import hand_in_approval, sign_entry
 from tests.conftest import Database
 from tests.policy_files import SELLER, book_said, entry_said, key
-from tests.release_scene import UNITS, Scene, TokenChain, approval_scenes, new_seed
+from tests.release_scene import UNITS, Scene, approval_scenes, new_seed
 from tests.signer_api_server import client_at, client_with_devices, serving
+from tests.token_chain import TokenChain
 from workers.cli import alarms, break_glass, policy
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice

@@ -13,19 +13,25 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from decimal import Decimal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 import redis
 from pymongo import MongoClient
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from tests.counts import ONLY_LONG, declared, sampled
+from tests.embedded_stores import (
+    STORES,
+    eventually,
+    read_anvil,
+    read_postgres,
+    rpc,
+    write_anvil,
+    write_postgres,
+)
 from tests.state_folders import share_packages
 from workers.embedded import (
     anvil,
@@ -34,6 +40,7 @@ from workers.embedded import (
     npm_packages,
     orphans,
     ports,
+    postgres,
     services,
     supervision,
     unprivileged,
@@ -44,25 +51,7 @@ from workers.embedded.services import Services
 from workers.embedded.state_folder import StateFolder
 from workers.embedded.supervision import Program
 
-RECOVERY_SECONDS = 60
 NOTHING_GIVEN: dict[str, str] = {}
-ADDRESS = "0x00000000000000000000000000000000000000aa"
-ONE_ETHER = hex(10**18)
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    """Await a state of another process; it has no event to wait on."""
-    attempts = Retrying(
-        stop=stop_after_delay(RECOVERY_SECONDS),
-        wait=wait_fixed(0.05),
-        retry=retry_if_result(lambda ok: not ok),
-    )
-    attempts(check)
-
-
-def rpc(url: str, method: str, *params: Any) -> Any:
-    answer = httpx.post(url, json={"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, timeout=10)
-    return answer.json()["result"]
 
 
 def pid_of(state_dir: Path, name: str) -> int:
@@ -99,70 +88,6 @@ def own(tmp_path: Path, running: Services) -> Iterator[tuple[Path, dict[str, str
         yield tmp_path, environment
     finally:
         services.down(tmp_path)
-
-
-# What a server is written to and read from: (write, read) by name. Amounts are smallest units.
-
-
-def write_postgres(running: Services) -> None:
-    with psycopg.connect(running.database_admin_url) as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS kept (amount numeric(78,0) PRIMARY KEY)")
-        connection.execute("INSERT INTO kept VALUES (%s) ON CONFLICT DO NOTHING", [Decimal(10**30)])
-
-
-def read_postgres(running: Services) -> bool:
-    with psycopg.connect(running.database_admin_url) as connection:
-        return connection.execute("SELECT amount FROM kept").fetchall() == [(Decimal(10**30),)]
-
-
-def write_valkey(running: Services) -> None:
-    client: Any = redis.Redis.from_url(running.broker_url)
-    client.delete("kept")
-    client.rpush("kept", "a", "b")
-    # The file is synced every second; what a kill must not lose is what has been.
-    eventually(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0)
-    assert client.waitaof(1, 0, RECOVERY_SECONDS * 1000)[0] == 1
-    client.close()
-
-
-def read_valkey(running: Services) -> bool:
-    client: Any = redis.Redis.from_url(running.broker_url)
-    try:
-        return client.lrange("kept", 0, -1) == [b"a", b"b"]
-    finally:
-        client.close()
-
-
-def write_mongo(running: Services) -> None:
-    with MongoClient[dict[str, Any]](running.mongo_url) as client, client.start_session() as session:
-        kept = client.get_database("amanat").get_collection("kept")
-        with session.start_transaction():
-            kept.delete_many({}, session=session)
-            kept.insert_one({"_id": 1, "amount": "7"}, session=session)
-
-
-def read_mongo(running: Services) -> bool:
-    with MongoClient[dict[str, Any]](running.mongo_url) as client:
-        return list(client.get_database("amanat").get_collection("kept").find()) == [{"_id": 1, "amount": "7"}]
-
-
-def write_anvil(running: Services) -> None:
-    rpc(running.chain_rpc_url, "anvil_setBalance", ADDRESS, ONE_ETHER)
-    mined = int(rpc(running.chain_rpc_url, "eth_blockNumber"), 16)
-    folder = StateFolder.open(running.state_dir)
-    eventually(lambda: (anvil.persisted_block(folder) or 0) > mined)
-
-
-def read_anvil(running: Services) -> bool:
-    return rpc(running.chain_rpc_url, "eth_getBalance", ADDRESS, "latest") == ONE_ETHER
-
-
-STORES: dict[str, tuple[Callable[[Services], None], Callable[[Services], bool]]] = {
-    "postgres": (write_postgres, read_postgres),
-    "valkey": (write_valkey, read_valkey),
-    "mongo": (write_mongo, read_mongo),
-    "anvil": (write_anvil, read_anvil),
-}
 
 
 def test_every_server_is_the_one_promised(running: Services) -> None:
@@ -470,16 +395,15 @@ def open_folder() -> Iterator[Path]:
 
 @needs_root
 def test_postgres_runs_as_another_user_where_namespaces_are_forbidden(
-    running: Services, open_folder: Path, monkeypatch: pytest.MonkeyPatch
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def by_setuid() -> unprivileged.Method:
         return "setuid"
 
     monkeypatch.setattr(unprivileged, "choose", by_setuid)
     state_dir = open_folder / "fleet"
-    others = {key: url for key, url in running.settings().items() if key != "DATABASE_ADMIN_URL"}
     try:
-        own = services.up(state_dir, others)
+        own = services.up(state_dir, NOTHING_GIVEN, servers=(postgres.SERVER,))
         write_postgres(own)
         assert read_postgres(own)
         status = Path(f"/proc/{pid_of(state_dir, 'postgres')}/status").read_text(encoding="utf-8")

@@ -20,8 +20,9 @@ from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.integration.chain_fixtures import ChainWorld, WatchingFleet, chain_world
-from tests.release_scene import Scene, TokenChain, running_token_chain
+from tests.release_scene import Scene
 from tests.sweeping import CHAIN_ID, SweepingFleet, World, sweeping_world
+from tests.token_chain import TokenChain, running_token_chain
 from workers.cli import escrow as command
 from workers.demo.contracts import mint
 from workers.demo.development_chain import ETHER

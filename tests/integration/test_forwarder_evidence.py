@@ -24,10 +24,10 @@ from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.counts import sampled
 from tests.native_scene import NativeScene
-from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene
 from tests.signer_desk import Cli, said
 from tests.signer_scene import thief
+from tests.token_chain import TokenChain
 from workers.cli.signer import EXIT_REFUSED
 from workers.demo.safe_contracts import SafeContracts
 from workers.demo.sweep_contracts import deploy_sweep_contracts, name_operators

@@ -17,7 +17,8 @@ from custody.trezor.derivation import parse_derivation_path
 from tests.conftest import Database
 from tests.integration.conftest import APPROVED_RULES
 from tests.policy_files import Fleet, approver, genesis_file, genesis_said, key, policy_file, policy_said, write_signed
-from tests.release_scene import Scene, TokenChain, approval_scenes, new_seed
+from tests.release_scene import Scene, approval_scenes, new_seed
+from tests.token_chain import TokenChain
 from workers.cli import device_lost, genesis, policy
 from workers.cli.signer import signer
 from workers.embedded.services import Services

@@ -9,11 +9,11 @@ from custody.chain.native import BALANCE
 from tests.conftest import STATE_DIR, Database
 from tests.counts import Counts
 from tests.native_scene import NativeScene
-from tests.release_scene import TokenChain
 from tests.signer_api_server import client_at, serving
 from tests.signer_desk import Cli, said
 from tests.signer_scene import random_hash, thief
 from tests.superuser import rewritten
+from tests.token_chain import TokenChain
 from workers.cli.signer import EXIT_REFUSED
 from workers.demo.contract_packages import REQUEST_NETWORK_PACKAGE, request_network_contract
 from workers.demo.contracts import deploy_build

@@ -26,11 +26,12 @@ from tests.integration.test_release_crashes import STRIDE, Killed, boundary_name
 from tests.integration.test_signer_rotation import RotatedScene, sign
 from tests.integration.test_treasury_rotation import in_every_state
 from tests.native_scene import NativeScene
-from tests.release_scene import TokenChain, new_seed
+from tests.release_scene import new_seed
 from tests.rotation_scene import RULES
 from tests.safe_scene import owner_of_seed
 from tests.safe_world import OwnedSafe, sign_hash, state_of
 from tests.signer_desk import said
+from tests.token_chain import TokenChain
 from workers.demo.development_chain import ETHER
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services

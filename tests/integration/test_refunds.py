@@ -22,8 +22,9 @@ from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.counts import sampled
 from tests.dispute_scene import entries, of_purpose, prove_address, resolve, work_on
-from tests.release_scene import AMOUNT, UNITS, Scene, TokenChain, approval_scenes
+from tests.release_scene import AMOUNT, UNITS, Scene, approval_scenes
 from tests.signer_api_server import client_at, serving
+from tests.token_chain import TokenChain
 from workers.cli.releases import releases
 from workers.embedded.services import Services
 from workers.signer import InstructionRefused

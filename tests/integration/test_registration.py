@@ -1,15 +1,12 @@
 """Registering a marketplace Trezor: device, command, API, the worker that judges, MongoDB; and every way to cheat."""
 
-import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from bson import ObjectId
@@ -24,11 +21,7 @@ from custody.policy.documents import document_hash
 from custody.registration import (
     ApiPlace,
     RegistrationRefused,
-    invite,
-    issue_address,
-    judge_registrations,
     register_text,
-    revoke,
 )
 from custody.registration.challenges import CHALLENGES_LIMIT
 from custody.settings.environment import SettingsError, load_settings, settings
@@ -40,9 +33,9 @@ from tasks import housekeeping
 from tests.conftest import Database
 from tests.counts import sampled
 from tests.keys_agent import new_phrase
-from tests.marketplace import CHAIN_ID, Marketplace
+from tests.marketplace import CHAIN_ID
 from tests.policy_files import approver, genesis_file, genesis_said, write_signed
-from tests.registering import FINGERPRINT, Person, signed
+from tests.registering import FINGERPRINT, Office, Person, signed
 from tests.signer_api_server import post, serving
 from workers.cli import register as command
 from workers.cli.signer import EXIT_REJECTED
@@ -50,91 +43,6 @@ from workers.embedded.services import Services
 from workers.embedded.trezor_device import Fault, SoftwareDevice
 from workers.signer import SignerApiError, SignerClient
 from workers.signer.registering import RegisteringDesk, RegistrationFailed, register_device
-
-
-class Office:
-    """A marketplace, the signer API and the worker that judges."""
-
-    def __init__(self, database: Database, url: str) -> None:
-        self.database = database
-        self.market = Marketplace(database)
-        self.url = url
-        parts = urlsplit(url)
-        self.place = ApiPlace(f"{parts.hostname}:{parts.port}", None)
-        self.user = self.market.user("seller")
-        self.genesis: Genesis | None = None
-
-    def invite(self, user: UUID | None = None) -> str:
-        with transaction(self.database.engine("fleet_operator")) as connection:
-            return invite(connection, user or self.user, by="olga")[0]
-
-    def challenge(self, code: str) -> dict[str, Any]:
-        answer = post(self.url, "/v1/registrations/challenge", {"invitation": code})
-        assert answer.status_code == 201, answer.text
-        return answer.json()
-
-    def body(self, person: Person, challenge: dict[str, Any], **changed: Any) -> dict[str, Any]:
-        """What a right machine hands in for that challenge."""
-        return {
-            "nonce": challenge["nonce"],
-            "xpub": person.xpub(),
-            "address": person.account().address,
-            "device_fingerprint": FINGERPRINT,
-            "device_model": "T1B1",
-            "device_label": "desk",
-            "signature": person.proof(
-                self.place,
-                challenge["nonce"],
-                UUID(challenge["user_id"]),
-                datetime.fromisoformat(challenge["expires_at"]),
-            ),
-            **changed,
-        }
-
-    def judge(self) -> int:
-        return judge_registrations(self.database.engine("fleet_housekeeping"), self.place, lambda: self.genesis)
-
-    def register(self, person: Person, user: UUID | None = None, **changed: Any) -> tuple[str, str | None]:
-        """Hand in a registration and have it judged: its state and reason."""
-        answer = post(self.url, "/v1/registrations", self.body(person, self.challenge(self.invite(user)), **changed))
-        assert answer.status_code == 202, answer.text
-        assert self.judge() == 1
-        return self.state(answer.json()["id"])
-
-    def state(self, registration: str) -> tuple[str, str | None]:
-        [row] = self.market.execute(
-            "SELECT state, reason FROM fleet.trezor_registrations WHERE id = :i", i=registration
-        )
-        return row.state, row.reason
-
-    def accounts(self) -> list[Any]:
-        return self.market.execute("SELECT * FROM public.trezor_accounts ORDER BY created_at")
-
-    def issue(self, payment: UUID, user: UUID | None = None, **more: Any) -> Any:
-        with transaction(self.database.engine("fleet_operator")) as connection:
-            return issue_address(connection, user or self.user, payment, **more)
-
-    def revoke(self, user: UUID | None = None) -> str:
-        with transaction(self.database.engine("fleet_operator")) as connection:
-            return revoke(connection, user or self.user, by="olga", reason="lost")
-
-    @contextmanager
-    def judging(self) -> Generator[None]:
-        """The housekeeping worker, looking again and again."""
-        ended = threading.Event()
-
-        def work() -> None:
-            while not ended.is_set():
-                self.judge()
-                ended.wait(0.02)
-
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(work)
-            try:
-                yield
-            finally:
-                ended.set()
-            running.result()
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from custody.trezor.derivation import parse_derivation_path
 from tests.conftest import Database
 from tests.counts import ONLY_LONG
 from tests.integration.test_treasury_rotation import in_every_state
-from tests.release_scene import AMOUNT, UNITS, TokenChain, new_seed
+from tests.release_scene import AMOUNT, UNITS, new_seed
 from tests.rotation_scene import RULES, RotationScene
+from tests.token_chain import TokenChain
 from workers.cli import genesis, policy, releases, treasury
 from workers.demo.development_chain import ETHER
 from workers.embedded.services import Services

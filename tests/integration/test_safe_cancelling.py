@@ -12,9 +12,10 @@ from custody.store.engine import transaction
 from custody.trezor.derivation import SAFE_OWNER_PATH
 from tests.conftest import Database
 from tests.dispute_scene import entries, in_books, of_purpose, prove_address, resolve
-from tests.release_scene import AMOUNT, UNITS, TokenChain
+from tests.release_scene import AMOUNT, UNITS
 from tests.safe_scene import SafeScene, safe_scenes
 from tests.signer_api_server import client_at, serving
+from tests.token_chain import TokenChain
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Fault, Model, SoftwareDevice

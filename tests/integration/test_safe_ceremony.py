@@ -16,8 +16,8 @@ from custody.releases.safe_treasury import safes_of
 from custody.safe import safe_differences
 from custody.settings.chains import Chains, load_chains
 from tests.integration.test_policy_ceremony import SEEDS, run
-from tests.release_scene import TokenChain
 from tests.safe_world import OTHER, OwnedSafe, state_of
+from tests.token_chain import TokenChain
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.trezor_device import SoftwareDevice
 

@@ -14,10 +14,10 @@ from custody.releases.safe_rejection import begin_rejection
 from custody.store.engine import transaction
 from tests.conftest import Database
 from tests.integration.conftest import APPROVED_RULES
-from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
 from tests.signer_api_server import bearer, post, serving
 from tests.signer_desk import Cli, at_desk, said
+from tests.token_chain import TokenChain
 from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services

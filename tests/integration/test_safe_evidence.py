@@ -13,12 +13,12 @@ from custody.safe.contract import FALLBACK_HANDLER_SLOT, GUARD_SLOT, SENTINEL
 from tests.conftest import Database
 from tests.counts import Counts, sampled
 from tests.policy_files import key
-from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
 from tests.safe_world import OTHER, list_slot
 from tests.signer_desk import Cli, at_desk, said
 from tests.signer_scene import random_hash, thief
 from tests.superuser import rewritten
+from tests.token_chain import TokenChain
 from workers.cli.signer import EXIT_REFUSED
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services

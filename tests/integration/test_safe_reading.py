@@ -13,8 +13,8 @@ from custody.safe.contract import get_transaction_hash_call
 from custody.safe.pins import version_of
 from custody.trezor import encode_erc20_transfer
 from tests.lying_node import Calls, LyingNode
-from tests.release_scene import TokenChain
 from tests.safe_world import OTHER, OwnedSafe, nodes_of, state_of
+from tests.token_chain import TokenChain
 from workers.demo.contract_packages import safe_contract
 from workers.demo.safe_contracts import SafeContracts
 

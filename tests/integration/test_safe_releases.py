@@ -18,9 +18,10 @@ from custody.store.engine import transaction
 from custody.trezor import Signature
 from tests.conftest import Database
 from tests.counts import sampled
-from tests.release_scene import AMOUNT, UNITS, TokenChain
+from tests.release_scene import AMOUNT, UNITS
 from tests.safe_scene import SafeScene, safe_scenes
 from tests.safe_world import OTHER, OwnedSafe, list_slot, sign_hash, state_of
+from tests.token_chain import TokenChain
 from workers.demo.contract_packages import safe_contract
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services

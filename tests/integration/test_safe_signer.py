@@ -15,10 +15,11 @@ from custody.trezor.derivation import SAFE_OWNER_PATH
 from custody.trezor.sentences import DeviceUnsupported
 from tests.conftest import Database
 from tests.counts import sampled
-from tests.release_scene import UNITS, TokenChain, new_seed
+from tests.release_scene import UNITS, new_seed
 from tests.safe_scene import SafeScene, safe_scenes
 from tests.safe_world import OTHER
 from tests.signer_api_server import client_at, serving
+from tests.token_chain import TokenChain
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Fault, Model, SoftwareDevice

@@ -16,10 +16,10 @@ from custody.trezor import Signature, encode_erc20_transfer
 from custody.trezor.transaction import SignatureError
 from tests.conftest import Database
 from tests.counts import Counts, declared, sampled
-from tests.release_scene import TokenChain
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
 from tests.safe_world import OTHER, sign_hash
 from tests.signer_api_server import client_at, post, serving
+from tests.token_chain import TokenChain
 from workers.demo.development_chain import ETHER
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services

@@ -10,9 +10,10 @@ from custody.chain.scanning import Watched, read_window
 from custody.chain.treasury_scan import Outflow, unauthorised
 from custody.store.engine import transaction
 from tests.conftest import Database
-from tests.release_scene import UNITS, TokenChain
+from tests.release_scene import UNITS
 from tests.safe_scene import SafeScene, safe_scenes
 from tests.safe_world import OTHER
+from tests.token_chain import TokenChain
 from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 

@@ -17,9 +17,10 @@ from tests.conftest import Database
 from tests.counts import sampled
 from tests.integration.conftest import APPROVED_RULES
 from tests.policy_files import signed
-from tests.release_scene import UNITS, TokenChain
+from tests.release_scene import UNITS
 from tests.signer_desk import Cli, said
 from tests.signer_scene import SignerScene, signer_scenes
+from tests.token_chain import TokenChain
 from workers.cli.signer import EXIT_REFUSED
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice

@@ -14,10 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from custody.trezor import UnsignedTransaction, encode_erc20_transfer
 from tests.conftest import Database
 from tests.fleet_process import wait_for
-from tests.release_scene import UNITS, TokenChain
+from tests.release_scene import UNITS
 from tests.signer_api_server import serving
 from tests.signer_desk import at_desk, desk_environment, journal_of, said, start_signer
 from tests.signer_scene import SignerScene, signer_scenes, thief
+from tests.token_chain import TokenChain
 from workers.cli.signer import EXIT_REFUSED
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Press, SoftwareDevice

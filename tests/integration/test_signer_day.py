@@ -10,10 +10,11 @@ import httpx
 import pytest
 
 from tests.conftest import Database
-from tests.release_scene import UNITS, TokenChain, new_seed
+from tests.release_scene import UNITS, new_seed
 from tests.signer_api_server import bearer, post
 from tests.signer_desk import Cli, at_desk, journal_of, said
 from tests.signer_scene import SignerScene, signer_scenes
+from tests.token_chain import TokenChain
 from workers.cli.signer import EXIT_REFUSED, EXIT_REJECTED
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import Fault, SoftwareDevice

@@ -12,9 +12,10 @@ from tests.anvil_node import running_anvil
 from tests.conftest import Database
 from tests.counts import sampled
 from tests.policy_files import key
-from tests.release_scene import UNITS, TokenChain
+from tests.release_scene import UNITS
 from tests.signer_desk import Cli, said
 from tests.signer_scene import SignerScene, random_hash, signer_scenes, thief
+from tests.token_chain import TokenChain
 from workers.cli.signer import EXIT_REFUSED
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice

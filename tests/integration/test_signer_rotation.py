@@ -9,11 +9,12 @@ import pytest
 from typer.testing import Result
 
 from tests.conftest import Database
-from tests.release_scene import UNITS, TokenChain
+from tests.release_scene import UNITS
 from tests.rotation_scene import RotationScene
 from tests.signer_api_server import serving
 from tests.signer_desk import at_desk, said
 from tests.signer_scene import SignerScene, thief
+from tests.token_chain import TokenChain
 from workers.cli.signer import EXIT_REFUSED
 from workers.cli.signer.desk import SESSIONS_FILE
 from workers.embedded.services import Services

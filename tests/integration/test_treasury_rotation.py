@@ -12,8 +12,9 @@ from custody.chain import ChainClient, erc20
 from custody.releases import booking, drains, finality, hand_out, signing, step
 from tests.conftest import Database
 from tests.integration.test_release_crashes import STRIDE, Killed, boundary_name, dies_after, dies_before
-from tests.release_scene import AMOUNT, UNITS, TokenChain
+from tests.release_scene import AMOUNT, UNITS
 from tests.rotation_scene import RULES, RotationScene, rotation_scenes
+from tests.token_chain import TokenChain
 from workers.embedded.services import Services
 
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import secrets
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
-from bip_utils import Bip32KeyIndex, Bip32Slip10Secp256k1
-from eth_keys.datatypes import PublicKey
 from trezorlib import client as library
 from trezorlib import ethereum
 from trezorlib.tools import parse_path
 from trezorlib.transport import Timeout
 from trezorlib.transport.udp import UdpTransport
-from typer.testing import CliRunner
 
-from custody.settings.environment import settings
 from custody.trezor import (
     DeviceBusy,
     DeviceError,
@@ -38,7 +26,6 @@ from custody.trezor import (
     WrongSigner,
     WrongWallet,
     device_screens,
-    encode_erc20_transfer,
     open_device,
 )
 from custody.trezor.sentences import (
@@ -52,23 +39,10 @@ from custody.trezor.sentences import (
 )
 from custody.trezor.transport import DeadlineTransport
 from tests.counts import sampled
-from workers.cli.device_lost import device as device_group
-from workers.cli.device_test import write_json
-from workers.embedded.trezor_device import Fault, Model, Press, SoftwareDevice, create_seed_file, read_secret_file
-from workers.embedded.trezor_device.seed_file import SecretFileRefused
-from workers.signer.device_test import BLIND, DebugPresses, try_device
+from tests.trezor_account import ADDRESS, COINS, FIRST_PATH, LONG_CALL, SEED, TRANSFER, XPUB
+from workers.embedded.trezor_device import Fault, Press, SoftwareDevice
 
-SEED = "all all all all all all all all all all all all"
-FIRST_PATH = "m/44'/60'/0'/0/0"
-ADDRESS = "0x73d0385F4d8E00C5e6504C6030F47BF6212736A8"
-XPUB = "xpub6CNFa58kEQJu2hwMVoofpDEKVVSg6gfwqBqE2zHAianaUnQkrJzJJ42iLDp7Dmg2aP88qCKoFZ4jidk3tECdQuF4567NGHDfe7iBRwHxgke"
-USDC = "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48"
-GWEI = 10**9
 QUICK_SECONDS = 0.5  # an approval deadline for prompts that nobody will ever answer
-
-TRANSFER = UnsignedTransaction(1, 7, GWEI, 30 * GWEI, 65_000, USDC, 0, encode_erc20_transfer(ADDRESS, 1_234_500_000))
-COINS = UnsignedTransaction(31337, 0, 0, 3 * GWEI, 21_000, USDC, 10**18)
-LONG_CALL = UnsignedTransaction(1, 300, GWEI, 30 * GWEI, 900_000, USDC, 5, bytes(range(256)) * 5 + bytes(224))
 
 
 @pytest.fixture(name="device")
@@ -418,122 +392,3 @@ def test_packets_that_never_stop_do_not_move_the_deadline() -> None:
 def test_an_unknown_error_is_still_a_sentence() -> None:
     assert "RuntimeError" in str(explain(RuntimeError("secret text")))
     assert "secret text" not in str(explain(RuntimeError("secret text")))
-
-
-# The software device as a process
-
-
-def test_only_loopback_and_only_private_seed_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"127\.0\.0\.1"):
-        SoftwareDevice(SEED, host="0.0.0.0")
-    with pytest.raises(ValueError, match="mnemonic"):
-        SoftwareDevice("all all all")
-    seed_file = tmp_path / "seed"
-    create_seed_file(seed_file)
-    assert len(read_secret_file(seed_file).split()) == 24
-    with pytest.raises(FileExistsError):
-        create_seed_file(seed_file)
-    seed_file.chmod(0o604)
-    with pytest.raises(SecretFileRefused, match="chmod 600"):
-        read_secret_file(seed_file)
-    (tmp_path / "link").symlink_to(seed_file)
-    with pytest.raises(SecretFileRefused):
-        read_secret_file(tmp_path / "link")
-
-
-@pytest.mark.simulator_only
-def test_the_process_serves_shows_its_screens_and_stops(tmp_path: Path) -> None:
-    seed_file, ready_file = tmp_path / "seed", tmp_path / "ready.json"
-    seed_file.touch(mode=0o600)
-    seed_file.write_text(SEED + "\n")
-    command = [sys.executable, "-m", "workers.embedded.trezor_device", "--seed-file", str(seed_file)]
-    refused = subprocess.run([*command, "--host", "0.0.0.0"], capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert "127.0.0.1" in refused.stderr
-    process = subprocess.Popen(
-        [*command, "--press", "yes", "--ready-file", str(ready_file)], stdout=subprocess.PIPE, text=True
-    )
-    with process, _ended(process):
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("software device at udp:127.0.0.1:")
-        path = str(json.loads(ready_file.read_text())["path"])
-        with open_device(path, expected_address=ADDRESS, derivation_path=FIRST_PATH) as opened:
-            assert TRANSFER.recover(opened.sign_transaction(TRANSFER)) == ADDRESS
-        process.send_signal(signal.SIGTERM)
-        lines = process.stdout.read().splitlines()
-        assert process.wait(30) == 0
-    assert "| 1,234.5            |" in lines
-    assert not any("all all" in line for line in lines)
-
-
-@contextmanager
-def _ended(process: subprocess.Popen[str]) -> Generator[None]:
-    try:
-        yield
-    finally:
-        process.kill()
-
-
-# A real device or the maker's emulator
-
-
-@pytest.mark.parametrize(("model", "signatures", "refused"), [(Model.ONE, 3, 1), (Model.SAFE_5, 4, 0)])
-def test_a_device_is_tried_out_with_its_presses_by_the_debug_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Model, signatures: int, refused: int
-) -> None:
-    """The very path of ``TREZOR_TEST_PATH``, on the software device, whose buttons only the debug link presses."""
-    with SoftwareDevice(SEED, model=model, buttons=Press.ASK, debug=True) as device:
-        monkeypatch.setenv("TREZOR_PATH", device.path)
-        monkeypatch.setenv("TREZOR_TEST_DEBUG_PATH", device.debug_path)
-        settings.cache_clear()
-        found = tmp_path / "device.json"
-        done = CliRunner().invoke(device_group, ["test", "--json", str(found)])
-        settings.cache_clear()
-        assert done.exit_code == 0, done.output
-        assert device.signatures == signatures
-    said = json.loads(found.read_text())
-    assert (said["model"], said["signatures"], said["refused"], said["skipped"]) == (
-        model.value,
-        signatures,
-        refused,
-        0,
-    )
-    assert said["firmware"].count(".") == 2
-    assert said["presses"] >= 2 * signatures
-    assert [each["outcome"] for each in said["checks"]] == ["signed"] * 3 + ["refused" if refused else "signed"]
-
-
-@pytest.mark.real_device
-@pytest.mark.skipif(
-    "TREZOR_TEST_PATH" not in os.environ,
-    reason="set TREZOR_TEST_PATH (udp:127.0.0.1:21324, webusb) and confirm on the device to run this",
-)
-def test_a_real_device_signs_one_of_each_kind(pytestconfig: pytest.Config) -> None:
-    """Presses come through TREZOR_TEST_DEBUG_PATH, else from a person; ``--device-json FILE`` says what was signed."""
-    debug = os.environ.get("TREZOR_TEST_DEBUG_PATH")
-
-    def tell(prompt: Prompt) -> None:
-        sys.stderr.write(f"screen {prompt.number}: confirm it on the device\n")
-
-    report = try_device(os.environ["TREZOR_TEST_PATH"], press=DebugPresses(debug) if debug else tell)
-    assert (report.signatures + (report.model in BLIND), report.skipped) == (len(report.checks), 0)
-    file: Path | None = pytestconfig.getoption("device_json")
-    if file is not None:
-        write_json(report, file)
-
-
-@pytest.mark.real_device
-@pytest.mark.skipif(
-    "TREZOR_TEST_PATH" not in os.environ,
-    reason="set TREZOR_TEST_PATH (udp:127.0.0.1:21324, webusb) and confirm on the device to run this",
-)
-def test_a_real_device_signs_what_was_previewed() -> None:
-    transaction = UnsignedTransaction(1, secrets.randbelow(1_000), GWEI, 2 * GWEI, 21_000, USDC, 10**15)
-    with open_device(
-        os.environ["TREZOR_TEST_PATH"], expected_address=None, derivation_path=FIRST_PATH, passphrase=""
-    ) as opened:
-        account = Bip32Slip10Secp256k1.FromExtendedKey(opened.account_xpub("m/44'/60'/0'"))
-        first = account.ChildKey(Bip32KeyIndex(0)).ChildKey(Bip32KeyIndex(0))
-        key = PublicKey.from_compressed_bytes(first.PublicKey().RawCompressed().ToBytes())
-        assert key.to_checksum_address() == opened.address
-        assert transaction.recover(opened.sign_transaction(transaction)) == opened.address
