@@ -7,20 +7,19 @@ import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, cast
-from uuid import UUID, uuid4
+from typing import Any, Final
+from uuid import uuid4
 
 from bson import Decimal128, ObjectId
 from pymongo.database import Database
-from sqlalchemy import Engine, Table, text
+from sqlalchemy import Engine, text
 
 from benchmarks.bench_holding import Progress
 from benchmarks.measure import Row, exact
 from benchmarks.servers import STATE_DIR, benchmark_database
 from custody.mirror.agreement import verify
 from custody.mirror.agreement.sharing import PROCESSES_DEFAULT, processes
-from custody.mirror.collections import COLLECTIONS
-from custody.mirror.collections.document import read, to_rows
+from custody.mirror.backfill import backfill
 from custody.store.engine import open_engine
 from custody.store.mongo import open_mongo
 from workers.embedded import services
@@ -35,21 +34,12 @@ USERS: Final = 1_000
 MADE: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class Named:
-    """Users, requests and offers by number: their rows' UUIDs, made before them."""
-
-    def __init__(self) -> None:
-        self.rows: dict[ObjectId, UUID] = {ObjectId(f"{number:024x}"): uuid4() for number in range(1, USERS + 1)}
-
-    def uuid(self, collection: str, object_id: ObjectId) -> UUID:
-        return self.rows[object_id]
-
-    def object_id(self, collection: str, row_id: UUID) -> ObjectId | None:
-        raise AssertionError(f"documents are not made from {collection} {row_id} here")
+def _user(number: int) -> ObjectId:
+    return ObjectId(f"{number + 1:024x}")
 
 
 def _payment(number: int) -> dict[str, Any]:
-    user = ObjectId(f"{1 + number % USERS:024x}")
+    user = _user(number % USERS)
     return {
         "_id": ObjectId(f"65{number:022x}"), "purchaseRequestId": f"template-tc-{number}", "sellerOfferId": f"template-tc-{number}",
         "buyerId": user, "sellerId": user, "amount": {"amount": Decimal128(Decimal(number) + Decimal("0.123456")), "currency": "USDT"},
@@ -65,24 +55,24 @@ def _payment(number: int) -> dict[str, Any]:
 
 
 def _fill(engine: Engine, mongo: Database[dict[str, Any]], progress: Progress) -> None:
-    ids = Named()
-    kind = COLLECTIONS["payments"]
-    table = cast(Table, kind.table.__table__)
-    with engine.begin() as connection:
-        connection.execute(
-            text("INSERT INTO public.users (id, legacy_object_id) VALUES (:id, :oid)"),
-            [{"id": row, "oid": str(object_id)} for object_id, row in ids.rows.items()],
-        )
+    mongo["users"].insert_many(
+        [
+            {"_id": _user(number), "email": f"{number}@example.org", "createdAt": MADE, "updatedAt": MADE}
+            for number in range(USERS)
+        ]
+    )
     for start in range(0, ROWS, BATCH):
-        progress(f"both stores are filled: {start} of {ROWS}")
         documents = [_payment(number) for number in range(start, min(ROWS, start + BATCH))]
-        made = [to_rows(read(kind, each), ids).columns for each in documents]
-        with engine.begin() as connection:
-            connection.execute(text("SET LOCAL session_replication_role = replica"))
-            connection.execute(table.insert(), made)
         mongo["payments"].insert_many(documents, ordered=False)
+    backfill(
+        engine,
+        mongo,
+        collections=["users", "payments"],
+        batch=BATCH,
+        said=lambda each: progress(f"both stores are filled: {each.seen} of {ROWS}"),
+    )
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("ANALYZE public.users, public.payments"))
+        connection.execute(text("VACUUM ANALYZE public.users, public.payments, public.id_map"))
 
 
 def _plant(mongo: Database[dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Connections to Postgres: bounded, named, and never open across another socket (L15)."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
@@ -84,6 +84,13 @@ def transaction(engine: Engine) -> Generator[Connection]:
             yield connection
     finally:
         _in_transaction.reset(token)
+
+
+def limit_transaction(connection: Connection, limits_ms: Mapping[str, int]) -> None:
+    """Give the transaction that is open other time limits than its session's, until it ends."""
+    # PostgreSQL sets the clock of transaction_timeout only where none runs: one that runs is stopped first.
+    for name, milliseconds in (("transaction_timeout", 0), *limits_ms.items()):
+        connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": str(milliseconds)})
 
 
 def sqlstate(error: BaseException) -> str | None:

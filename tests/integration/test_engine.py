@@ -2,8 +2,9 @@
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,11 +13,14 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from custody.mirror.agreement.reading import reading
+from custody.mirror.backfill.running import owning
 from custody.store import engine as engine_module
 from custody.store.engine import (
     SocketInsideTransaction,
     forbid_inside_transaction,
     is_retryable,
+    limit_transaction,
     open_engine,
     ring_relay,
     sqlalchemy_url,
@@ -102,6 +106,24 @@ def test_each_session_carries_the_limits_and_a_name(database: Database) -> None:
     with transaction(database.engine(role)) as connection:
         found = {name: connection.execute(text(f"SHOW {name}")).scalar_one() for name in expected}
     assert found == expected
+
+
+@pytest.mark.parametrize("begin", [transaction, reading, owning])
+def test_long_work_outlives_the_limit_that_its_session_began_with(
+    database: Database, monkeypatch: pytest.MonkeyPatch, begin: Callable[[Engine], AbstractContextManager[Connection]]
+) -> None:
+    monkeypatch.setattr(engine_module, "TRANSACTION_TIMEOUT_MS", 1_000)
+    engine = open_engine(database.url(), application="test-limits", pool_size=1)
+    with engine.connect():  # dialled and looked at, which would count
+        pass
+    with begin(engine) as connection:
+        if begin is transaction:
+            limit_transaction(connection, {"transaction_timeout": 60_000})
+        connection.execute(text("SELECT pg_sleep(1.2)"))
+        assert connection.execute(text("SHOW transaction_timeout")).scalar_one() != "1s"
+    with transaction(engine) as connection:
+        assert connection.execute(text("SHOW transaction_timeout")).scalar_one() == "1s"
+    engine.dispose()
 
 
 def test_the_relay_is_woken_after_a_commit(database: Database) -> None:

@@ -9,10 +9,12 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure
 from sqlalchemy import Connection, Engine, text
 
-from custody.store.engine import transaction
+from custody.store.engine import limit_transaction, transaction
 from custody.store.mongo import Document
 
-READ_LIMIT_SECONDS: Final = 300
+LIMITS_MS: Final = dict.fromkeys(
+    ("transaction_timeout", "statement_timeout", "idle_in_transaction_session_timeout"), 300_000
+)
 """Of one read of Postgres: a million rows take about ten. It takes no lock and has no transaction id, so that neither
 writers nor the ledger's seal wait for it; longer, and it would keep dead rows from being cleaned up."""
 
@@ -25,8 +27,7 @@ def reading(engine: Engine) -> Generator[Connection]:
     """One REPEATABLE READ READ ONLY transaction."""
     with transaction(engine) as connection:
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        for limit in ("statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"):
-            connection.execute(text(f"SET LOCAL {limit} = '{READ_LIMIT_SECONDS}s'"))
+        limit_transaction(connection, LIMITS_MS)
         # Hashing is all that is done with a row: more memory to sort and join in, and no compiling of long expressions.
         connection.execute(text("SET LOCAL work_mem = '64MB'"))
         connection.execute(text("SET LOCAL jit = off"))

@@ -20,7 +20,7 @@ from custody.mirror.backfill.reading import Batch, changed_since, read_batch
 from custody.mirror.backfill.references import Resolver
 from custody.mirror.backfill.targets import Target, target_of
 from custody.mirror.collections import COLLECTIONS
-from custody.store.engine import BATCH_ATTEMPTS, attempts, is_retryable, transaction
+from custody.store.engine import BATCH_ATTEMPTS, attempts, is_retryable, limit_transaction, transaction
 from custody.store.mongo import Document
 from custody.store.roles import OWNER_ROLE
 
@@ -105,8 +105,7 @@ def owning(engine: Engine) -> Generator[Connection]:
         # A table that was empty a minute ago has no statistics: a whole scan of it may look cheaper than it is.
         connection.execute(text("SET LOCAL enable_seqscan = off"))
         connection.execute(text("SET LOCAL jit = off"))
-        for name, milliseconds in LIMITS_MS.items():
-            connection.execute(text(f"SET LOCAL {name} = {milliseconds}"))
+        limit_transaction(connection, LIMITS_MS)
         yield connection
 
 
