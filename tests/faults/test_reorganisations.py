@@ -41,7 +41,7 @@ OPEN: Final = 6  # the newest payments, which are still paid
 CHECKED: Final = 18  # what was paid to these may still be replaced: they are compared after each turn
 STATEMENTS: Final = 40  # of a tick, more or less: one of them is where the watcher is found
 REORGANISATIONS_A_CHAIN: Final = declared(
-    100, 12
+    100, 7
 )  # Anvil forgets the contracts' code somewhere above 500 blocks that come and go
 CHAINS: Final = declared(50, 1)  # of a part
 PARTS: Final = range(declared(2, 1))  # two halves may run side by side

@@ -17,7 +17,7 @@ from custody.policy.toml_text import toml_text
 from custody.releases import rows
 from custody.releases.approvals import decide
 from custody.store.engine import transaction
-from tests.counts import Counts, declared
+from tests.counts import Counts, declared, sampled
 from tests.policy_files import genesis_file, key, policy_file, write_signed
 from tests.release_scene import AMOUNT, UNITS, Scene
 
@@ -137,7 +137,9 @@ def test_an_approval_that_does_not_hold_is_refused(approved_scene: Scene, subtes
         "in another's name": ("bob", {"person": "cyd"}, "not_an_approver"),
         "of another digest": ("bob", {"digest": bytes(32)}, "outdated"),
         "of another text": ("bob", {"signature": of_another}, "wrong_signer"),
-    } | {name: ("bob", {"signature": change(own)}, "malformed_signature") for name, change in MUTATIONS.items()}
+    } | {
+        name: ("bob", {"signature": change(own)}, "malformed_signature") for name, change in sampled(MUTATIONS.items())
+    }
     for name, (person, changed, expected) in attempts.items():
         with subtests.test(name):
             before = len(refusals(scene))

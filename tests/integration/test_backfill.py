@@ -21,7 +21,7 @@ from custody.store.mongo import open_mongo
 from tests.backfilling import contents, execute, fill, gaps, run, wrong
 from tests.brought_over import Mongo
 from tests.conftest import Database
-from tests.counts import Counts, declared
+from tests.counts import ONLY_LONG, Counts, declared
 from tests.legacy_documents import START
 from workers.embedded.services import Services
 
@@ -93,6 +93,7 @@ class Killed(BaseException):
     """As a kill between two batches."""
 
 
+@ONLY_LONG
 def test_a_backfill_that_was_stopped_goes_on_behind_its_last_batch(
     database: Database, mongo: Mongo, counts: Counts
 ) -> None:

@@ -24,6 +24,7 @@ from custody.trezor.derivation import parse_derivation_path
 from tests.alarm_receiver import SECRET, AlarmReceiver, running_receiver
 from tests.approvals import hand_in_approval, sign_entry
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.policy_files import SELLER, book_said, entry_said, key
 from tests.release_scene import UNITS, Scene, approval_scenes, new_seed
 from tests.signer_api_server import client_at, client_with_devices, serving
@@ -253,6 +254,7 @@ def test_any_one_guard_vetoes_it_for_good(scene: Scene, receiver: AlarmReceiver,
     assert propose(fleet, "--minutes", "15") != action
 
 
+@ONLY_LONG
 def test_a_wallet_that_is_younger_than_a_day_is_not_paid_by_it(
     scene: Scene, receiver: AlarmReceiver, fleet: Run, tmp_path: Path
 ) -> None:
@@ -284,6 +286,7 @@ def test_rows_that_say_accepted_over_no_signature_open_nothing(
     assert is_held(scene, waiting)
 
 
+@ONLY_LONG
 def test_one_that_has_ended_asks_nobody_for_a_signature(scene: Scene, fleet: Run) -> None:
     treasury_of_ten(scene)
     action = propose(fleet)

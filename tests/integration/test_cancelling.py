@@ -11,7 +11,7 @@ from custody.chain.errors import AlreadyKnown, NonceTooLow, SendRefused
 from custody.releases.requests import RequestRefused, ask
 from custody.store.engine import transaction
 from custody.trezor import UnsignedTransaction
-from tests.counts import ROUNDS_A_PART, Counts, declared, parts
+from tests.counts import ONLY_LONG, ROUNDS_A_PART, Counts, declared, parts
 from tests.release_scene import AMOUNT, UNITS, Scene
 
 ROUNDS = declared(ROUNDS_A_PART, 4)  # of a part
@@ -217,6 +217,7 @@ def test_the_workstation_broadcasts_after_the_void(scene: Scene, counts: Counts,
     assert min(ends.values()) > 0, (part, ends)
 
 
+@ONLY_LONG
 def test_a_bid_replaces_the_payout_and_the_mined_one_decides(scene: Scene) -> None:
     payment = scene.payment()
     scene.run()

@@ -16,7 +16,7 @@ from custody.store.mongo import open_mongo
 from custody.store.outbox import mirror
 from tests.backfilling import fill, run
 from tests.conftest import Database
-from tests.counts import Counts, declared
+from tests.counts import ONLY_LONG, Counts, declared
 from tests.following import Following, Mongo, following
 from tests.legacy_documents import Legacy
 from workers.embedded.services import Services
@@ -152,6 +152,7 @@ def test_a_document_that_refers_to_one_to_come_follows_once_that_is_there(
     assert scene.differing() == {}
 
 
+@ONLY_LONG
 def test_the_last_of_many_changes_stands(scene: Following, legacy: Legacy, mongo: Mongo) -> None:
     chats = [document["_id"] for document in legacy.documents["chats"]]
     for number in range(60):
@@ -379,6 +380,7 @@ def test_a_death_before_any_statement_loses_nothing_and_doubles_nothing(
     counts("deaths of the follower", deaths)
 
 
+@ONLY_LONG
 def test_two_followers_at_once_do_the_work_of_one(scene: Following, legacy: Legacy, mongo: Mongo) -> None:
     other = scene.new()
     with capture_logs() as said:

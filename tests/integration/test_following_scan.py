@@ -14,6 +14,7 @@ from custody.mirror.following import everywhere
 from custody.store.engine import transaction
 from tests.backfilling import fill, run
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.following import Following, Mongo, following
 from tests.killable import killable
 from tests.legacy_documents import Legacy
@@ -71,6 +72,7 @@ def test_what_changes_is_found_by_its_time(scene: Following, legacy: Legacy, mon
     assert scene.gaps() == []
 
 
+@ONLY_LONG
 def test_a_time_to_come_hides_nothing_that_is_written_until_then(
     scene: Following, legacy: Legacy, mongo: Mongo
 ) -> None:
@@ -83,6 +85,7 @@ def test_a_time_to_come_hides_nothing_that_is_written_until_then(
     assert scene.differing() == {}
 
 
+@ONLY_LONG
 def test_a_round_reads_again_only_what_is_another(scene: Following, legacy: Legacy, mongo: Mongo) -> None:
     def counted() -> dict[str, int]:
         with transaction(scene.database.engine()) as connection:

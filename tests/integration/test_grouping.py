@@ -12,6 +12,7 @@ from custody.releases.grouping import Grouping
 from custody.releases.requests import ask
 from custody.store.engine import transaction
 from custody.trezor import UnsignedTransaction, decode_erc20_transfer
+from tests.counts import ONLY_LONG
 from tests.dispute_scene import sign_waiting
 from tests.release_scene import AMOUNT, UNITS, Scene
 
@@ -252,6 +253,7 @@ def test_a_sum_that_the_policy_denies_is_not_put_together(approved_scene: Scene)
     assert sorted(scene.instruction(each).group_id is None for each in payments) == [False, False, True]
 
 
+@ONLY_LONG
 def test_approvals_of_a_group_are_lost_with_it_and_its_payments_ask_anew(approved_scene: Scene) -> None:
     scene = approved_scene
     first = scene.payment()

@@ -22,6 +22,7 @@ from custody.settings.chains import NATIVE
 from custody.store.attention import needs_attention
 from custody.store.engine import transaction
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.integration.test_release_crashes import STRIDE, Killed, boundary_name, dies_after, dies_before
 from tests.integration.test_signer_rotation import RotatedScene, sign
 from tests.integration.test_treasury_rotation import in_every_state
@@ -246,6 +247,7 @@ def test_a_compromised_treasurys_coins_go_first_and_no_seller_waits_for_the_hous
     scene.require_books_equal_chain()
 
 
+@ONLY_LONG
 def test_an_account_is_left_for_a_safe_and_the_safe_for_an_account(plain: NativeRotation) -> None:
     scene = plain
     flying = in_every_state_unapproved(scene)
@@ -386,6 +388,7 @@ def test_a_death_at_any_boundary_moves_the_houses_coins_once(
     scene.require_books_equal_chain()
 
 
+@ONLY_LONG
 def test_the_old_device_signs_both_moves_by_its_own_trust_file(
     plain: NativeRotation, devices: dict[str, SoftwareDevice], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from custody.destinations.sweeps.lane_tending import SUSPECT_BLOCKS
 from custody.settings.environment import settings
 from custody.store.engine import transaction
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.sweeping import CHAIN_ID, SweepingFleet, World, sweeping_world
 from workers.cli import payers
 
@@ -117,6 +118,7 @@ def test_no_replacement_is_dearer_than_the_chain_s_cap(fleet: SweepingFleet):
     assert (fleet.jobs()[0][1] or "").startswith("fees_too_high: ")
 
 
+@ONLY_LONG
 def test_a_top_up_that_became_pointless_is_cancelled_and_costs_its_gas_alone(fleet: SweepingFleet):
     payment = paid(fleet)
     fleet.run()

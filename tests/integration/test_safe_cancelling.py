@@ -11,6 +11,7 @@ from custody.releases.requests import RequestKind, ask
 from custody.store.engine import transaction
 from custody.trezor.derivation import SAFE_OWNER_PATH
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.dispute_scene import entries, in_books, of_purpose, prove_address, resolve
 from tests.release_scene import AMOUNT, UNITS
 from tests.safe_scene import SafeScene, safe_scenes
@@ -78,6 +79,7 @@ def _require_asked_of_owners(scene: SafeScene, client: SignerClient, payment: UU
     assert scene.market.balance(payment)["releasing"] == AMOUNT
 
 
+@ONLY_LONG
 def test_an_operators_cancel_becomes_a_rejection_that_its_owners_sign(
     scene: SafeScene, client: SignerClient, tmp_path: Path
 ) -> None:

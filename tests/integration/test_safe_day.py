@@ -13,6 +13,7 @@ from custody.releases import rows
 from custody.releases.safe_rejection import begin_rejection
 from custody.store.engine import transaction
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.integration.conftest import APPROVED_RULES
 from tests.safe_signer_scene import SafeSignerScene, safe_signer_scenes
 from tests.signer_api_server import bearer, post, serving
@@ -163,6 +164,7 @@ def _cancel(scene: SafeSignerScene, payment: UUID) -> None:
         begin_rejection(connection, rows.lock(connection, scene.instruction(payment).id))
 
 
+@ONLY_LONG
 def test_the_rejection_is_signed_whatever_became_of_the_evidence(scene: SafeSignerScene, desk: Desk) -> None:
     """R1: a payout that nobody may sign any more must still be ended."""
     payment = scene.handed_out_payment()

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from custody.trezor import UnsignedTransaction, encode_erc20_transfer
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.fleet_process import wait_for
 from tests.release_scene import UNITS
 from tests.signer_api_server import serving
@@ -174,6 +175,7 @@ def test_the_nonce_of_a_signed_payout_takes_a_fee_replacement_and_no_cheaper_one
         assert device.signatures == 2
 
 
+@ONLY_LONG
 def test_two_signers_on_one_machine_take_turns(scene: SignerScene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.handed_out_payment()
     with SoftwareDevice(scene.seed, buttons=Press.ASK) as device, serving(scene.database) as url:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import Result
 
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.release_scene import UNITS
 from tests.rotation_scene import RotationScene
 from tests.signer_api_server import serving
@@ -83,6 +84,7 @@ def test_a_drain_is_signed_by_the_old_device_and_the_release_after_it_by_the_new
     scene.require_books_equal_chain()
 
 
+@ONLY_LONG
 def test_each_device_signs_its_own_treasurys_and_the_inbox_says_whose_the_others_are(
     scene: RotatedScene, devices: dict[str, SoftwareDevice], monkeypatch: pytest.MonkeyPatch
 ) -> None:

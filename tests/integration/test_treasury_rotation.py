@@ -11,6 +11,7 @@ import pytest
 from custody.chain import ChainClient, erc20
 from custody.releases import booking, drains, finality, hand_out, signing, step
 from tests.conftest import Database
+from tests.counts import ONLY_LONG
 from tests.integration.test_release_crashes import STRIDE, Killed, boundary_name, dies_after, dies_before
 from tests.release_scene import AMOUNT, UNITS
 from tests.rotation_scene import RULES, RotationScene, rotation_scenes
@@ -187,6 +188,7 @@ def test_a_dispute_does_not_keep_coins_at_a_treasury(plain: RotationScene) -> No
     scene.require_books_equal_chain()
 
 
+@ONLY_LONG
 def test_a_move_that_is_cancelled_leaves_the_coins_where_they_were(plain: RotationScene) -> None:
     scene = plain
     payment = scene.payment(completed=False)
@@ -218,6 +220,7 @@ def test_a_move_that_is_cancelled_leaves_the_coins_where_they_were(plain: Rotati
     scene.require_books_equal_chain()
 
 
+@ONLY_LONG
 def test_the_new_treasury_holds_no_more_because_an_old_one_is_drained(plain: RotationScene) -> None:
     """R5 follows the rotation, and yields to a thief alone."""
     scene = plain
@@ -240,6 +243,7 @@ def test_the_new_treasury_holds_no_more_because_an_old_one_is_drained(plain: Rot
     scene.require_books_equal_chain()
 
 
+@ONLY_LONG
 def test_a_second_rotation_turns_what_was_not_handed_out_towards_the_newest_treasury(plain: RotationScene) -> None:
     scene = plain
     payments = [scene.payment(completed=False) for _ in range(2)]

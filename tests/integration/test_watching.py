@@ -14,6 +14,7 @@ from custody.chain.fence import Fence, Fenced
 from custody.chain.node_panel import NodePanel
 from custody.chain.watching import WINDOW_MAXIMUM_BLOCKS, BlockWatch
 from tests import lying_node as lies
+from tests.counts import ONLY_LONG
 from tests.integration.chain_fixtures import Died, Expected, WatchingFleet, dying_at, snapshot
 from tests.lying_node import Calls, LyingNode
 from tests.marketplace import CHAIN_ID
@@ -100,6 +101,7 @@ def test_a_stop_over_300_blocks_is_caught_up_in_windows(fleet: WatchingFleet, no
     assert len(sizes) <= 2 + 302 // WINDOW_MAXIMUM_BLOCKS + 1
 
 
+@ONLY_LONG
 def test_a_window_shrinks_when_a_node_does_not_bear_it_and_grows_again(fleet: WatchingFleet, node: LyingNode) -> None:
     fleet.watch()
     payment = fleet.payment()

@@ -74,7 +74,11 @@ def survived(running_fleet: DevelopmentFleet) -> tuple[DemoResult, Killer]:
     return Demo(running_fleet, killer.report, Pace(stall_seconds=150)).run(PAYMENTS), killer
 
 
+def pids() -> dict[str, int | None]:
+    """Every server and process that the supervisor keeps, by its name."""
+    return {state.name: state.pid for state in supervision.states(StateFolder.open(STATE_DIR))}
+
+
 def pid_of(name: str) -> int | None:
     """The process that the supervisor keeps under that name now."""
-    states = supervision.states(StateFolder.open(STATE_DIR))
-    return next((state.pid for state in states if state.name == name), None)
+    return pids().get(name)
