@@ -95,6 +95,16 @@ _REPORT: Final = text(
           AND g.legacy_object_id = n.object_id AND g.reason = n.reason)
     """
 )
+_LEFT: Final = text(
+    """
+    SELECT n.object_id
+    FROM unnest(CAST(:object_ids AS text[]), CAST(:payloads AS text[]), CAST(:reasons AS text[])) AS n(object_id, payload, reason)
+    JOIN public.pg_dualwrite_gaps g ON g.collection = :collection AND g.op = :op AND g.legacy_object_id = n.object_id
+      AND g.reason = n.reason AND g.payload = CAST(n.payload AS jsonb) AND NOT g.payload ? 'too_long'
+    WHERE g.severity = 'security' AND starts_with(g.resolved_by, 'action:')
+      AND NOT EXISTS (SELECT FROM fleet.mirror_restorations r WHERE 'action:' || r.action_id = g.resolved_by)
+    """
+)
 _CLOSE: Final = text(
     """
     UPDATE public.pg_dualwrite_gaps
@@ -156,15 +166,33 @@ def report(
     values = {
         "only": only,
         "but": list(but),
+        "severities": [each.severity for each in found],
+        **_columns(op, collection, found),
+    }
+    connection.execute(_SUPERSEDE, values)
+    connection.execute(_REPORT, values)
+
+
+def not_left_as_it_is(connection: Connection, op: str, collection: str, found: Sequence[Report]) -> list[Report]:
+    """Without the very documents that two persons have left as they are (R7, R10); of those nobody is asked again.
+
+    For who reads what documents are, not what is done to them: to do the same a second time is another act.
+    """
+    secure = [each for each in found if each.severity == "security"]
+    if not secure:
+        return list(found)
+    left = set(connection.execute(_LEFT, _columns(op, collection, secure)).scalars())
+    return [each for each in found if each.severity != "security" or each.object_id not in left]
+
+
+def _columns(op: str, collection: str, found: Sequence[Report]) -> dict[str, Any]:
+    return {
         "op": op,
         "collection": collection,
         "object_ids": [each.object_id for each in found],
         "reasons": [each.reason.replace("\x00", "\ufffd")[:REASON_LENGTH_MAXIMUM] for each in found],
-        "severities": [each.severity for each in found],
         "payloads": [each.payload for each in found],
     }
-    connection.execute(_SUPERSEDE, values)
-    connection.execute(_REPORT, values)
 
 
 def close(

@@ -23,6 +23,7 @@ from tests.brought_over import Mongo
 from tests.conftest import Database
 from tests.counts import ONLY_LONG, Counts, declared
 from tests.legacy_documents import START
+from tests.security_gaps import close_gap
 from workers.embedded.services import Services
 
 USERS: Final = declared(400, 24)
@@ -193,6 +194,33 @@ def test_money_that_was_changed_in_mongodb_is_not_applied_and_is_reported(databa
     run(database, mongo)
     assert [each.id for each in gaps(database)] == [gap.id]
     assert [row.gap_id for row in execute(database, "SELECT gap_id FROM fleet.security_pauses")] == [gap.id]
+
+
+def test_what_two_persons_left_as_it_is_is_asked_again_only_when_it_is_another(
+    database: Database, mongo: Mongo
+) -> None:
+    legacy = fill(mongo, 6)
+    run(database, mongo)
+    paid = next(each for each in legacy.documents["payments"] if each.get("blockchain"))
+
+    # A development chain: two labels are two persons there.
+    execute(
+        database,
+        "INSERT INTO fleet.chain_cursors (chain_id, head_number, head_hash, head_timestamp) VALUES (31337, 1, '0x', now())",
+    )
+
+    def gaps_of(amount: str) -> list[UUID]:
+        mongo.payments.update_one({"_id": paid["_id"]}, {"$set": {"amount.amount": Decimal128(amount)}})
+        run(database, mongo)
+        return [each.id for each in gaps(database)]
+
+    [left] = gaps_of("999")
+    close_gap(database, left)
+    assert gaps_of("999") == []
+    [other] = gaps_of("998")
+    close_gap(database, other, write_again=True)
+    # It was to be written again, and was not.
+    assert len(gaps_of("998")) == 1
 
 
 def test_a_row_that_is_there_keeps_its_id_and_one_of_id_map_is_used(database: Database, mongo: Mongo) -> None:

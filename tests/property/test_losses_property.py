@@ -35,7 +35,7 @@ from tests.conftest import Database
 from tests.counts import FULL, Counts, declared
 from tests.marketplace import CHAIN_ID, TOKEN, Marketplace
 
-EXAMPLES: Final = declared(1_000, 12)
+EXAMPLES: Final = declared(1_000, 20)
 BUYER, THIEF = to_checksum_address("0x" + "b1" * 20), to_checksum_address("0x" + "7f" * 20)
 UNIT = 10**6
 

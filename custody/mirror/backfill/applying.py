@@ -88,7 +88,8 @@ def apply(
     refused = {each.object_id for each in outcome.refused}
     done = [key for key in outcome.done if key not in refused]
     waiting = [key for key in outcome.waiting if key not in refused]
-    gaps.report(connection, op, target.collection, outcome.refused, but=later)
+    told = outcome.refused if op != OP else gaps.not_left_as_it_is(connection, op, target.collection, outcome.refused)
+    gaps.report(connection, op, target.collection, told, but=later)
     if closes:
         gaps.close(connection, op, target.collection, done)
         gaps.close(connection, op, target.collection, waiting, but=later)
