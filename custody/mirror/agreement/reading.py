@@ -1,6 +1,6 @@
 """Consistent reads of both stores, each of its own moment: what changed between the two is looked at again."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from custody.store.engine import limit_transaction, transaction
 from custody.store.mongo import Document
 
-LIMITS_MS: Final = dict.fromkeys(
+LIMITS_MS: Final[Mapping[str, int]] = dict.fromkeys(
     ("transaction_timeout", "statement_timeout", "idle_in_transaction_session_timeout"), 300_000
 )
 """Of one read of Postgres: a million rows take about ten. It takes no lock and has no transaction id, so that neither
