@@ -77,6 +77,22 @@ class RotationScene(Scene):
             key="native:funding", token="native", debit_address=address, book_kind="house",
         )  # fmt: skip
 
+    def use_release_payer(self) -> None:
+        """From the next restart on the worker has an account that sends what a Safe's owners signed."""
+        payer = self.chain.development.new_account(10 * ETHER)
+        key_file = self.folder / "release-payer"
+        key_file.touch(mode=0o600)
+        key_file.write_text(payer.key.hex())
+        self.settings = self.settings.model_copy(update={"release_payer_key_file": key_file})
+        house = self.market.execute(
+            "INSERT INTO fleet.house_accounts (chain_id, address, kind) VALUES (31337, :a, 'release_payer') RETURNING id",
+            a=payer.address,
+        )[0].id
+        self.post(
+            "fleet_watcher", house, "adjustment", "funding", "gas_payer", "gas_funding", Decimal(10),
+            key="native:payer", token="native", debit_address=payer.address, book_kind="house",
+        )  # fmt: skip
+
     def rotate(self, ended: FormerState = "draining") -> str:
         """Another treasury takes the active one's place, in the signed genesis and the chains file; the old one's address."""
         before, after = self.treasury, self.make_next()

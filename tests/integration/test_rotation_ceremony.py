@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from custody.chain import erc20
 from custody.policy.verified import GENESIS_FILE
+from custody.safe import SafeTransaction
 from custody.settings.environment import settings
 from custody.trezor import TREASURY_PATH, UnsignedTransaction, open_device
 from custody.trezor.derivation import parse_derivation_path
@@ -20,9 +21,12 @@ from tests.counts import ONLY_LONG
 from tests.integration.test_treasury_rotation import in_every_state
 from tests.release_scene import AMOUNT, UNITS, new_seed
 from tests.rotation_scene import RULES, RotationScene
+from tests.safe_scene import owner_of_seed
+from tests.safe_world import OwnedSafe, sign_hash
 from tests.token_chain import TokenChain
 from workers.cli import genesis, policy, releases, treasury
 from workers.demo.development_chain import ETHER
+from workers.demo.safe_contracts import SafeContracts
 from workers.embedded.services import Services
 from workers.embedded.trezor_device import SoftwareDevice
 from workers.embedded.trezor_device.wallet import Wallet
@@ -184,6 +188,49 @@ def test_a_treasury_is_rotated_in_peace(scene: RotationScene, fleet: typer.Typer
     scene.require_books_equal_chain()
     # It never comes back, and nobody clears it.
     assert "former" in refused(fleet, "treasury", "rotate", "31337", "--to", old, "--device-fingerprint", "0b1c2d3e")
+
+
+def test_an_account_is_left_for_a_safe_that_its_owners_sign_for(
+    scene: RotationScene, fleet: typer.Typer, contracts: SafeContracts
+) -> None:
+    """The fleet knows the Safe by the genesis that two approvers signed, and by nothing else (R8, R16)."""
+    due, later = scene.payment(), scene.payment(completed=False)
+    scene.run()
+    old = scene.treasury
+    safe = OwnedSafe.make(scene.chain.deployer, contracts, [owner_of_seed(new_seed()) for _ in range(3)])
+    assert "there is no contract at" in refused(fleet, "treasury", "rotate", "31337", "--to", old, "--safe")
+    said = draft_and_sign(scene, fleet, "--to", safe.address, "--safe")
+    assert all(owner.address in chains_lines(said) for owner in safe.owners)
+    scene.chain.development.set_balance(safe.address, 10 * ETHER)
+    scene.fund_house(safe.address)
+    scene.use_release_payer()
+    install(scene, said, safe.address, {old: "draining"})
+    done(fleet, "treasury", "rotate", "31337", "--drain", "--by", "mina")
+    for _ in range(2):  # the sellers' coins, then the house's
+        scene.approve_all("ada", "cyd")
+        sign_on_devices(scene)
+    assert scene.paid_to(due) == UNITS
+    assert (scene.lying_at(old), scene.lying_at(safe.address)) == (0, AMOUNT)
+    scene.require_books_equal_chain()
+    said = draft_and_sign(scene, fleet, "--retire")
+    install(scene, said, safe.address, {old: "retired"})
+    scene.set_request(later, "completed")
+    scene.approve_all("ada", "cyd")
+    scene.due_now()
+    scene.run()
+    given = scene.instruction(later)
+    assert (given.treasury, given.unsigned_kind, given.state) == (safe.address, "safe_transaction", "handed_out")
+    digest = SafeTransaction.from_stored_bytes(bytes(given.unsigned_bytes)).hash()
+    scene.hand_in(given.id, sign_hash(safe.owners[0], digest))
+    scene.due_now()
+    scene.run()
+    assert scene.paid_to(later) == 0
+    scene.hand_in(given.id, sign_hash(safe.owners[2], digest))
+    scene.due_now()
+    scene.run()
+    assert scene.paid_to(later) == UNITS
+    scene.require_books_equal_chain()
+    safe.close()
 
 
 @ONLY_LONG
