@@ -100,6 +100,21 @@ def test_each_document_of_a_payment_pauses_it_by_either_name(scene: Scene, count
     counts("documents of a payment, each by a name of its own", len(names) + 1)
 
 
+@pytest.mark.parametrize("collection", ["payments", "disputes"])
+def test_a_collection_that_is_gone_pauses_every_payment_until_two_persons_have_looked(
+    scene: Scene, collection: str
+) -> None:
+    payments = [scene.payment(), scene.payment()]
+    open_gap(scene.database, "notifications", "*")
+    gap = open_gap(scene.database, collection, "*")
+    scene.run()
+    assert [paused(scene.market, each) for each in payments] == [[gap]] * 2
+    assert [scene.instruction(each) for each in payments] == [None] * 2
+    close_gap(scene.database, gap)
+    scene.run()
+    assert {scene.instruction(each).state for each in payments} <= {"ready", "handed_out"}
+
+
 def test_a_dispute_that_the_books_know_pauses_its_payment(scene: Scene) -> None:
     payment = scene.payment(completed=False)
     scene.open_dispute(payment)

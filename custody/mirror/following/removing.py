@@ -24,6 +24,9 @@ GONE: Final = "_id: the document was deleted in MongoDB, and its row stays"
 COLLECTION: Final = "*"
 """What stands for a document's _id in the gap of a whole collection."""
 
+_STOPS_MONEY: Final = frozenset({"disputes"})
+"""R14: MongoDB's, but without them a payment looks as if nobody disputed it."""
+
 
 def remove(connection: Connection, collection: str, gone: Sequence[Change]) -> int:
     """Delete the rows of these documents, or report those that stay. Returns how many were deleted."""
@@ -61,9 +64,11 @@ def _report(connection: Connection, collection: str, there: Sequence[Change], ro
 
 
 def report_dropped(connection: Connection, collection: str, what: str, at: datetime) -> None:
-    """A whole collection went at once, and no event names its documents: their rows stay."""
+    """A whole collection went at once, and no event names its documents: their rows stay, and where it says who is paid
+    every payment waits."""
     log.error("mirror_collection_gone", collection=collection, what=what,
               unblocks=f"bring it back, then fleet mirror verify --collection {collection}")  # fmt: skip
-    severity: gaps.Severity = "security" if Owner.FLEET in owners_of(collection) else "error"
+    is_money = Owner.FLEET in owners_of(collection) or collection in _STOPS_MONEY
+    severity: gaps.Severity = "security" if is_money else "error"
     reason = f"_id: the collection was gone at {at:%Y-%m-%dT%H:%M:%SZ} ({what} in MongoDB), and its rows stay"
     gaps.report(connection, OP, collection, [gaps.Report(COLLECTION, severity, reason, "{}")])

@@ -18,6 +18,7 @@ WHERE g.severity = 'security' AND g.resolved_at IS NULL;
 
 -- What pauses a payment: an open security gap of its own document, its purchase request, offer, dispute, deposit address,
 -- seller's Trezor account or one of its ledger entries; also of an entry that only MongoDB has and that names the payment.
+-- The gap of a whole collection of these (document *) pauses every payment: whose document was changed cannot be seen.
 -- Its plan takes longer than its answer: processes ask fleet.security_pauses_of().
 CREATE OR REPLACE VIEW fleet.security_pauses AS
 SELECT p.id AS payment_id, g.gap_id, g.collection, g.object_id, g.reason, g.since
@@ -89,7 +90,13 @@ FROM public.pg_dualwrite_gaps g
 JOIN (SELECT m.legacy_object_id, m.new_id FROM public.id_map m WHERE m.collection = 'payments'
       UNION ALL SELECT t.legacy_object_id, t.id FROM public.payments t) n
     ON n.legacy_object_id = g.payload -> 'paymentId' ->> '$oid'
-WHERE g.collection = 'fundsledgerentries' AND g.severity = 'security' AND g.resolved_at IS NULL;
+WHERE g.collection = 'fundsledgerentries' AND g.severity = 'security' AND g.resolved_at IS NULL
+UNION
+SELECT p.id, g.id, g.collection, g.legacy_object_id, g.reason, g.created_at
+FROM public.pg_dualwrite_gaps g CROSS JOIN public.payments p
+WHERE g.legacy_object_id = '*' AND g.severity = 'security' AND g.resolved_at IS NULL
+  AND g.collection IN ('payments', 'purchaserequests', 'requesttemplates', 'selleroffers', 'disputes',
+                       'deriveddestinations', 'trezoraccounts', 'fundsledgerentries');
 
 -- What pauses these payments; null: any. Roles that ask have EXECUTE on this alone. Mostly no gap is open, and the answer
 -- is one look into an index; else the plan is made once a session.
