@@ -167,7 +167,7 @@ def report(
         "only": only,
         "but": list(but),
         "severities": [each.severity for each in found],
-        **_columns(op, collection, found),
+        **_as_arrays(op, collection, found),
     }
     connection.execute(_SUPERSEDE, values)
     connection.execute(_REPORT, values)
@@ -181,11 +181,11 @@ def not_left_as_it_is(connection: Connection, op: str, collection: str, found: S
     secure = [each for each in found if each.severity == "security"]
     if not secure:
         return list(found)
-    left = set(connection.execute(_LEFT, _columns(op, collection, secure)).scalars())
+    left = set(connection.execute(_LEFT, _as_arrays(op, collection, secure)).scalars())
     return [each for each in found if each.severity != "security" or each.object_id not in left]
 
 
-def _columns(op: str, collection: str, found: Sequence[Report]) -> dict[str, Any]:
+def _as_arrays(op: str, collection: str, found: Sequence[Report]) -> dict[str, Any]:
     return {
         "op": op,
         "collection": collection,

@@ -15,7 +15,7 @@ from custody.settings.chains import NATIVE
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.conftest import Database
-from tests.counts import Counts, declared, sampled
+from tests.counts import ONLY_LONG, Counts, declared, sampled
 from tests.sweeping import Crash, Fuse, SweepingFleet, World, call, manual_mining, sweeping_world
 from workers.demo.contracts import mint
 from workers.demo.development_chain import ETHER
@@ -191,6 +191,7 @@ def test_what_a_simulation_finds_is_left_out_before_anything_is_sent(world: Worl
     assert fleet.count("SELECT count(*) FROM fleet.chain_transactions") == 1
 
 
+@ONLY_LONG
 def test_a_batch_that_reverts_as_a_whole_is_tried_again_in_halves(world: World, database: Database):
     fleet = fleet_of(world, database, ("eip7702_batch", "usdt"))
     payments = paid(fleet, 4)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from custody.policy.toml_text import toml_text
 from custody.settings.environment import settings
 from tests.conftest import Database
+from tests.counts import sampled
 from tests.sweeping import SweepingFleet, World, sweeping_world
 from workers.cli import sweeps
 
@@ -42,7 +43,7 @@ def planned(fleet: SweepingFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return result.output
 
 
-@pytest.mark.parametrize("wished", ["eip7702_batch", None])
+@pytest.mark.parametrize("wished", sampled([None, "eip7702_batch"]))
 def test_without_eip_7702_coins_go_another_way_and_the_plan_says_why(
     world: World, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wished: str | None
 ) -> None:

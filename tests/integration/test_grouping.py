@@ -146,6 +146,7 @@ def test_one_member_is_cancelled_alone_before_hand_out_and_with_all_of_them_afte
     ][1] == ("done", f"it is paid with others by one transaction: asked of its group {group.id}.")
 
 
+@ONLY_LONG
 def test_one_that_the_marketplace_stops_waits_alone_and_no_other_for_it(scene: Scene) -> None:
     blocking = scene.payment()
     scene.run()

@@ -29,7 +29,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_panel, "PATIENCE_SECONDS", TIMEOUT)
 
 
-@pytest.mark.parametrize("is_liar_honest", [True, False])
+@pytest.mark.parametrize("is_liar_honest", sampled([True, False]))
 def test_what_a_lone_liar_invents_is_taken_back_and_never_held(told: WatchingFleet, is_liar_honest: bool) -> None:
     """L13: below a quorum detection goes on, by the word of whoever is left; a quorum then says what it was worth."""
     with nodes_of(told, 3) as nodes:
@@ -58,7 +58,7 @@ def test_what_a_lone_liar_invents_is_taken_back_and_never_held(told: WatchingFle
         assert nodes.balance(victim) == (0, 0)
 
 
-@pytest.mark.parametrize("is_liar_honest", [True, False])
+@pytest.mark.parametrize("is_liar_honest", sampled([True, False]))
 def test_an_amount_that_a_lone_liar_changed_is_set_right(told: WatchingFleet, is_liar_honest: bool) -> None:
     """L2, L13: the transaction is real, its block is real, and ten times too much was seen in it."""
     with nodes_of(told, 3) as nodes:

@@ -7,7 +7,7 @@ import pytest
 
 from custody.chain.native import BALANCE
 from tests.conftest import STATE_DIR, Database
-from tests.counts import Counts
+from tests.counts import ONLY_LONG, Counts
 from tests.native_scene import NativeScene
 from tests.signer_api_server import client_at, serving
 from tests.signer_desk import Cli, said
@@ -50,6 +50,7 @@ def test_coins_are_released_once_their_way_is_confirmed_and_the_books_equal_the_
     assert scene.coins_in_books() * ETHER == scene.chain.deployer.client.balance(scene.treasury)
 
 
+@ONLY_LONG
 def test_two_native_payments_of_one_seller_are_one_transaction_with_a_pair_of_entries_each(
     scene: NativeScene, cli: Cli, device: SoftwareDevice
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from custody.releases.fees import BASIS_POINTS, FeeRates
 from custody.releases.requests import ask
 from custody.store.engine import transaction
+from tests.counts import sampled
 from tests.dispute_scene import entries, prove_address, resolve, work_on
 from tests.release_scene import AMOUNT, UNITS, Scene
 
@@ -36,7 +37,7 @@ def test_the_fees_are_lines_of_the_release_and_the_rest_is_the_sellers(scene: Sc
     scene.require_books_equal_chain()
 
 
-@pytest.mark.parametrize("is_disputed", [False, True], ids=["cancelled", "disputed"])
+@pytest.mark.parametrize("is_disputed", sampled([False, True]), ids=sampled(["cancelled", "disputed"]))
 def test_fees_are_given_back_with_what_bore_them(scene: Scene, *, is_disputed: bool) -> None:
     scene.step.rates = RATES
     payment = scene.payment()

@@ -13,7 +13,7 @@ from custody.destinations.sweeps.sending import REBROADCAST_AFTER_BLOCKS
 from custody.settings.thresholds import set_threshold
 from custody.store.engine import transaction
 from tests.conftest import Database
-from tests.counts import Counts, declared
+from tests.counts import ONLY_LONG, Counts, declared
 from tests.security_gaps import close_gap, gap_of_payment
 from tests.sweeping import CHAIN_ID, Crash, Fuse, SweepingFleet, World, call, manual_mining, sweeping_world
 from workers.demo.development_chain import ETHER
@@ -242,6 +242,7 @@ def test_coins_a_stranger_left_at_the_address_pay_no_gas(fleet: SweepingFleet):
     assert booked * ETHER == fleet.world.client.balance(fleet.address(payment)) - ETHER
 
 
+@ONLY_LONG
 def test_many_destinations_share_blocks(fleet: SweepingFleet):
     payments = [fleet.payment(UNIT) for _ in range(10)]
     fleet.pay_all(payments, UNIT)

@@ -14,6 +14,7 @@ from custody.destinations.sweeps.signing import SweepSigner
 from custody.settings.chains import Chains
 from custody.store.engine import transaction
 from tests.conftest import Database
+from tests.counts import sampled
 from tests.integration.test_release_crashes import Killed, dies_before
 from tests.keys_agent import serving, vault_of
 from tests.sweeping import CHAIN_ID, SweepingFleet, World, sweeping_world
@@ -73,7 +74,7 @@ def swept_to(fleet: SweepingFleet, payment: UUID) -> str:
     return row.debit_address
 
 
-@pytest.mark.parametrize("state", ["draining", "compromised"])
+@pytest.mark.parametrize("state", sampled(["compromised", "draining"]))
 def test_a_signed_sweep_settles_where_it_went_and_the_next_ones_go_to_the_new_treasury(
     world: World, database: Database, state: str
 ) -> None:
