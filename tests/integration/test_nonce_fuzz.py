@@ -323,7 +323,7 @@ def step(lanes: Lanes) -> str:
     return what
 
 
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(declared(3_600, 240))
 def test_no_jam_no_gap_and_no_nonce_of_two_intents(database: Database, tmp_path: Path, counts: Counts):
     """R1, L15: whatever is lost, late, refused, replaced or reorganised, and wherever the worker dies."""
     lanes = Lanes(database, tmp_path, SEED)
