@@ -22,7 +22,7 @@ from workers.fleet_status import fleet_status
 from workers.processes import PORTS, PROCESSES, ProcessContext, programs
 
 OPERATOR_ENVIRONMENT: Final = "operator.env"
-_HEALTH_SECONDS: Final = 120.0  # fourteen processes import at once: about 6 s on two idle cores
+_HEALTH_SECONDS: Final = 300.0  # seventeen processes import at once: some 20 s on two idle cores, minutes on busy ones
 _HEALTH_POLL_SECONDS: Final = 0.25
 
 Progress = Callable[[str], None]
